@@ -1,0 +1,130 @@
+"""One chunk, or one table, compressed and back: none, lz4_block, zstd; gzip only back.
+
+Stored data that would not be smaller than plain data is stored plain; who asks is told which.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from nydus_service.errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ZSTD_LEVEL = 3
+"""The library's default, as the native builder uses it."""
+
+WRITABLE = ("none", "lz4_block", "zstd")
+
+
+class Compressor(Protocol):
+    """Compresses pieces, each on its own. Not for use by two threads at once."""
+
+    def __call__(self, pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memoryview]":
+        """Return for each piece its compressed form, or the piece itself if that is not smaller."""
+        ...
+
+
+def open_compressor(name: str) -> Compressor:
+    """A compressor by its nydus name. Raises: UnsupportedError: none that can be written."""
+    if name == "none":
+        return list
+    if name == "lz4_block":
+        return _lz4_compressor()
+    if name == "zstd":
+        return _zstd_compressor()
+    raise UnsupportedError(f"cannot compress with {name!r}; choose one of {', '.join(WRITABLE)}")
+
+
+def _zstd_compressor() -> Compressor:
+    import zstandard
+
+    frame = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
+
+    def compress(pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memoryview]":
+        stored: list[bytes | memoryview] = []
+        for piece in pieces:
+            packed = frame(piece)
+            stored.append(packed if len(packed) < len(piece) else piece)
+        return stored
+
+    return compress
+
+
+def _lz4_compressor() -> Compressor:
+    import lz4.block
+
+    block = lz4.block.compress
+
+    def compress(pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memoryview]":
+        stored: list[bytes | memoryview] = []
+        for piece in pieces:
+            packed: bytes = block(piece, store_size=False)
+            stored.append(packed if len(packed) < len(piece) else piece)
+        return stored
+
+    return compress
+
+
+def decompress(compressor: str, data: bytes | memoryview, size: int) -> bytes:
+    """Undo one compressed piece; the output never grows beyond `size`.
+
+    Args:
+        compressor: nydus name; gzip means a whole gzip member or a raw deflate stream.
+        data: the stored bytes.
+        size: expected plain size in bytes.
+    Raises:
+        FormatError: the data is damaged or its plain size differs.
+    """
+    try:
+        plain = _DECOMPRESS[compressor](data, size)
+    except KeyError:
+        raise UnsupportedError(f"unknown compressor {compressor!r}") from None
+    if len(plain) != size:
+        raise FormatError(f"{compressor} data of {len(data)} bytes gives {len(plain)} bytes, not {size}")
+    return plain
+
+
+def _decompress_zstd(data: bytes | memoryview, size: int) -> bytes:
+    import zstandard
+
+    try:
+        declared = zstandard.get_frame_parameters(data).content_size
+        if declared == zstandard.CONTENTSIZE_UNKNOWN:
+            return zstandard.ZstdDecompressor().decompress(data, max_output_size=size + 1)
+        if declared != size:
+            raise FormatError(f"zstd frame of {len(data)} bytes declares {declared} bytes, not {size}")
+        return zstandard.ZstdDecompressor().decompress(data)
+    except (zstandard.ZstdError, MemoryError) as exc:
+        raise FormatError(f"damaged zstd data of {len(data)} bytes: {exc}") from exc
+
+
+def _decompress_lz4(data: bytes | memoryview, size: int) -> bytes:
+    import lz4.block
+
+    try:
+        plain: bytes = lz4.block.decompress(data, uncompressed_size=size)
+    except lz4.block.LZ4BlockError as exc:
+        raise FormatError(f"damaged lz4 data of {len(data)} bytes: {exc}") from exc
+    return plain
+
+
+def _decompress_gzip(data: bytes | memoryview, size: int) -> bytes:
+    import zlib
+
+    wbits = 31 if bytes(data[:2]) == b"\x1f\x8b" else -15
+    try:
+        return zlib.decompressobj(wbits).decompress(data, size + 1)
+    except zlib.error as exc:
+        raise FormatError(f"damaged gzip data of {len(data)} bytes: {exc}") from exc
+
+
+def _plain(data: bytes | memoryview, size: int) -> bytes:
+    return bytes(data)
+
+
+_DECOMPRESS = {
+    "none": _plain,
+    "lz4_block": _decompress_lz4,
+    "gzip": _decompress_gzip,
+    "zstd": _decompress_zstd,
+}
