@@ -1,0 +1,107 @@
+"""`doctor`: what this machine has, what it lacks, and how to get it. It changes nothing; its status is 0."""
+
+import argparse
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from nydus_service.cli.options import add_common
+from nydus_service.cli.output import print_json
+from nydus_service.cli.table import Column, format_size, print_table
+from nydus_service.config import Settings, load_settings
+
+CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "crc32c")
+SCRATCH_WANTED = 2 * 10**9
+"""Bytes: room for the layers in flight of a large image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked for. "missing" is no fault: `advice` says what it is good for and how to get it."""
+
+    name: str
+    status: Literal["ok", "missing"]
+    detail: str
+    advice: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_common(parser)
+
+
+async def run(args: argparse.Namespace) -> int:
+    settings = load_settings()
+    findings = [*_python(), *_kernel(), *_containerd(settings), *_scratch(settings)]
+    if args.format == "json":
+        print_json({"findings": [asdict(finding) for finding in findings]})
+        return 0
+    rows = [[finding.status, finding.name, _told(finding)] for finding in findings]
+    print_table([Column("status"), Column("what"), Column("found")], rows)
+    return 0
+
+
+def _told(finding: Finding) -> str:
+    return f"{finding.detail}; {finding.advice}" if finding.advice else finding.detail
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_implementation()} {platform.python_version()}")
+    for name in CODECS:
+        try:
+            yield Finding(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Finding(name, "missing", "not installed", f"pip install {name}")
+
+
+def _kernel() -> Iterator[Finding]:
+    """What mounting takes: conversion and checks need neither."""
+    try:
+        known = "erofs" in Path("/proc/filesystems").read_text().split()
+    except OSError:
+        known = False
+    if known:
+        yield Finding("kernel EROFS", "ok", f"Linux {platform.release()}")
+    else:
+        yield Finding(
+            "kernel EROFS",
+            "missing",
+            f"Linux {platform.release()} does not list it",
+            "to mount images: modprobe erofs, as root (kernel 5.16 or later)",
+        )
+    if os.geteuid() == 0:
+        yield Finding("root", "ok", "yes")
+    else:
+        yield Finding("root", "missing", f"user {os.geteuid()}", "needed only to mount images")
+
+
+def _containerd(settings: Settings) -> Iterator[Finding]:
+    socket = settings.containerd_address
+    if socket.is_socket():
+        usable = os.access(socket, os.R_OK | os.W_OK)
+        yield Finding("containerd", "ok", f"{socket}{'' if usable else ', which this user may not use'}")
+    else:
+        yield Finding(
+            "containerd", "missing", f"no socket {socket}", "needed only for images that containerd has"
+        )
+
+
+def _scratch(settings: Settings) -> Iterator[Finding]:
+    directory = settings.work_dir or Path(tempfile.gettempdir())
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError as exc:
+        yield Finding(
+            "scratch space", "missing", f"{directory}: {exc.strerror}", "set NYDUS_WORKDIR or --work-dir"
+        )
+        return
+    detail = f"{format_size(free)} free in {directory}"
+    if free < SCRATCH_WANTED:
+        yield Finding("scratch space", "missing", detail, "set NYDUS_WORKDIR or --work-dir to a larger one")
+    else:
+        yield Finding("scratch space", "ok", detail)

@@ -1,0 +1,48 @@
+"""What goes to stdout: one JSON document, or plain lines and tables. A reader that left is no error."""
+
+import os
+import sys
+
+from nydus_service.errors import from_os_error
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document; other tools parse it, so it goes out whole or not at all."""
+    import json
+
+    _write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_line(line: str = "") -> None:
+    _write(line + "\n")
+
+
+def finish_output(status: int) -> int:
+    """Flush stdout before the interpreter would, and return the exit status, `status` if that went well."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+    except OSError as exc:
+        _discard_stdout()
+        error = from_os_error(exc, "write to stdout")
+        print(f"nydus-service: {error}", file=sys.stderr)
+        return status or error.exit_code
+    return status
+
+
+def _write(text: str) -> None:
+    """Raises NydusServiceError: stdout cannot be written."""
+    try:
+        sys.stdout.write(text)
+    except BrokenPipeError:
+        _discard_stdout()
+    except OSError as exc:
+        _discard_stdout()
+        raise from_os_error(exc, "write to stdout") from exc
+
+
+def _discard_stdout() -> None:
+    """Send what is still buffered, and all that follows, nowhere: the interpreter flushes once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,89 @@
+"""Tables for people: coloured on a terminal, plain aligned columns elsewhere."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nydus_service.cli.output import print_line
+
+STYLES = {"ok": "green", "changed": "green", "bad": "bold red", "warn": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    right: bool = False
+
+
+def print_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None
+) -> None:
+    """Print `rows`, and `total` set apart below them. Every row has a text for each column."""
+    if sys.stdout.isatty():
+        _print_styled(columns, rows, total)
+    else:
+        for line in plain_lines(columns, [*rows, *([total] if total else [])]):
+            print_line(line)
+
+
+def print_verdict(word: str, text: str, style: str) -> None:
+    """Print a line that begins with a word to be seen; `style` is a key of STYLES."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(soft_wrap=True).print(Text.assemble((word, STYLES[style]), " ", text))
+    else:
+        print_line(f"{word} {text}")
+
+
+def _print_styled(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], total: Sequence[str] | None
+) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=SIMPLE, header_style="bold", show_edge=False, pad_edge=False, show_footer=total is not None
+    )
+    for i, column in enumerate(columns):
+        table.add_column(
+            column.title,
+            footer=Text(total[i], "bold") if total else "",
+            justify="right" if column.right else "left",
+            no_wrap=column.right,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out columns two spaces apart, without trailing spaces."""
+    lines = [[column.title.upper() for column in columns], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def format_size(size_bytes: float) -> str:
+    """Tell a size in three digits or so, decimal units: "24.8 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 999.5:
+            return f"{size_bytes:.{0 if unit == 'B' or size_bytes >= 99.95 else 1}f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def format_seconds(seconds: float) -> str:
+    if seconds < 99.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"

@@ -1,0 +1,45 @@
+"""Settings from the environment, for whoever did not get an option. Nothing else reads os.environ."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says; an option on the command line wins over each of these.
+
+    The first three mean what they mean to the Go package `pkg/converter` of nydus-snapshotter.
+    """
+
+    builder: str | None = None
+    """NYDUS_BUILDER: the builder to drive, a path, a name on PATH, or "embedded"."""
+    work_dir: Path | None = None
+    """NYDUS_WORKDIR: where work directories are made, instead of the system's directory for such."""
+    disable_tar_rafs: bool = False
+    """NYDUS_DISABLE_TAR2RAFS, not empty: take a builder for one without `--type tar-rafs`."""
+    containerd_address: Path = _CONTAINERD_SOCKET
+    """CONTAINERD_ADDRESS: the socket."""
+
+
+def settings_from(environ: Mapping[str, str]) -> Settings:
+    """Read settings from variables; an empty one counts as not set."""
+    address = environ.get("CONTAINERD_ADDRESS", "").removeprefix("unix://")
+    return Settings(
+        builder=environ.get("NYDUS_BUILDER") or None,
+        work_dir=Path(environ["NYDUS_WORKDIR"]) if environ.get("NYDUS_WORKDIR") else None,
+        disable_tar_rafs=bool(environ.get("NYDUS_DISABLE_TAR2RAFS")),
+        containerd_address=Path(address) if address else _CONTAINERD_SOCKET,
+    )
+
+
+def load_settings() -> Settings:
+    return settings_from(os.environ)
+
+
+def search_path() -> str:
+    """PATH, for whoever looks for a program by its name."""
+    return os.environ.get("PATH", os.defpath)
