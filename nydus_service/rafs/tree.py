@@ -124,17 +124,21 @@ class Inode:
 
     `rdev` is the kernel's 32-bit device number. `xattrs` maps full names to values. `chunks` cover
     `size` bytes of a regular file, each but the last of the image's chunk size. `mark` is set only
-    in the bootstrap of a single layer, see `MARK_IMPLIED`.
+    in the bootstrap of a single layer, see `MARK_IMPLIED`. `nid`, `ino` and `nlink` belong to the
+    writer and mean nothing outside of it.
     """
 
     __slots__ = (
         "children",
         "chunks",
         "gid",
+        "ino",
         "mark",
         "mode",
         "mtime",
         "mtime_nsec",
+        "nid",
+        "nlink",
         "rdev",
         "size",
         "target",
@@ -151,6 +155,7 @@ class Inode:
         self.mtime = mtime
         self.mtime_nsec = mtime_nsec
         self.mark = mark
+        self.nid = self.ino = self.nlink = 0
         self.size = 0
         self.rdev = 0
         self.target = b""

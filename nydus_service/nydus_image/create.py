@@ -1,0 +1,242 @@
+"""`create`: one layer's tar to a nydus blob, or to a data blob and a separate bootstrap."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nydus_service.nydus_image.layertree import LayerTree, record_file_offsets
+from nydus_service.nydus_image.output import BlobOutput, write_file
+from nydus_service.nydus_image.pipeline import ChunkPipeline
+from nydus_service.nydus_image.prefetch import find_inodes
+from nydus_service.nydus_image.source import LayerSource, NotesOptions, SourceCheck, open_source
+from nydus_service.oci.layertar import HARDLINK, LayerTarReader, TarEntry
+from nydus_service.rafs import blob as sections
+from nydus_service.rafs.blob import pack_header
+from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1
+from nydus_service.rafs.codecs import open_compressor
+from nydus_service.rafs.constants import (
+    BLOB_ALIGNED,
+    BLOB_CAP_TAR_TOC,
+    BLOB_HAS_TAR_HEADER,
+    BLOB_HAS_TOC,
+    BLOB_INLINED_CHUNK_DIGEST,
+    BLOB_INLINED_FS_META,
+    DEFAULT_CHUNK_SIZE,
+)
+from nydus_service.rafs.toc import TocEntry
+from nydus_service.rafs.tree import Blob, Chunk
+from nydus_service.rafs.writer import ImageFormat, write_bootstrap
+
+INLINE_BLOB_ID = "x" * 64
+"""Stands in an inline bootstrap for the digest of the blob that it is part of."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """What `nydus-image create` is asked for. Sizes in bytes; exactly one of `blob`, `blob_dir`."""
+
+    source: str
+    blob: Path | None = None
+    blob_dir: Path | None = None
+    bootstrap: Path | None = None
+    inline_meta: bool = False
+    blob_toc: bool = False
+    blob_id: str = ""
+    compressor: str = "zstd"
+    digester: str = "blake3"
+    chunk_size: int = DEFAULT_CHUNK_SIZE
+    repeatable: bool = False
+    prefetch: tuple[tuple[bytes, ...], ...] = ()
+    check: SourceCheck = SourceCheck()
+    notes: NotesOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateResult:
+    """What was written: blob ids in the order of the blob table, and where the bootstrap is."""
+
+    blob_ids: list[str]
+    bootstrap: Path | None
+    counters: dict[str, int]
+
+
+def create(options: CreateOptions) -> CreateResult:
+    """Build one layer.
+
+    Raises:
+        FormatError: the layer is damaged, or no file system could hold it.
+        SourceDiffersError: its bytes are not those of `options.check`.
+        NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
+    """
+    source = LayerSource(open_source(options.source), options.check, options.notes)
+    try:
+        output = BlobOutput(options.blob, options.blob_dir)
+        try:
+            return _LayerBuilder(options, source, output).build()
+        except BaseException:
+            output.abandon()
+            raise
+    finally:
+        source.close()
+
+
+class _LayerBuilder:
+    """One layer on its way: tree and chunks first, then the sections of the blob behind them."""
+
+    def __init__(self, options: CreateOptions, source: LayerSource, output: BlobOutput) -> None:
+        self.options = options
+        self.source = source
+        self.output = output
+        self.framed = options.inline_meta or options.blob_toc
+        self.toc: list[TocEntry] = []
+        features = BLOB_ALIGNED | BLOB_CAP_TAR_TOC
+        if options.inline_meta:
+            features |= BLOB_INLINED_FS_META
+        if options.blob_toc:
+            features |= BLOB_HAS_TOC | BLOB_INLINED_CHUNK_DIGEST
+        if self.framed:
+            features |= BLOB_HAS_TAR_HEADER
+        self.blob = Blob("", options.chunk_size, options.compressor, options.digester, features)
+        self.tree = LayerTree(own_ids=not options.repeatable)
+        self.data_digest = hashlib.sha256()
+
+    def build(self) -> CreateResult:
+        chunks = self._store_content()
+        if chunks:
+            self._write_sections(chunks)
+        if self.options.inline_meta:
+            bootstrap = self._inline_bootstrap()
+        toc = self._write_toc()
+        blob_id = self._name_blob(toc)
+        path = None
+        if not self.options.inline_meta:
+            bootstrap = self._bootstrap()
+            path = write_file(self.options.bootstrap, self.options.blob_dir, bootstrap, "bootstrap")
+        self.output.commit(blob_id)
+        counters = {
+            "blob_uncompressed_size": self.blob.uncompressed_size,
+            "blob_compressed_size": self.output.position,
+            "chunks": len(chunks),
+            "bootstrap_size": len(bootstrap),
+            "source_size": self.source.bytes_read,
+            "source_plain_size": self.source.bytes_plain,
+        }
+        return CreateResult([blob_id] if chunks or self.options.inline_meta else [], path, counters)
+
+    def _store_content(self) -> list[Chunk]:
+        """Read the whole tar: entries to the tree, content to the blob."""
+        pipeline = ChunkPipeline(self.blob, self._write_data)
+        try:
+            reader = LayerTarReader(self.source.read)
+            add_entry, chunk_size = self.tree.add, self.options.chunk_size
+            for entry in reader:
+                chunks: list[Chunk] = []
+                if entry.size:
+                    chunks = _chunks_of(entry, reader, pipeline.add, chunk_size)
+                add_entry(entry, chunks)
+            self.source.finish()
+            pipeline.finish()
+        finally:
+            pipeline.close()
+        if pipeline.reused_elsewhere:
+            record_file_offsets(self.tree.root, chunk_size)
+        return pipeline.chunks
+
+    def _write_data(self, data: bytes | memoryview) -> None:
+        self.data_digest.update(data)
+        self.output.write(data)
+
+    def _section(self, name: str, size: int) -> None:
+        """End a section: the tar header behind its data."""
+        if self.framed:
+            self.output.write(pack_header(name, size))
+
+    def _write_sections(self, chunks: list[Chunk]) -> None:
+        """What follows the data: its header, the chunk-info table, the chunk digests."""
+        blob, output = self.blob, self.output
+        data_size = output.position
+        if self.framed:
+            header = pack_header(sections.DATA, data_size)
+            self._write_data(header)
+        entry = TocEntry(
+            sections.DATA, "none", self.data_digest.digest(), 0, data_size, blob.uncompressed_size
+        )
+        self.toc.append(entry)
+
+        table = pack_v1(chunks)
+        stored = bytes(open_compressor(blob.compressor)([table])[0])
+        blob.ci_compressor = blob.compressor if len(stored) < len(table) else "none"
+        blob.ci_offset = output.position
+        blob.ci_compressed_size, blob.ci_uncompressed_size = len(stored), len(table)
+        ci_header = ChunkInfoHeader(
+            blob.features, blob.ci_compressor, len(chunks), blob.ci_offset, len(stored), len(table)
+        ).pack()
+        self._add_to_toc(sections.META, blob.ci_compressor, table, stored)
+        output.write(stored)
+        self._add_to_toc(sections.META_HEADER, "none", ci_header, ci_header)
+        output.write(ci_header)
+        self._section(sections.META, len(stored) + len(ci_header))
+
+        if self.options.blob_toc:
+            digests = b"".join(chunk.digest for chunk in chunks)
+            self._add_to_toc(sections.CHUNK_DIGESTS, "none", digests, digests)
+            output.write(digests)
+            self._section(sections.CHUNK_DIGESTS, len(digests))
+
+    def _add_to_toc(self, name: str, compressor: str, plain: bytes, stored: bytes) -> None:
+        """Note what is about to be written at the output's position."""
+        digest = hashlib.sha256(plain).digest()
+        self.toc.append(TocEntry(name, compressor, digest, self.output.position, len(stored), len(plain)))
+
+    def _bootstrap(self) -> bytes:
+        options = self.options
+        image = ImageFormat(options.chunk_size, options.compressor, options.digester, not options.repeatable)
+        blobs = [self.blob] if self.blob.chunk_count else []
+        prefetch = find_inodes(self.tree.root, options.prefetch)
+        data, _ = write_bootstrap(self.tree.root, image, blobs, prefetch)
+        return bytes(data)
+
+    def _inline_bootstrap(self) -> bytes:
+        self.blob.blob_id = INLINE_BLOB_ID
+        self.blob.compressed_size = self.output.position
+        bootstrap = self._bootstrap()
+        stored = bootstrap
+        if self.options.blob_toc:
+            stored = bytes(open_compressor("zstd")([bootstrap])[0])
+        compressor = "zstd" if len(stored) < len(bootstrap) else "none"
+        self._add_to_toc(sections.BOOTSTRAP, compressor, bootstrap, stored)
+        self.output.write(stored)
+        self._section(sections.BOOTSTRAP, len(stored))
+        return bootstrap
+
+    def _write_toc(self) -> bytes:
+        """Returns what was written: entries and tar header; nothing without a section or --features."""
+        if not self.options.blob_toc or not self.toc:
+            return b""
+        entries = b"".join(entry.pack() for entry in self.toc)
+        toc = entries + pack_header(sections.TOC, len(entries))
+        self.output.write(toc)
+        return toc
+
+    def _name_blob(self, toc: bytes) -> str:
+        """Complete the blob's row for a separate bootstrap; returns the id."""
+        blob_id = self.options.blob_id or self.output.hexdigest()
+        if not self.options.inline_meta:
+            self.blob.blob_id = blob_id
+            self.blob.compressed_size = self.output.position
+            if toc:
+                self.blob.toc_size = len(toc)
+                self.blob.toc_digest = hashlib.sha256(toc).digest()
+        return blob_id
+
+
+def _chunks_of(
+    entry: TarEntry, reader: LayerTarReader, add: Callable[[bytes | memoryview, int], Chunk], chunk_size: int
+) -> list[Chunk]:
+    """The chunks of the current entry's content."""
+    if entry.kind == HARDLINK:
+        return []
+    if entry.size <= chunk_size and entry.sparse is None:
+        return [add(reader.read_whole(), 0)]
+    return [add(data, index * chunk_size) for index, data in enumerate(reader.chunks(chunk_size))]

@@ -1,0 +1,209 @@
+"""The entries of one layer's tar to the layer's tree.
+
+What a layer says about lower layers stays in its tree for the merge: whiteouts as the ordinary
+files they are in the tar, marks (`rafs.tree`) on directories that are only implied and on hard
+links to paths that are not in this tar.
+"""
+
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
+
+from nydus_service.errors import FormatError
+from nydus_service.oci.layertar import BLOCK, CHAR, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, TarEntry
+from nydus_service.rafs.constants import MAX_NAME, MAX_SYMLINK, MAX_XATTR_VALUE
+from nydus_service.rafs.erofs import split_xattr_name
+from nydus_service.rafs.overlay import OPAQUE, WHITEOUT_PREFIX, find, link_metadata, resolve
+from nydus_service.rafs.tree import MARK_LOWER_LINK, Chunk, Inode, implied_directory
+
+ESTARGZ_ENTRIES = frozenset((b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"))
+"""Bookkeeping of eStargz at the top of a layer: not part of the image."""
+
+_FILE_TYPE = {
+    REGULAR: S_IFREG,
+    SYMLINK: S_IFLNK,
+    CHAR: S_IFCHR,
+    BLOCK: S_IFBLK,
+    FIFO: S_IFIFO,
+    DIRECTORY: S_IFDIR,
+    HARDLINK: S_IFLNK,
+}
+
+
+def entry_error(entry: TarEntry, problem: str) -> FormatError:
+    """An error about one entry of the tar: its name, its offset, what is wrong."""
+    name = entry.path.decode(errors="backslashreplace")
+    if len(name) > 300:
+        name = f"{name[:300]}…"
+    return FormatError(f"tar entry {name!r} at offset {entry.offset}: {problem}")
+
+
+class LayerTree:
+    """A tree that grows by one entry at a time, in the order of the tar."""
+
+    def __init__(self, own_ids: bool = True) -> None:
+        """Args: own_ids: keep the entries' uid and gid, else 0 for all."""
+        self.root = implied_directory()
+        self._own_ids = own_ids
+        # Parents by their path in the tar: entries of one directory mostly come together.
+        self._parents: dict[bytes, Inode] = {b"": self.root}
+        self.skipped_xattrs = 0
+
+    def add(self, entry: TarEntry, chunks: list[Chunk]) -> None:
+        """Take in one entry; `chunks` are a regular file's.
+
+        Raises: FormatError: containerd could not apply this entry, or the format cannot hold it.
+        """
+        parent_path, _, name = entry.path.rpartition(b"/")
+        if not name:
+            if entry.kind != DIRECTORY:
+                raise entry_error(entry, "the root is not a directory")
+            self._describe(self.root, entry)
+            return
+        if not parent_path and name in ESTARGZ_ENTRIES:
+            return
+        parent = self._parents.get(parent_path)
+        if parent is None:
+            parent = self._find_parent(parent_path, entry)
+        assert parent.children is not None
+        existing = parent.children.get(name)
+        if name.startswith(WHITEOUT_PREFIX):
+            self._hide(parent, name, entry)
+        if entry.kind == DIRECTORY:
+            if existing is None or existing.children is None:
+                self._add_directory(parent, name, existing, entry)
+            else:
+                self._describe(existing, entry)
+            return
+        if existing is not None and existing.children is not None:
+            self._forget_parents()
+        parent.children[name] = (
+            self._hard_link(entry) if entry.kind == HARDLINK else self._inode(entry, chunks)
+        )
+
+    def _find_parent(self, path: bytes, entry: TarEntry) -> Inode:
+        try:
+            parent, _ = resolve(self.root, path.split(b"/"), create=True)
+        except FormatError as exc:
+            raise entry_error(entry, str(exc)) from exc
+        assert parent is not None
+        self._parents[path] = parent
+        return parent
+
+    def _forget_parents(self) -> None:
+        self._parents = {b"": self.root}
+
+    def _inode(self, entry: TarEntry, chunks: list[Chunk]) -> Inode:
+        inode = Inode(
+            _FILE_TYPE[entry.kind] | entry.mode, entry.uid, entry.gid, entry.mtime, entry.mtime_nsec
+        )
+        if not self._own_ids:
+            inode.uid = inode.gid = 0
+        inode.size = entry.size
+        inode.target = entry.target
+        inode.rdev = entry.rdev
+        if chunks:
+            inode.chunks = chunks
+        if entry.xattrs:
+            inode.xattrs = self._xattrs(entry)
+        return inode
+
+    def _xattrs(self, entry: TarEntry) -> dict[bytes, bytes]:
+        """The extended attributes that a file system would take; the kernel refuses the others."""
+        xattrs = {}
+        for name, value in entry.xattrs.items():
+            if split_xattr_name(name) is None:
+                self.skipped_xattrs += 1
+                continue
+            if len(name) > MAX_NAME or len(value) > MAX_XATTR_VALUE:
+                raise entry_error(
+                    entry,
+                    f"extended attribute {name[:64]!r} has a name of {len(name)} bytes (at most {MAX_NAME}) "
+                    f"and a value of {len(value)} (at most {MAX_XATTR_VALUE})",
+                )
+            xattrs[name] = value
+        return xattrs
+
+    def _describe(self, directory: Inode, entry: TarEntry) -> None:
+        """Set an existing directory's metadata. What this tar said of it before: xattrs stay."""
+        described = self._inode(entry, [])
+        directory.mode = described.mode
+        directory.uid = described.uid
+        directory.gid = described.gid
+        directory.mtime = described.mtime
+        directory.mtime_nsec = described.mtime_nsec
+        directory.xattrs = directory.xattrs | described.xattrs if directory.xattrs else described.xattrs
+        directory.mark = 0
+
+    def _add_directory(self, parent: Inode, name: bytes, existing: Inode | None, entry: TarEntry) -> None:
+        assert parent.children is not None
+        parent.children[name] = self._inode(entry, [])
+        self._parents.pop(entry.path, None)
+        if existing is not None and not name.startswith(WHITEOUT_PREFIX):
+            # It took the place of something else, so nothing of a lower directory may show in it.
+            parent.children.setdefault(WHITEOUT_PREFIX + name, Inode(S_IFREG | 0o644))
+
+    def _hide(self, parent: Inode, name: bytes, entry: TarEntry) -> None:
+        """Apply a whiteout to what this tar had there before; lower layers are the merge's."""
+        assert parent.children is not None
+        hidden = name[len(WHITEOUT_PREFIX) :]
+        if hidden in (b"", b".", b".."):
+            raise entry_error(entry, "a whiteout without a name")
+        if len(hidden) > MAX_NAME:
+            raise entry_error(entry, f"a name of {len(hidden)} bytes, at most {MAX_NAME} fit")
+        if name != OPAQUE and parent.children.pop(hidden, None) is not None:
+            self._forget_parents()
+
+    def _hard_link(self, entry: TarEntry) -> Inode:
+        """The inode that a link names: one of this tar, else a mark for one of a lower layer."""
+        if entry.target == entry.path:
+            raise entry_error(entry, "a hard link to itself")
+        link = self._inode(entry, [])
+        try:
+            target = find(self.root, entry.target)
+            hidden = target is None and self._is_hidden(entry.target)
+        except FormatError as exc:
+            raise entry_error(entry, f"hard link to {entry.target!r}: {exc}") from exc
+        if target is None:
+            if hidden:
+                raise entry_error(entry, f"hard link to {entry.target!r}, which this layer removes")
+            if len(entry.target) >= MAX_SYMLINK:
+                raise entry_error(entry, f"hard link to a path of {len(entry.target)} bytes in a lower layer")
+            link.target = b"/" + entry.target
+            link.mark = MARK_LOWER_LINK
+            return link
+        if target.children is not None:
+            raise entry_error(entry, f"hard link to {entry.target!r}, which is a directory")
+        if target.mark & MARK_LOWER_LINK:
+            link.target = target.target
+            link.mark = MARK_LOWER_LINK
+            return link
+        link_metadata(link, target)
+        return target
+
+    def _is_hidden(self, path: bytes) -> bool:
+        """Whether a whiteout or an opaque mark of this tar hides a path of the lower layers."""
+        directory = self.root
+        for name in path.split(b"/"):
+            if directory.children is None:
+                return False
+            if OPAQUE in directory.children or WHITEOUT_PREFIX + name in directory.children:
+                return True
+            below = directory.children.get(name)
+            if below is None:
+                return False
+            directory = below
+        return False
+
+
+def record_file_offsets(root: Inode, chunk_size: int) -> None:
+    """Set each chunk's `file_offset` to its place in the last file, by traversal, that uses it."""
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        assert directory.children is not None
+        below = []
+        for _, child in sorted(directory.children.items()):
+            if child.children is not None:
+                below.append(child)
+            for index, chunk in enumerate(child.chunks):
+                chunk.file_offset = index * chunk_size
+        pending.extend(reversed(below))

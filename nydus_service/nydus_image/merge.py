@@ -1,0 +1,158 @@
+"""`merge`: the bootstraps of an image's layers, lowest first, to the image's bootstrap."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nydus_service.errors import FormatError, UnsupportedError, UsageError, from_os_error
+from nydus_service.nydus_image.output import write_file
+from nydus_service.nydus_image.prefetch import find_inodes
+from nydus_service.rafs.constants import BLOB_INLINED_FS_META, BLOB_SEPARATE, FLAG_EXPLICIT_UID_GID
+from nydus_service.rafs.overlay import apply_layer, empty_root
+from nydus_service.rafs.reader import Bootstrap, read_bootstrap
+from nydus_service.rafs.tree import Blob
+from nydus_service.rafs.writer import ImageFormat, write_bootstrap
+
+_BLOB_FIELDS = tuple(field for field in Blob.__slots__ if field != "blob_id")
+
+
+class InconsistentError(UsageError):
+    """The layers do not fit each other: the native builder ends with 2 for this."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOptions:
+    """What `nydus-image merge` is asked for. Each list is empty or has one item a source."""
+
+    sources: tuple[Path, ...]
+    bootstrap: Path | None = None
+    blob_dir: Path | None = None
+    original_blob_ids: tuple[str, ...] = ()
+    blob_digests: tuple[bytes, ...] = ()
+    blob_sizes: tuple[int, ...] = ()
+    blob_toc_digests: tuple[bytes, ...] = ()
+    blob_toc_sizes: tuple[int, ...] = ()
+    prefetch: tuple[tuple[bytes, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """Blob ids in the order of the blob table, and the bootstrap's path."""
+
+    blob_ids: list[str]
+    bootstrap: Path
+    compressor: str
+
+
+def merge(options: MergeOptions) -> MergeResult:
+    """Merge layers.
+
+    Raises:
+        InconsistentError: chunk size or ownership mode differ.
+        FormatError: a bootstrap is damaged, or one layer cannot lie on those below it.
+        UsageError: a list of another length than the sources.
+        NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
+    """
+    _check_lists(options)
+    blobs = _BlobTable(options)
+    root = empty_root()
+    first: Bootstrap | None = None
+    for index, source in enumerate(options.sources):
+        try:
+            layer = read_bootstrap(_read(source), adopt=lambda blob, index=index: blobs.adopt(blob, index))  # type: ignore[misc]
+            if len(layer.blobs) > 1:
+                raise UnsupportedError(
+                    "it has several blobs: merged images and chunk dicts are not there yet"
+                )
+            first = first or layer
+            _check_consistency(first, layer, source)
+            apply_layer(root, layer.root, layer.has_lower_links)
+        except FormatError as exc:
+            raise FormatError(f"layer {index + 1} of {len(options.sources)}, {source}: {exc}") from exc
+        except UnsupportedError as exc:
+            raise UnsupportedError(f"layer {index + 1} of {len(options.sources)}, {source}: {exc}") from exc
+    image = ImageFormat(
+        chunk_size=layer.chunk_size,
+        compressor=layer.compressor,
+        digester=layer.digester,
+        explicit_uid_gid=bool(layer.flags & FLAG_EXPLICIT_UID_GID),
+        merged=True,
+    )
+    data, used = write_bootstrap(root, image, None, find_inodes(root, options.prefetch))
+    path = write_file(options.bootstrap, options.blob_dir, data, "bootstrap")
+    return MergeResult([blob.blob_id for blob in used], path, layer.compressor)
+
+
+def _read(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as exc:
+        raise from_os_error(exc, f"read the bootstrap {source}") from exc
+
+
+def _check_lists(options: MergeOptions) -> None:
+    lists: dict[str, Sequence[object]] = {
+        "--original-blob-ids": options.original_blob_ids,
+        "--blob-digests": options.blob_digests,
+        "--blob-sizes": options.blob_sizes,
+        "--blob-toc-digests": options.blob_toc_digests,
+        "--blob-toc-sizes": options.blob_toc_sizes,
+    }
+    for name, items in lists.items():
+        if items and len(items) != len(options.sources):
+            raise FormatError(f"{name} has {len(items)} items for {len(options.sources)} sources")
+
+
+def _check_consistency(first: Bootstrap, layer: Bootstrap, source: Path) -> None:
+    if layer.chunk_size != first.chunk_size:
+        raise InconsistentError(
+            f"Inconsistent RAFS Filesystem: {source} has chunk size {layer.chunk_size:#x}, "
+            f"the layers below it {first.chunk_size:#x}"
+        )
+    if (layer.flags ^ first.flags) & FLAG_EXPLICIT_UID_GID:
+        raise InconsistentError(f"Inconsistent RAFS Filesystem: {source} keeps owners where others do not")
+
+
+def blob_name(source: Path) -> str:
+    """The blob id that a bootstrap's file name stands for: the name up to its first dot."""
+    name = source.name
+    return name[: name.find(".", 1)] if "." in name[1:] else name
+
+
+class _BlobTable:
+    """Gives each layer's blob its final row; one row for the same blob in several layers."""
+
+    def __init__(self, options: MergeOptions) -> None:
+        self._options = options
+        self._by_id: dict[str, Blob] = {}
+
+    def adopt(self, blob: Blob, index: int) -> Blob:
+        """Args: index: which source it comes from."""
+        options = self._options
+        blob.features &= ~BLOB_INLINED_FS_META
+        separate = blob.features & BLOB_SEPARATE
+        blob.blob_id = (
+            options.original_blob_ids[index]
+            if options.original_blob_ids
+            else blob_name(options.sources[index])
+        )
+        if options.blob_digests:
+            if separate:
+                blob.meta_digest = options.blob_digests[index]
+            else:
+                blob.blob_id = options.blob_digests[index].hex()
+        if options.blob_sizes:
+            if separate:
+                blob.meta_size = options.blob_sizes[index]
+            else:
+                blob.compressed_size = options.blob_sizes[index]
+        if options.blob_toc_digests:
+            blob.toc_digest = options.blob_toc_digests[index]
+        if options.blob_toc_sizes:
+            blob.toc_size = options.blob_toc_sizes[index]
+        if not 0 < len(blob.blob_id.encode()) <= 64:
+            raise FormatError(f"{blob.blob_id!r} is no blob id: 1 to 64 bytes fit")
+        known = self._by_id.setdefault(blob.blob_id, blob)
+        if any(getattr(known, field) != getattr(blob, field) for field in _BLOB_FIELDS):
+            raise FormatError(f"two layers have different blobs of the same id {blob.blob_id}")
+        return known

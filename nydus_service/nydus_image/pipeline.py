@@ -1,0 +1,209 @@
+"""Content to stored chunks: digested and deduplicated in the order of the tar, compressed by
+threads, and written in order again.
+
+    add() ─► batch ─┬─► Channel of work ─► threads "compress"
+                    └─► Channel in order ─► thread "store" waits for each batch in turn, writes it
+
+`add` runs in one thread, so which chunk is new never depends on timing: the same input gives the
+same blob. Small chunks travel in batches, so that a file of one line costs no thread switch of its
+own. Memory is bounded by the channels' sizes.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+
+from blake3 import blake3
+from crc32c import crc32c
+
+from nydus_service.errors import FormatError
+from nydus_service.nydus_image.channel import Channel, Closed
+from nydus_service.rafs.codecs import open_compressor
+from nydus_service.rafs.constants import (
+    BLOCK_SIZE,
+    CHUNK_COMPRESSED,
+    CHUNK_HAS_CRC32,
+    MAX_CHUNKS,
+    MAX_COMPRESSED_BLOB_SIZE,
+    MAX_UNCOMPRESSED_BLOB_SIZE,
+)
+from nydus_service.rafs.tree import Blob, Chunk
+
+_BATCH_BYTES = 1 << 19
+_BATCH_CHUNKS = 512
+
+Data = bytes | memoryview
+Digest = Callable[[Data], bytes]
+
+
+def digest_function(name: str) -> Digest:
+    """The chunk digest by its nydus name: 32 bytes of a piece of content."""
+    if name == "blake3":
+        return lambda data: blake3(data).digest()
+    return lambda data: hashlib.sha256(data).digest()
+
+
+class _Batch:
+    """Chunks on their way. `done` is held until `stored` or `error` is set."""
+
+    __slots__ = ("chunks", "done", "error", "pieces", "size", "stored")
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.pieces: list[Data] = []
+        self.stored: list[Data] = []
+        self.size = 0
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class ChunkPipeline:
+    """Turns pieces of content into chunks of one blob.
+
+    Args of the constructor:
+        blob: the row that the chunks belong to; its chunk count and uncompressed size grow.
+        write: takes the stored bytes, in order, from a thread of the pipeline.
+        threads: how many compress; by default one a processor.
+
+    `chunks` lists all chunks by index. `finish` waits until everything is written, `close` ends
+    the threads in any state; without `finish` what was written is incomplete.
+    """
+
+    def __init__(self, blob: Blob, write: Callable[[Data], object], threads: int | None = None) -> None:
+        self._blob = blob
+        self._write = write
+        self._digest = digest_function(blob.digester)
+        self._batch = _Batch()
+        self._known: dict[bytes, Chunk] = {}
+        self._last: tuple[Data, Chunk] | None = None
+        self._error: BaseException | None = None
+        self.chunks: list[Chunk] = []
+        self.stored_size = 0
+        self.reused_elsewhere = False
+        """Whether a chunk was found again at another offset of a file than at first."""
+        count = threads or len(os.sched_getaffinity(0))
+        self._work: Channel[_Batch] = Channel(count + 2)
+        self._order: Channel[_Batch] = Channel(count + 2)
+        self._threads = [
+            threading.Thread(target=self._compress_all, name="compress", daemon=True) for _ in range(count)
+        ]
+        self._threads.append(threading.Thread(target=self._store_all, name="store", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, data: Data, file_offset: int) -> Chunk:
+        """The chunk with this content, new or known.
+
+        Args:
+            data: 1 byte to a chunk size; must not change afterwards.
+            file_offset: where in its file it stands, in bytes.
+        Raises:
+            FormatError: the blob has too many chunks, or is too large.
+        """
+        last = self._last
+        if last is not None and last[0] is data:  # the zeros of a hole, again and again
+            chunk = last[1]
+            self.reused_elsewhere |= chunk.file_offset != file_offset
+            return chunk
+        digest = self._digest(data)
+        size = len(data)
+        known = self._known.get(digest)
+        if known is not None and known.uncompressed_size == size:
+            self.reused_elsewhere |= known.file_offset != file_offset
+            self._last = (data, known)
+            return known
+        blob = self._blob
+        index = blob.chunk_count
+        offset = blob.uncompressed_size
+        if index > MAX_CHUNKS - 1 or offset + size > MAX_UNCOMPRESSED_BLOB_SIZE:
+            raise FormatError(
+                f"one layer with more than {index} chunks or {offset} bytes does not fit a blob"
+            )
+        chunk = Chunk(blob, index, digest, CHUNK_HAS_CRC32, 0, size, 0, offset, file_offset, crc32c(data))
+        blob.chunk_count = index + 1
+        blob.uncompressed_size = (offset + size + BLOCK_SIZE - 1) & -BLOCK_SIZE
+        self._known[digest] = chunk
+        self.chunks.append(chunk)
+        self._last = (data, chunk)
+        batch = self._batch
+        batch.chunks.append(chunk)
+        batch.pieces.append(data)
+        batch.size += size
+        if batch.size >= _BATCH_BYTES or len(batch.chunks) >= _BATCH_CHUNKS:
+            self._send()
+        return chunk
+
+    def _send(self) -> None:
+        batch, self._batch = self._batch, _Batch()
+        try:
+            self._work.put(batch)
+            self._order.put(batch)
+        except Closed:
+            raise self._error or Closed from None
+
+    def finish(self) -> None:
+        """Write the rest and wait for it. Raises what any thread of the pipeline raised."""
+        if self._batch.chunks:
+            self._send()
+        self._work.close()
+        self._order.close()
+        for thread in self._threads:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._fail(Closed())
+        for thread in self._threads:
+            thread.join()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._work.close()
+        self._order.close()
+
+    def _compress_all(self) -> None:
+        compress = open_compressor(self._blob.compressor)
+        while True:
+            try:
+                batch = self._work.get()
+            except Closed:
+                return
+            try:
+                if self._error is None:
+                    batch.stored = compress(batch.pieces)
+            except BaseException as exc:
+                batch.error = exc
+            finally:
+                batch.done.release()
+
+    def _store_all(self) -> None:
+        try:
+            while True:
+                try:
+                    batch = self._order.get()
+                except Closed:
+                    return
+                batch.done.acquire()
+                if batch.error is not None:
+                    raise batch.error
+                if self._error is not None:
+                    return
+                self._store(batch)
+        except BaseException as exc:
+            self._fail(exc)
+
+    def _store(self, batch: _Batch) -> None:
+        offset = self.stored_size
+        for chunk, piece, stored in zip(batch.chunks, batch.pieces, batch.stored, strict=True):
+            chunk.compressed_offset = offset
+            chunk.compressed_size = size = len(stored)
+            if stored is not piece:
+                chunk.flags |= CHUNK_COMPRESSED
+            offset += size
+        if offset > MAX_COMPRESSED_BLOB_SIZE:
+            raise FormatError(f"one layer of {offset} stored bytes does not fit a blob")
+        self.stored_size = offset
+        self._write(batch.stored[0] if len(batch.stored) == 1 else b"".join(batch.stored))

@@ -1,0 +1,205 @@
+"""A layer as it is stored, read once: checked, decompressed, and noted for verification.
+
+    thread "read":   bytes ─► sha256 ─► decompress ─┬─► Channel ─► whoever iterates (the tar parser)
+    thread "notes":                                 └─► Channel ─► NotesRecorder
+
+The notes are taken from the decompressed bytes before the builder's own parser sees them, so that
+they can be held against what the builder made of the layer.
+"""
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nydus_service.errors import FormatError, from_os_error
+from nydus_service.nydus_image.channel import Channel, Closed
+from nydus_service.oci.compression import open_decompressor, sniff
+from nydus_service.oci.layernotes import NotesRecorder
+
+_READ_SIZE = 1 << 18
+_PIECES_AHEAD = 4
+_SNIFF_SIZE = 8
+
+
+class SourceDiffersError(FormatError):
+    """The layer's bytes are not those that its descriptor names."""
+
+    code = "source_differs"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCheck:
+    """What is known about the stored bytes: their digest ("sha256:…") and size, if any."""
+
+    digest: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotesOptions:
+    """Where the notes go, and how content is digested in them."""
+
+    path: str
+    chunk_size: int
+    digester: str
+
+
+def open_source(path: str) -> int:
+    """Open a layer: a file, a FIFO, /proc/self/fd/N, or "-" for standard input.
+
+    Raises: NotFoundError, NotAllowedError: it cannot be opened.
+    """
+    if path == "-":
+        return os.dup(sys.stdin.fileno())
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise from_os_error(exc, f"open the layer {path}") from exc
+
+
+class LayerSource:
+    """Gives the decompressed bytes of a layer piece by piece, by `read`.
+
+    `close` ends the threads, whatever their state; `finish` waits for the end of the source and of
+    the notes, and raises what went wrong in either.
+    """
+
+    def __init__(self, fd: int, check: SourceCheck, notes: NotesOptions | None) -> None:
+        self._fd = fd
+        self._check = check
+        self._pieces: Channel[bytes] = Channel(_PIECES_AHEAD)
+        self._noted: Channel[bytes] | None = None
+        self._error: BaseException | None = None
+        self._ended = False
+        self.bytes_read = 0
+        self.bytes_plain = 0
+        self._threads = [threading.Thread(target=self._run, args=(self._read_all,), name="read", daemon=True)]
+        if notes is not None:
+            self._noted = Channel(_PIECES_AHEAD)
+            record = _NotesTaker(notes, self._noted)
+            self._threads.append(
+                threading.Thread(target=self._run, args=(record,), name="notes", daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
+
+    def read(self) -> bytes:
+        """The next piece, never empty; b"" at the end.
+
+        Raises: NydusServiceError: the source is damaged, or differs from its descriptor.
+        """
+        if self._ended:
+            return b""
+        try:
+            return self._pieces.get()
+        except Closed:
+            self._ended = True
+            if self._error is not None:
+                raise self._error from None
+            return b""
+
+    def finish(self) -> None:
+        """Read what is left, then wait until all of the source was checked and noted."""
+        while self.read():
+            pass
+        for thread in self._threads:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._pieces.close()
+        if self._noted is not None:
+            self._noted.close()
+        for thread in self._threads:
+            thread.join()
+        os.close(self._fd)
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Closed:
+            pass
+        except OSError as exc:
+            self._error = self._error or from_os_error(exc, "read the layer")
+        except BaseException as exc:
+            self._error = self._error or exc
+        finally:
+            # Whichever ends first for an error ends the other, too; after success both are closed.
+            if self._error is not None or work == self._read_all:
+                self._pieces.close()
+                if self._noted is not None:
+                    self._noted.close()
+
+    def _read_all(self) -> None:
+        digest = hashlib.sha256()
+        head = b""
+        while len(head) < _SNIFF_SIZE:
+            data = self._read_stored(digest.update)
+            if not data:
+                break
+            head += data
+        kind = sniff(head)
+        try:
+            decompressor = open_decompressor(kind)
+            data = head
+            while data:
+                for piece in decompressor.feed(data):
+                    self._hand_on(piece)
+                data = self._read_stored(digest.update)
+            decompressor.finish()
+        except FormatError as exc:
+            # A damaged copy is another fault than a layer that was made damaged: say which it is.
+            while self._read_stored(digest.update):
+                pass
+            self._compare(digest.hexdigest(), f"; reading it as {kind} fails, too: {exc}")
+            raise
+        self._compare(digest.hexdigest(), "")
+
+    def _read_stored(self, update: Callable[[bytes], None]) -> bytes:
+        data = os.read(self._fd, _READ_SIZE)
+        update(data)
+        self.bytes_read += len(data)
+        return data
+
+    def _hand_on(self, piece: bytes) -> None:
+        self.bytes_plain += len(piece)
+        if self._noted is not None:
+            self._noted.put(piece)
+        self._pieces.put(piece)
+
+    def _compare(self, found: str, more: str) -> None:
+        size = self._check.size
+        if size is not None and self.bytes_read != size:
+            raise SourceDiffersError(
+                f"the layer has {self.bytes_read} bytes, not the {size} of its descriptor{more}"
+            )
+        if self._check.digest is not None and f"sha256:{found}" != self._check.digest:
+            raise SourceDiffersError(
+                f"the layer's bytes have digest sha256:{found}, not {self._check.digest}{more}"
+            )
+
+
+class _NotesTaker:
+    """Feeds a recorder from a channel until that is closed, then completes the notes."""
+
+    def __init__(self, notes: NotesOptions, pieces: Channel[bytes]) -> None:
+        self._notes = notes
+        self._pieces = pieces
+
+    def __call__(self) -> None:
+        try:
+            with open(self._notes.path, "wb", buffering=1 << 18) as file:
+                recorder = NotesRecorder(file.write, self._notes.chunk_size, self._notes.digester)
+                while True:
+                    try:
+                        piece = self._pieces.get()
+                    except Closed:
+                        break
+                    recorder.feed(piece)
+                recorder.finish()
+        except OSError as exc:
+            raise from_os_error(exc, f"write the notes {self._notes.path}") from exc

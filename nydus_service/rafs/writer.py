@@ -1,0 +1,476 @@
+"""A tree to a bootstrap's bytes.
+
+    0     superblocks, device slots
+    B     blob table, prefetch table
+    M     metadata area: one empty block, then inodes and directory blocks
+    C     chunk table
+
+Everything but the superblocks begins at a multiple of 4096 bytes. Two passes: the first walks the
+tree and places every record (`allocator`), which tells how long the tables will be; the second
+writes. Both go through the directories in the same order: all children of a directory, sorted by
+name, before the content of the first of them that is a directory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import NamedTuple
+
+from nydus_service.errors import FormatError
+from nydus_service.rafs.allocator import Allocator
+from nydus_service.rafs.constants import (
+    BLOB_ENTRY_SIZE,
+    BLOB_INLINED_CHUNK_DIGEST,
+    BLOCK_BITS,
+    BLOCK_SIZE,
+    CHUNK_ENTRY_SIZE,
+    CHUNK_FORMAT_INDEXES,
+    DEVICE_SLOT_SIZE,
+    DEVICE_SLOTS_OFFSET,
+    FLAG_COMPRESSION,
+    FLAG_DIGEST,
+    FLAG_ENCRYPTION_AES_XTS,
+    FLAG_ENCRYPTION_NONE,
+    FLAG_EXPLICIT_UID_GID,
+    FLAG_HAS_XATTR,
+    FLAG_INLINED_CHUNK_DIGEST,
+    LAYOUT_CHUNK_BASED,
+    LAYOUT_FLAT_PLAIN,
+    MAX_BLOBS,
+    MAX_NAME,
+    MAX_SYMLINK,
+    SLOT_SIZE,
+    SUPERBLOCK_OFFSET,
+    align,
+)
+from nydus_service.rafs.erofs import (
+    DIRENT,
+    DIRENT_SIZE,
+    FILE_TYPES,
+    INODE,
+    INODE_SIZE,
+    MARK_MAGIC,
+    Superblock,
+    pack_xattrs,
+)
+from nydus_service.rafs.tree import Blob, Chunk, Inode
+from nydus_service.rafs.v6 import (
+    CHUNK,
+    EXTENDED_SUPERBLOCK_OFFSET,
+    ExtendedSuperblock,
+    pack_blob,
+    pack_device_slots,
+)
+
+_INODE_WITH_CHUNK = Struct(INODE.format + "Q")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFormat:
+    """What holds for a whole image: chunk size in bytes, default algorithms, who owns files.
+
+    `merged` images always carry the flag for extended attributes.
+    """
+
+    chunk_size: int
+    compressor: str
+    digester: str
+    explicit_uid_gid: bool = True
+    merged: bool = False
+
+
+class _PlacedDirectory(NamedTuple):
+    inode: Inode
+    parent: Inode
+    names: list[bytes]
+    """With "." and "..", sorted."""
+    data_size: int
+    data: int
+    layout: int
+    xattrs: bytes
+
+
+class _PlacedSymlink(NamedTuple):
+    data: int
+    layout: int
+
+
+@dataclass(slots=True)
+class _Placement:
+    """The first pass's result."""
+
+    directories: list[_PlacedDirectory] = field(default_factory=list)
+    symlinks: dict[int, _PlacedSymlink] = field(default_factory=dict)  # by nid
+    xattrs: dict[int, bytes] = field(default_factory=dict)  # by nid, packed, where there are any
+    blobs: dict[Blob, int] = field(default_factory=dict)
+    names: int = 0
+    end: int = 0
+    has_xattrs: bool = False
+
+
+def write_bootstrap(
+    root: Inode,
+    image: ImageFormat,
+    blobs: Sequence[Blob] | None = None,
+    prefetch: Sequence[Inode] = (),
+) -> tuple[bytearray, list[Blob]]:
+    """Lay out and write a tree.
+
+    Args:
+        root: its root directory.
+        image: format of the whole image.
+        blobs: the blob table's rows. None: the blobs in use, in the order of their first use.
+        prefetch: inodes to name in the prefetch table, which is left out without blobs.
+    Returns:
+        The bootstrap, a multiple of 4096 bytes, and the rows of its blob table.
+    Raises:
+        FormatError: something does not fit the format: too many blobs, a name or a target too long.
+    """
+    placement = _place(root)
+    table = list(placement.blobs) if blobs is None else list(blobs)
+    if len(table) > MAX_BLOBS:
+        raise FormatError(f"{len(table)} blobs in one image; RAFS v6 holds at most {MAX_BLOBS}")
+    placement.blobs = {blob: index for index, blob in enumerate(table)}
+    prefetch_nids = [inode.nid for inode in prefetch] if table else []
+
+    blob_table = align(DEVICE_SLOTS_OFFSET + DEVICE_SLOT_SIZE * len(table), BLOCK_SIZE)
+    prefetch_table = blob_table + BLOB_ENTRY_SIZE * len(table)
+    base = align(prefetch_table + 4 * len(prefetch_nids), BLOCK_SIZE) if table else 0
+    chunk_table = align(base + placement.end, BLOCK_SIZE)
+
+    out = bytearray(chunk_table)
+    chunks = _TreeWriter(out, base, image.chunk_size, placement).write()
+    out += b"".join(chunks)
+    out += bytes(-len(out) % BLOCK_SIZE)
+
+    slots, blocks = pack_device_slots(table, len(out))
+    superblock = Superblock(placement.names, blocks, base // BLOCK_SIZE, len(table))
+    extended = ExtendedSuperblock(
+        flags=_flags(image, table, placement.has_xattrs),
+        blob_table_offset=blob_table,
+        blob_table_size=BLOB_ENTRY_SIZE * len(table),
+        chunk_size=image.chunk_size,
+        chunk_table_offset=chunk_table,
+        chunk_table_size=CHUNK_ENTRY_SIZE * len(chunks),
+        prefetch_table_offset=prefetch_table if prefetch_nids else 0,
+        prefetch_table_size=4 * len(prefetch_nids),
+    )
+    _put(out, SUPERBLOCK_OFFSET, superblock.pack())
+    _put(out, EXTENDED_SUPERBLOCK_OFFSET, extended.pack())
+    _put(out, DEVICE_SLOTS_OFFSET, slots)
+    _put(out, blob_table, b"".join(pack_blob(blob, index) for index, blob in enumerate(table)))
+    _put(out, prefetch_table, Struct(f"<{len(prefetch_nids)}I").pack(*prefetch_nids))
+    return out, table
+
+
+def _put(out: bytearray, offset: int, data: bytes) -> None:
+    out[offset : offset + len(data)] = data
+
+
+def _flags(image: ImageFormat, blobs: Sequence[Blob], has_xattrs: bool) -> int:
+    flags = FLAG_COMPRESSION[image.compressor] | FLAG_DIGEST[image.digester]
+    if image.explicit_uid_gid:
+        flags |= FLAG_EXPLICIT_UID_GID
+    if has_xattrs or image.merged:
+        flags |= FLAG_HAS_XATTR
+    if all(blob.features & BLOB_INLINED_CHUNK_DIGEST for blob in blobs):
+        flags |= FLAG_INLINED_CHUNK_DIGEST
+    encrypted = any(blob.cipher for blob in blobs)
+    return flags | (FLAG_ENCRYPTION_AES_XTS if encrypted else FLAG_ENCRYPTION_NONE)
+
+
+def directory_size(names: Sequence[bytes]) -> int:
+    """Bytes of a directory's data for its sorted names, "." and ".." among them.
+
+    An entry that does not fit the rest of a block starts a new one; blocks but the last count full.
+    """
+    size = DIRENT_SIZE * len(names) + sum(map(len, names))
+    if size <= BLOCK_SIZE:
+        return size
+    full, used = 0, 0
+    for name in names:
+        need = DIRENT_SIZE + len(name)
+        if used + need > BLOCK_SIZE:
+            full += BLOCK_SIZE
+            used = 0
+        used += need
+    return full + used
+
+
+def _place(root: Inode) -> _Placement:
+    """The first pass: give every inode a place, a sequence number and its link count."""
+    placement = _Placement()
+    allocator = Allocator()
+    _forget_places(root)
+    ino = root.ino = 1
+    pending = [(root, root)]
+    while pending:
+        directory, parent = pending.pop()
+        children = directory.children
+        assert children is not None
+        names = sorted((*children, b".", b".."))
+        _place_directory(directory, parent, names, allocator, placement)
+        below = []
+        for name in names:
+            child = children.get(name)
+            if child is None:
+                if name not in (b".", b".."):
+                    raise FormatError(f"a directory entry {name!r} without an inode")
+                continue
+            ino += 1
+            if child.children is not None:
+                child.ino = ino
+                below.append((child, directory))
+            elif child.nlink:
+                child.nlink += 1
+            else:
+                child.ino = ino
+                child.nlink = 1
+                _place_child(child, name, allocator, placement)
+            if len(name) > MAX_NAME:
+                raise FormatError(f"the name {name[:64]!r}… has {len(name)} bytes, at most {MAX_NAME} fit")
+        directory.nlink = 2 + len(below)
+        pending.extend(reversed(below))
+    placement.names = ino
+    placement.end = allocator.end
+    return placement
+
+
+def _forget_places(root: Inode) -> None:
+    pending = [root]
+    while pending:
+        inode = pending.pop()
+        inode.nlink = 0
+        if inode.children:
+            for child in inode.children.values():
+                if child.children is not None:
+                    pending.append(child)
+                else:
+                    child.nlink = 0
+
+
+def _packed_xattrs(inode: Inode, placement: _Placement) -> bytes:
+    if not inode.xattrs:
+        return b""
+    placement.has_xattrs = True
+    return pack_xattrs(sorted(inode.xattrs.items()))
+
+
+def _place_directory(
+    inode: Inode, parent: Inode, names: list[bytes], allocator: Allocator, placement: _Placement
+) -> None:
+    xattrs = _packed_xattrs(inode, placement)
+    size = directory_size(names)
+    offset, data, layout = allocator.place_with_data(INODE_SIZE + len(xattrs), size)
+    inode.nid = offset // SLOT_SIZE
+    placement.directories.append(_PlacedDirectory(inode, parent, names, size, data, layout, xattrs))
+
+
+def _place_child(inode: Inode, name: bytes, allocator: Allocator, placement: _Placement) -> None:
+    xattrs = _packed_xattrs(inode, placement)
+    size = INODE_SIZE + len(xattrs)
+    kind = inode.mode >> 12
+    if kind == 8:
+        if inode.chunks:
+            size = (size + 7 & -8) + 8 * len(inode.chunks)
+            blobs = placement.blobs
+            for chunk in inode.chunks:
+                if chunk.blob not in blobs:
+                    blobs[chunk.blob] = len(blobs)
+        else:
+            size = size + 7 & -8
+        inode.nid = allocator.place_record(size) // SLOT_SIZE
+    elif kind == 10:
+        if not 0 < len(inode.target) <= MAX_SYMLINK:
+            raise FormatError(
+                f"symlink {name!r} has a target of {len(inode.target)} bytes; 1 to {MAX_SYMLINK} fit"
+            )
+        offset, data, layout = allocator.place_with_data(size, len(inode.target))
+        inode.nid = offset // SLOT_SIZE
+        placement.symlinks[inode.nid] = _PlacedSymlink(data, layout)
+    else:
+        inode.nid = allocator.place_special(size) // SLOT_SIZE
+    if xattrs:
+        placement.xattrs[inode.nid] = xattrs
+
+
+class _TreeWriter:
+    """The second pass: inodes and directories into `out`, chunks into a table."""
+
+    def __init__(self, out: bytearray, base: int, chunk_size: int, placement: _Placement) -> None:
+        self.out = out
+        self.base = base
+        self.chunk_size = chunk_size
+        self.chunk_format = CHUNK_FORMAT_INDEXES | (chunk_size.bit_length() - 1 - BLOCK_BITS)
+        self.placement = placement
+        self.blobs = placement.blobs
+        self.table: dict[tuple[bytes, int, int], Chunk] = {}
+
+    def write(self) -> list[bytes]:
+        """Write the tree; returns the chunk table's entries in their order."""
+        for placed in self.placement.directories:
+            self._write_directory(placed)
+            children = placed.inode.children
+            assert children is not None
+            for name in placed.names:
+                child = children.get(name)
+                if child is not None and child.children is None:
+                    self._write_child(child)
+        pack = CHUNK.pack
+        return [
+            pack(
+                chunk.digest,
+                blob_index,
+                chunk.flags,
+                chunk.compressed_size,
+                chunk.uncompressed_size,
+                chunk.compressed_offset,
+                chunk.uncompressed_offset,
+                chunk.file_offset,
+                chunk.index,
+                chunk.crc32,
+            )
+            for (_, blob_index, _), chunk in sorted(self.table.items(), key=_by_key)
+        ]
+
+    def _inode_fields(
+        self, inode: Inode, layout: int, xattrs: bytes, size: int, union: int
+    ) -> tuple[int, ...]:
+        return (
+            1 | layout << 1,
+            (len(xattrs) - 12) // 4 + 1 if xattrs else 0,
+            inode.mode,
+            size,
+            union,
+            inode.ino,
+            inode.uid,
+            inode.gid,
+            inode.mtime,
+            inode.mtime_nsec,
+            inode.nlink,
+            MARK_MAGIC if inode.mark else 0,
+            inode.mark,
+        )
+
+    def _write_directory(self, placed: _PlacedDirectory) -> None:
+        inode = placed.inode
+        at = self.base + inode.nid * SLOT_SIZE
+        union = (self.base + placed.data) // BLOCK_SIZE
+        fields = self._inode_fields(inode, placed.layout, placed.xattrs, placed.data_size, union)
+        INODE.pack_into(self.out, at, *fields)
+        at += INODE_SIZE
+        if placed.xattrs:
+            _put(self.out, at, placed.xattrs)
+            at += len(placed.xattrs)
+        blocks = self._dirent_blocks(placed)
+        self._write_data(blocks, at, placed.data, placed.layout)
+
+    def _write_data(self, blocks: list[bytes], tail_at: int, data: int, layout: int) -> None:
+        """Whole blocks at `data`; the last, if it is not whole, there too or behind the inode."""
+        for index, block in enumerate(blocks):
+            inline = len(block) < BLOCK_SIZE and layout != LAYOUT_FLAT_PLAIN and index == len(blocks) - 1
+            _put(self.out, tail_at if inline else self.base + data + index * BLOCK_SIZE, block)
+
+    def _dirent_blocks(self, placed: _PlacedDirectory) -> list[bytes]:
+        """A directory's data as blocks; all but the last are filled up with zeros."""
+        if placed.data_size <= BLOCK_SIZE:
+            return [self._dirent_block(placed, placed.names)]
+        blocks: list[bytes] = []
+        names: list[bytes] = []
+        used = 0
+        for name in placed.names:
+            need = DIRENT_SIZE + len(name)
+            if used + need > BLOCK_SIZE:
+                blocks.append(self._dirent_block(placed, names).ljust(BLOCK_SIZE, b"\0"))
+                names, used = [], 0
+            names.append(name)
+            used += need
+        blocks.append(self._dirent_block(placed, names))
+        return blocks
+
+    def _dirent_block(self, placed: _PlacedDirectory, names: Sequence[bytes]) -> bytes:
+        children = placed.inode.children
+        assert children is not None
+        pack = DIRENT.pack
+        entries = []
+        name_at = DIRENT_SIZE * len(names)
+        for name in names:
+            child = children.get(name)
+            if child is None:
+                child = placed.inode if name == b"." else placed.parent
+            entries.append(pack(child.nid, name_at, FILE_TYPES[child.mode >> 12]))
+            name_at += len(name)
+        return b"".join((*entries, *names))
+
+    def _write_child(self, inode: Inode) -> None:
+        """Write a name that is no directory. Records of hard links are written once a name."""
+        at = self.base + inode.nid * SLOT_SIZE
+        xattrs = self.placement.xattrs.get(inode.nid, b"")
+        kind = inode.mode >> 12
+        if kind == 8:
+            self._write_file(inode, at, xattrs)
+            return
+        if kind == 10:
+            placed = self.placement.symlinks[inode.nid]
+            union = (self.base + placed.data) // BLOCK_SIZE
+            fields = self._inode_fields(inode, placed.layout, xattrs, len(inode.target), union)
+            self._write_data([inode.target], at + INODE_SIZE + len(xattrs), placed.data, placed.layout)
+        else:
+            fields = self._inode_fields(inode, LAYOUT_FLAT_PLAIN, xattrs, inode.size, inode.rdev)
+        INODE.pack_into(self.out, at, *fields)
+        if xattrs:
+            _put(self.out, at + INODE_SIZE, xattrs)
+
+    def _write_file(self, inode: Inode, at: int, xattrs: bytes) -> None:
+        chunks = inode.chunks
+        fields = self._inode_fields(inode, LAYOUT_CHUNK_BASED, xattrs, inode.size, self._chunk_format(inode))
+        table = self.table
+        if len(chunks) == 1 and not xattrs:
+            chunk = chunks[0]
+            blob_index = self.blobs[chunk.blob]
+            table[chunk.digest, blob_index, chunk.index] = chunk
+            _INODE_WITH_CHUNK.pack_into(self.out, at, *fields, _address(chunk, blob_index))
+            return
+        INODE.pack_into(self.out, at, *fields)
+        if xattrs:
+            _put(self.out, at + INODE_SIZE, xattrs)
+        addresses = []
+        for chunk in chunks:
+            blob_index = self.blobs[chunk.blob]
+            table[chunk.digest, blob_index, chunk.index] = chunk
+            addresses.append(_address(chunk, blob_index))
+        Struct(f"<{len(chunks)}Q").pack_into(self.out, at + INODE_SIZE + len(xattrs) + 7 & -8, *addresses)
+
+    def _chunk_format(self, inode: Inode) -> int:
+        """i_u: how the kernel cuts the file. Contiguous chunks count as one as long as the file."""
+        chunks = inode.chunks
+        if len(chunks) < 2:
+            return self.chunk_format
+        first = chunks[0]
+        offset = first.uncompressed_offset
+        for chunk in chunks:
+            if chunk.uncompressed_offset != offset or chunk.blob is not first.blob:
+                return self.chunk_format
+            offset += self.chunk_size
+        return CHUNK_FORMAT_INDEXES | ((inode.size - 1).bit_length() - BLOCK_BITS)
+
+
+def _by_key(item: tuple[tuple[bytes, int, int], Chunk]) -> tuple[bytes, int, int]:
+    return item[0]
+
+
+def _address(chunk: Chunk, blob_index: int) -> int:
+    """Where a chunk lives, as it stands in an inode: 8 bytes, little-endian.
+
+    Columns: offset, size, field.
+
+      0  2  index in the blob's chunk-info table, bits 0-15
+      2  1  blob_index + 1; 0 is the bootstrap itself
+      3  1  index, bits 16-23
+      4  4  uncompressed offset in the blob, in blocks
+
+    Source: nydus rafs/src/metadata/layout/v6.rs, `RafsV6InodeChunkAddr`.
+    """
+    index = chunk.index
+    low = index & 0xFFFF | (blob_index + 1) << 16 | index >> 16 << 24
+    return low | chunk.uncompressed_offset >> BLOCK_BITS << 32
