@@ -3,6 +3,7 @@
 An error that only one room raises lives in that room, below one of these kinds.
 """
 
+import errno
 from typing import ClassVar
 
 
@@ -72,8 +73,6 @@ def from_os_error(exc: OSError, doing: str) -> NydusServiceError:
         exc: what the operating system said.
         doing: what was tried, to begin the message: "write blobs/sha256/ab…".
     """
-    import errno
-
     reason = exc.strerror or str(exc)
     where = f" ({exc.filename!r})" if exc.filename and repr(exc.filename) not in doing else ""
     message = f"cannot {doing}: {reason}{where}"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nydus_service.nydus_image.layertree import LayerTree, record_file_offsets
@@ -48,7 +48,7 @@ class CreateOptions:
     chunk_size: int = DEFAULT_CHUNK_SIZE
     repeatable: bool = False
     prefetch: tuple[tuple[bytes, ...], ...] = ()
-    check: SourceCheck = SourceCheck()
+    check: SourceCheck = field(default_factory=SourceCheck)
     notes: NotesOptions | None = None
 
 

@@ -1,6 +1,5 @@
 """`merge`: the bootstraps of an image's layers, lowest first, to the image's bootstrap."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +90,7 @@ def _read(source: Path) -> bytes:
 
 
 def _check_lists(options: MergeOptions) -> None:
-    lists: dict[str, Sequence[object]] = {
+    lists: dict[str, tuple[object, ...]] = {
         "--original-blob-ids": options.original_blob_ids,
         "--blob-digests": options.blob_digests,
         "--blob-sizes": options.blob_sizes,

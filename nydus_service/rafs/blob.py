@@ -104,7 +104,7 @@ def locate(name: str, blob_size: int) -> Generator[Range, bytes, Range]:
         start = end - HEADER_SIZE - section.size
         if start < 0:
             raise FormatError(
-                f"section {section.name!r} claims {section.size} bytes; {end - HEADER_SIZE} precede its header"
+                f"section {section.name!r} claims {section.size} bytes; {end - HEADER_SIZE} precede it"
             )
         if section.name == name:
             return Range(start, section.size)

@@ -27,12 +27,16 @@ class Compressor(Protocol):
 def open_compressor(name: str) -> Compressor:
     """A compressor by its nydus name. Raises: UnsupportedError: none that can be written."""
     if name == "none":
-        return list
+        return _store_plain
     if name == "lz4_block":
         return _lz4_compressor()
     if name == "zstd":
         return _zstd_compressor()
     raise UnsupportedError(f"cannot compress with {name!r}; choose one of {', '.join(WRITABLE)}")
+
+
+def _store_plain(pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memoryview]":
+    return list(pieces)
 
 
 def _zstd_compressor() -> Compressor:

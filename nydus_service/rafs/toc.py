@@ -10,6 +10,7 @@ TOC_FLAGS = {"none": 0x1, "zstd": 0x2, "lz4_block": 0x4}
 ENTRY_SIZE = 128
 MAX_TOC_SIZE = 1 << 20
 _COMPRESSOR_MASK = 0xF
+_COMPRESSORS = {flag: name for name, flag in TOC_FLAGS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,8 @@ class TocEntry:
     def unpack(cls, data: bytes | memoryview, offset: int = 0) -> "TocEntry":
         """Raises: FormatError: unknown compressor, or a name that is not UTF-8."""
         flags, name, digest, start, compressed, uncompressed = cls.LAYOUT.unpack_from(data, offset)
-        for compressor, flag in TOC_FLAGS.items():
-            if flags & _COMPRESSOR_MASK == flag:
-                break
-        else:
+        compressor = _COMPRESSORS.get(flags & _COMPRESSOR_MASK)
+        if compressor is None:
             raise FormatError(f"TOC entry {offset // ENTRY_SIZE} has unknown compressor flags {flags:#x}")
         try:
             text = name.rstrip(b"\0").decode()

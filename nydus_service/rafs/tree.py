@@ -185,5 +185,5 @@ def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
         path, inode = pending.pop()
         yield path or b"/", inode
         if inode.children:
-            for name in sorted(inode.children, reverse=True):
-                pending.append((path + b"/" + name, inode.children[name]))
+            names = sorted(inode.children, reverse=True)
+            pending.extend((path + b"/" + name, inode.children[name]) for name in names)
