@@ -1,0 +1,228 @@
+"""The parts of a tar header: fields, numbers, checksum, PAX records, names. Pure; no stream here.
+
+What is accepted follows Go's archive/tar, which containerd applies layers with: whatever that reads
+is read alike, and whatever it refuses is refused.
+"""
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+BLOCK_SIZE: Final = 512
+ZERO_BLOCK: Final = bytes(BLOCK_SIZE)
+
+NAME_MAX: Final = 255
+"""Bytes in one component of a path (Linux NAME_MAX)."""
+PATH_MAX: Final = 4096
+"""Bytes in a whole path, or in a symlink's target and its NUL (Linux PATH_MAX)."""
+ID_MAX: Final = 2**32 - 1
+
+HEADER: Final = Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
+"""name, mode, uid, gid, size, mtime, chksum, typeflag, linkname, magic and version, devmajor,
+devminor, prefix. uname and gname (64 bytes) have no meaning in a layer: owners go by number."""
+
+CHECKSUM: Final = slice(148, 156)
+
+MAGIC_GNU: Final = b"ustar  \0"
+MAGIC_USTAR: Final = b"ustar\0"
+STAR_TRAILER: Final = b"tar\0"
+"""The last four bytes of a header by star, whose prefix is 131 bytes, followed by times."""
+
+_SPACES_IN_SUM = 8 * 0x20
+_ADLER_PRIME = 65521
+_NANOSECONDS = 10**9
+_TIME_MAX = 2**63 - 1
+"""Nanoseconds since 1970 up to which containerd sets a time; it sets 0 for all others."""
+_INT64 = 2**63
+
+
+class BadEntryError(Exception):
+    """What is wrong with an entry, without saying which: the reader adds its name and offset."""
+
+
+class PaxHeader(NamedTuple):
+    """The records of a PAX header (the last of each key), and the sparse map of GNU's version 0.0,
+    which alone repeats its keys: `offset`, `numbytes`, `offset`, …"""
+
+    records: dict[bytes, bytes]
+    sparse_pairs: list[bytes]
+
+
+def text(field: bytes) -> bytes:
+    """A string field: up to its first NUL, if there is any."""
+    return field.partition(b"\0")[0]
+
+
+def parse_number(field: bytes) -> int:
+    """A numeric field: octal digits in spaces and NULs, nothing (0), or GNU's base-256.
+
+    Raises:
+        BadEntryError: neither, or outside of 64 bits with sign.
+    """
+    if field[0] & 0x80:
+        # Two's complement, big-endian; the highest bit only says that it is not octal.
+        head = field[0] & 0x7F
+        bits = 8 * len(field) - 1
+        value = int.from_bytes(bytes((head,)) + field[1:], "big")
+        if head & 0x40:
+            value -= 1 << bits
+    else:
+        digits = text(field.strip(b" \0"))
+        if not digits:
+            return 0
+        try:
+            value = int(digits, 8) if digits.isdigit() else _INT64
+        except ValueError:
+            value = _INT64
+    if not -_INT64 <= value < _INT64:
+        raise BadEntryError(f"{field!r} is not a number")
+    return value
+
+
+def parse_decimal(value: bytes, key: str) -> int:
+    """A decimal number in a PAX record or a sparse map.
+
+    Raises:
+        BadEntryError: it is none, or outside of 64 bits with sign.
+    """
+    digits = value[1:] if value[:1] == b"-" else value
+    if digits.isdigit() and len(digits) < 20:
+        number = int(value)
+        if -_INT64 <= number < _INT64:
+            return number
+    raise BadEntryError(f"{key} {value[:40]!r} is not a number")
+
+
+def adler_of_checksum(field: bytes) -> int:
+    """The low half of `zlib.adler32` that a block with this checksum field must have.
+
+    That half is one more than the sum of all bytes, modulo 65521; the checksum counts its own field
+    as spaces. One call in C in place of a sum in Python over each header.
+    """
+    return (1 + parse_number(field) - _SPACES_IN_SUM + sum(field)) % _ADLER_PRIME
+
+
+def verify_checksum(block: bytes) -> None:
+    """Compare a header's checksum with its bytes, exactly; some old tars summed signed bytes.
+
+    Raises:
+        BadEntryError: the sums differ.
+    """
+    claimed = parse_number(block[CHECKSUM])
+    unsigned = sum(block) - sum(block[CHECKSUM]) + _SPACES_IN_SUM
+    signed = unsigned - 256 * sum(byte >> 7 for byte in block[:148] + block[156:])
+    if claimed not in (unsigned, signed):
+        raise BadEntryError(f"its checksum is {unsigned:o}, not {claimed:o}: no tar header, or damaged")
+
+
+def prefix_of(block: bytes, magic: bytes, prefix: bytes) -> bytes:
+    """What stands before the name, by the header's format; b"" if nothing does."""
+    if magic[:6] == MAGIC_USTAR:
+        return text(prefix[:131] if block[508:] == STAR_TRAILER else prefix)
+    if magic == MAGIC_GNU:
+        # Two times, unless a Go program before 1.8 wrote it, which thought that there is a prefix.
+        try:
+            for times in (prefix[:12], prefix[12:24]):
+                if times[0]:
+                    parse_number(times)
+        except BadEntryError:
+            name = text(prefix)
+            return name if name.isascii() else b""
+    return b""
+
+
+def has_devices(magic: bytes) -> bool:
+    """Whether a header of this format has device numbers, which those before POSIX lack."""
+    return magic[:6] == MAGIC_USTAR or magic == MAGIC_GNU
+
+
+def clean_path(raw: bytes) -> bytes:
+    """A path from the root of the layer: no slash at its ends, no empty, `.` or `..` component.
+
+    `..` goes up by the text alone, and never above the root, as containerd does it. b"" is the root.
+
+    Raises:
+        BadEntryError: a component or the path is too long for Linux, or it contains a NUL.
+    """
+    path = (raw[2:] if raw.startswith(b"./") else raw).strip(b"/")
+    if b"/." in path or b"//" in path or path.startswith(b"."):
+        path = _resolve_dots(path)
+    if len(path) > NAME_MAX:
+        longest = max(map(len, path.split(b"/")))
+        if longest > NAME_MAX:
+            raise BadEntryError(f"a component of its path has {longest} bytes, at most {NAME_MAX} fit")
+        if len(path) > PATH_MAX:
+            raise BadEntryError(f"its path has {len(path)} bytes, at most {PATH_MAX} fit")
+    if b"\0" in path:
+        raise BadEntryError("its path contains a NUL")
+    return path
+
+
+def _resolve_dots(path: bytes) -> bytes:
+    parts: list[bytes] = []
+    for part in path.split(b"/"):
+        if part == b"..":
+            if parts:
+                parts.pop()
+        elif part and part != b".":
+            parts.append(part)
+    return b"/".join(parts)
+
+
+def bound_time(seconds: int, nanoseconds: int = 0) -> tuple[int, int]:
+    """The time that containerd would set: 1970 for one that is earlier, or later than 2262."""
+    if 0 <= seconds * _NANOSECONDS + nanoseconds <= _TIME_MAX:
+        return seconds, nanoseconds
+    return 0, 0
+
+
+def parse_pax_time(value: bytes) -> tuple[int, int]:
+    """Seconds and nanoseconds of a PAX time, `[-]DIGITS[.DIGITS]`, bounded; finer digits are cut off.
+
+    Raises:
+        BadEntryError: it is no number.
+    """
+    whole, _, fraction = value.partition(b".")
+    seconds = parse_decimal(whole, "mtime")
+    if not fraction:
+        return bound_time(seconds)
+    if not fraction.isdigit():
+        raise BadEntryError(f"mtime {value[:40]!r} is not a number")
+    nanoseconds = int(fraction[:9].ljust(9, b"0"))
+    if whole[0] == ord("-"):
+        return bound_time(0, seconds * _NANOSECONDS - nanoseconds)
+    return bound_time(seconds, nanoseconds)
+
+
+def parse_pax(body: bytes) -> PaxHeader:
+    """The records of a PAX header: `LENGTH KEY=VALUE\\n` each, cut by their length alone.
+
+    A value may hold anything, newlines and NULs too; only names may hold no NUL.
+
+    Raises:
+        BadEntryError: a record breaks this form.
+    """
+    records: dict[bytes, bytes] = {}
+    pairs: list[bytes] = []
+    at, end = 0, len(body)
+    while at < end:
+        space = body.find(b" ", at, at + 20)
+        digits = body[at : max(space, at)]
+        stop = at + int(digits) if digits.isdigit() else 0
+        equals = body.find(b"=", space + 1, max(stop - 1, 0))
+        if stop > end or equals <= space + 1 or body[stop - 1] != 0x0A:
+            raise BadEntryError(f"its PAX record at byte {at} is malformed: {body[at : at + 40]!r}")
+        key, value = body[space + 1 : equals], body[equals + 1 : stop - 1]
+        if key in _SPARSE_PAIR:
+            if key != _SPARSE_PAIR[len(pairs) & 1]:
+                raise BadEntryError(f"its sparse map has {key.decode()} out of turn")
+            pairs.append(value)
+        elif b"\0" in (value if key in _TEXT_KEYS else key):
+            raise BadEntryError(f"its PAX record at byte {at} has a NUL in a name: {key[:60]!r}")
+        else:
+            records[key] = value
+        at = stop
+    return PaxHeader(records, pairs)
+
+
+_SPARSE_PAIR = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+_TEXT_KEYS = frozenset((b"path", b"linkpath", b"uname", b"gname"))
