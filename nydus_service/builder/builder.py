@@ -1,0 +1,190 @@
+"""What a builder is asked for and what it answers, whichever program it is."""
+
+from collections.abc import AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+
+from nydus_service.errors import FormatError, NydusServiceError
+
+if TYPE_CHECKING:
+    from nydus_service.oci.digest import Digest
+
+Sink: TypeAlias = Callable[[bytes | memoryview], Awaitable[None]]
+"""Takes the next piece of a blob, some 1 MiB. The builder waits meanwhile; the piece is the sink's to keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackRequest:
+    """One OCI layer to one nydus blob with its metadata inside. Sizes in bytes.
+
+    Attributes:
+        source_digest: of the layer as it is stored, compressed or not; what is read is held against it.
+        source_size: of the layer as it is stored.
+        compressor: of chunks: none, lz4_block or zstd.
+        chunk_size: a power of two from 0x1000 to 0x1000000.
+        digester: of chunks: blake3 or sha256.
+        fs_version: of RAFS.
+        prefetch_policy: fs, or none; with none the patterns do not count.
+        prefetch_patterns: absolute paths.
+        notes: where to write what the plain tar holds (oci/layernotes.py), to verify by.
+        batch_size: small chunks are compressed together up to this size; 0 for never.
+        encrypt: encrypt chunks.
+        chunk_dict: bootstrap whose chunks need not be stored again.
+    """
+
+    source_digest: "Digest"
+    source_size: int
+    compressor: str = "zstd"
+    chunk_size: int = 0x100000
+    digester: str = "blake3"
+    fs_version: str = "6"
+    prefetch_policy: str = "fs"
+    prefetch_patterns: tuple[str, ...] = ("/",)
+    notes: Path | None = None
+    batch_size: int = 0
+    encrypt: bool = False
+    chunk_dict: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackOutcome:
+    """A layer was packed, all of it.
+
+    Attributes:
+        bytes_in: of the stored layer.
+        bytes_out: of the blob, all handed to the sink.
+        duration_s: from the first process's start to the end of the last.
+        stderr_tail: the builder's last words, up to 64 KiB, without colours; warnings, if any.
+    """
+
+    bytes_in: int
+    bytes_out: int
+    duration_s: float
+    stderr_tail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRequest:
+    """Bootstraps of layers, lowest first, to the bootstrap of the image.
+
+    Attributes:
+        bootstraps: one a layer; the file's name up to its first dot is the hex digest of that layer's
+            blob, since builders take the blob id from there.
+        target: file to write the image's bootstrap to.
+        output_json: file where the builder says what it did.
+        prefetch_policy: fs, or none; with none the patterns do not count.
+        prefetch_patterns: absolute paths.
+        chunk_dict: the chunk dictionary that the layers were packed with, if any.
+    """
+
+    bootstraps: tuple[Path, ...]
+    target: Path
+    output_json: Path
+    prefetch_policy: str = "fs"
+    prefetch_patterns: tuple[str, ...] = ("/",)
+    chunk_dict: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOutcome:
+    """Attributes:
+    blobs: hex ids in the order of the merged bootstrap's blob table. Blobs that nothing refers to
+        any more may be missing, those of a chunk dictionary are there too.
+    duration_s: of the builder process.
+    stderr_tail: as of `PackOutcome`.
+    """
+
+    blobs: tuple[str, ...]
+    duration_s: float
+    stderr_tail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapLayerRequest:
+    """The image's bootstrap to the layer that carries it.
+
+    Attributes:
+        bootstrap: the merged bootstrap.
+        blob_metas: hex digest of a blob and the file with its chunk-info table (header included), in
+            the order of the layers, each once.
+        output: file to write the tar.gz to.
+        output_json: file where the process says what it wrote.
+    """
+
+    bootstrap: Path
+    blob_metas: tuple[tuple[str, Path], ...]
+    output: Path
+    output_json: Path
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapLayerOutcome:
+    """`diff_id` is the digest of the plain tar; `digest` and `size` (bytes) are of the tar.gz."""
+
+    diff_id: "Digest"
+    digest: "Digest"
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderIdentity:
+    """Who builds: goes into annotations and cache keys. The version names all that decides the bytes."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+class Builder(Protocol):
+    """Builds in processes of its own. A call that ends, however it ends, leaves none behind.
+
+    All methods may run at the same time, any number of them.
+    """
+
+    async def identify(self) -> BuilderIdentity:
+        """Raises: BuilderFailed: there is no such program, or it does not run."""
+
+    async def pack(self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink) -> PackOutcome:
+        """Pack one layer; the blob goes to `sink` while it is made.
+
+        What the sink was given counts only when this returns: an error may come after the last byte.
+
+        Args:
+            source: the layer as it is stored: a file, or its bytes in order. An async generator is
+                closed, whatever happens.
+        Raises:
+            FormatError, SourceDiffersError: the layer is damaged, or not the one described.
+            UnsupportedError: the builder lacks what is asked for; the message names it.
+            BuilderFailed: it did not run, ended with an error or too early, or took too long.
+            NydusServiceError: other kinds that the embedded builder tells: files missing, no space.
+            Whatever `source` or `sink` raise.
+        """
+
+    async def merge(self, request: MergeRequest) -> MergeOutcome:
+        """Raises: as `pack` does; FormatError: the bootstraps are damaged or do not fit each other."""
+
+    async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
+        """Write the last layer of the image; always done by this package's own code.
+
+        Raises: BuilderFailed, and NotFoundError, NotAllowedError, NoSpaceError for the files.
+        """
+
+
+class BuilderFailed(NydusServiceError):
+    """The builder process did not do its work; `stderr_tail` has its last words."""
+
+    code: ClassVar[str] = "builder_failed"
+    exit_code: ClassVar[int] = 20
+
+    def __init__(self, message: str, stderr_tail: str = "") -> None:
+        super().__init__(message)
+        self.stderr_tail = stderr_tail
+
+
+class SourceDiffersError(FormatError):
+    """The layer's bytes are not those that its descriptor names: a damaged or a wrong copy."""
+
+    code: ClassVar[str] = "source_differs"
