@@ -53,9 +53,7 @@ class LayerTree:
         Raises: FormatError: containerd could not apply this entry, or the format cannot hold it.
         """
         parent_path, _, name = entry.path.rpartition(b"/")
-        if not name:
-            if entry.kind != DIRECTORY:
-                raise entry_error(entry, "the root is not a directory")
+        if not name:  # the reader lets only a directory be the root
             self._describe(self.root, entry)
             return
         if not parent_path and name in ESTARGZ_ENTRIES:

@@ -1,0 +1,165 @@
+"""A layer's entries to its tree. Each rule here is one of containerd's; docs/format-notes.md lists
+those that the native builder breaks."""
+
+from stat import S_IFMT, S_IFREG
+
+import pytest
+
+from nydus_service.errors import FormatError
+from nydus_service.nydus_image.layertree import LayerTree
+from nydus_service.oci.layertar import LayerTarReader
+from nydus_service.rafs.tree import MARK_IMPLIED, MARK_LOWER_LINK, Inode, walk
+from tests.layers import (
+    char_device,
+    directory,
+    fifo,
+    file,
+    hardlink,
+    layer,
+    opaque,
+    symlink,
+    whiteout,
+)
+
+
+def tree_of(*entries: bytes) -> Inode:
+    pieces = [layer(*entries), b""]
+    tree = LayerTree()
+    for entry in LayerTarReader(lambda: pieces.pop(0)):
+        tree.add(entry, [])
+    return tree.root
+
+
+def paths(root: Inode) -> list[str]:
+    return [path.decode() for path, _ in walk(root)][1:]
+
+
+def at(root: Inode, path: str) -> Inode:
+    return dict(walk(root))[path.encode()]
+
+
+def test_missing_parents_are_implied_and_marked() -> None:
+    root = tree_of(directory("zdir"), file("a/b/c"))
+    assert paths(root) == ["/a", "/a/b", "/a/b/c", "/zdir"]
+    assert [at(root, path).mark for path in ("/", "/a", "/a/b", "/zdir")] == [MARK_IMPLIED] * 3 + [0]
+    assert at(root, "/a/b").mode & 0o7777 == 0o755
+
+
+def test_an_entry_for_an_implied_directory_makes_it_explicit() -> None:
+    root = tree_of(file("a/b"), directory("a", mode=0o700, uid=3), directory("./", mode=0o711))
+    assert (at(root, "/a").mark, at(root, "/a").mode & 0o7777, at(root, "/a").uid) == (0, 0o700, 3)
+    assert (root.mark, root.mode & 0o7777) == (0, 0o711)
+    assert paths(root) == ["/a", "/a/b"]
+
+
+def test_a_root_that_is_no_directory_is_refused() -> None:
+    with pytest.raises(FormatError, match="root of the layer"):
+        tree_of(symlink("./", "x"))
+
+
+def test_two_entries_of_one_directory_keep_its_content_and_add_their_xattrs() -> None:
+    root = tree_of(
+        directory("d", mode=0o700, xattrs={"user.a": b"1", "user.b": b"1"}),
+        file("d/f"),
+        directory("d", mode=0o711, xattrs={"user.b": b"2"}),
+    )
+    assert paths(root) == ["/d", "/d/f"]
+    assert at(root, "/d").mode & 0o7777 == 0o711
+    assert at(root, "/d").xattrs == {b"user.a": b"1", b"user.b": b"2"}
+
+
+def test_a_directory_that_was_a_file_in_between_is_empty_and_hides_the_lower_one() -> None:
+    root = tree_of(directory("d"), file("d/a"), file("d"), directory("d"))
+    assert paths(root) == ["/.wh.d", "/d"]
+
+
+def test_a_whiteout_removes_what_came_before_it_and_not_what_comes_after() -> None:
+    root = tree_of(file("a"), directory("d"), file("d/f"), whiteout("a"), whiteout("d"), file("d/g"))
+    assert paths(root) == ["/.wh.a", "/.wh.d", "/d", "/d/g"]
+    assert at(root, "/d").mark == MARK_IMPLIED
+
+
+def test_an_opaque_mark_removes_nothing_of_its_own_layer() -> None:
+    assert paths(tree_of(file("d/f"), opaque("d"), file("d/g"))) == ["/d", "/d/.wh..wh..opq", "/d/f", "/d/g"]
+
+
+@pytest.mark.parametrize("name", [".wh.", "d/.wh..", "d/.wh..."])
+def test_a_whiteout_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(FormatError, match="whiteout without a name"):
+        tree_of(file(name))
+
+
+def test_a_hard_link_s_entry_sets_the_shared_metadata() -> None:
+    root = tree_of(
+        file("a", mode=0o644, uid=1, xattrs={"user.a": b"1"}),
+        hardlink("b", "a", mode=0o600, uid=2, mtime=9, xattrs={"user.b": b"2"}),
+    )
+    assert at(root, "/a") is at(root, "/b")
+    assert (at(root, "/a").mode, at(root, "/a").uid, at(root, "/a").mtime) == (S_IFREG | 0o600, 2, 9)
+    assert at(root, "/a").xattrs == {b"user.a": b"1", b"user.b": b"2"}
+
+
+def test_a_hard_link_to_a_symlink_or_a_device_shares_it() -> None:
+    root = tree_of(
+        symlink("s", "x"), char_device("c", 1, 3), fifo("p"), *(hardlink(f"l{n}", n) for n in "scp")
+    )
+    for name in "scp":
+        assert at(root, f"/{name}") is at(root, f"/l{name}")
+
+
+def test_a_replaced_target_leaves_the_link_with_the_old_inode() -> None:
+    root = tree_of(file("a", uid=1), hardlink("b", "a", uid=1), file("a", uid=2))
+    assert (at(root, "/a").uid, at(root, "/b").uid) == (2, 1)
+
+
+def test_a_hard_link_to_what_this_tar_lacks_is_one_to_a_lower_layer() -> None:
+    root = tree_of(hardlink("b", "./usr/app", uid=5), hardlink("c", "b"), file("usr/app"))
+    for name in ("/b", "/c"):
+        assert at(root, name).mark == MARK_LOWER_LINK
+        assert at(root, name).target == b"/usr/app"
+    assert S_IFMT(at(root, "/usr/app").mode) == S_IFREG
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([directory("d"), hardlink("l", "d")], "is a directory"),
+        ([whiteout("a"), hardlink("l", "a")], "removes"),
+        ([opaque("d"), hardlink("l", "d/a")], "removes"),
+        ([hardlink("l", "l")], "itself"),
+        ([file("f"), file("f/g")], "'/f' is no directory"),
+        ([symlink("a", "b"), symlink("b", "a"), file("a/f")], "loop"),
+        ([file("f", xattrs={"user.x": bytes(65536)})], "65536"),
+    ],
+)
+def test_what_containerd_could_not_apply_is_refused_by_name(entries: list[bytes], message: str) -> None:
+    with pytest.raises(FormatError, match=r"tar entry '.*' at offset \d+: .*" + message):
+        tree_of(*entries)
+
+
+def test_entries_below_a_symlink_go_where_it_points_inside_the_root() -> None:
+    root = tree_of(
+        directory("usr/lib"), symlink("lib", "usr/lib"), file("lib/a"), symlink("up", "../../x"), file("up/b")
+    )
+    assert paths(root) == ["/lib", "/up", "/usr", "/usr/lib", "/usr/lib/a", "/x", "/x/b"]
+    assert at(root, "/x").mark == MARK_IMPLIED
+
+
+def test_parents_remembered_before_a_replacement_are_forgotten() -> None:
+    root = tree_of(file("d/a"), symlink("d", "e"), file("d/b"))
+    assert paths(root) == ["/d", "/e", "/e/b"]
+
+
+def test_xattrs_that_no_file_system_takes_are_left_out() -> None:
+    root = tree_of(file("f", xattrs={"user.a": b"1", "com.apple.quarantine": b"x"}))
+    assert at(root, "/f").xattrs == {b"user.a": b"1"}
+
+
+def test_an_implied_directory_below_a_setgid_one_gets_its_group() -> None:
+    root = tree_of(directory("srv", mode=0o2775, gid=42), file("srv/new/f"))
+    assert (at(root, "/srv/new").gid, at(root, "/srv/new").mode & 0o7777) == (42, 0o2755)
+
+
+def test_estargz_bookkeeping_is_left_out_at_the_top_only() -> None:
+    root = tree_of(file("stargz.index.json"), file(".no.prefetch.landmark"), file("d/stargz.index.json"))
+    assert paths(root) == ["/d", "/d/stargz.index.json"]
