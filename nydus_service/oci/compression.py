@@ -1,0 +1,361 @@
+"""Compression of layers: find out which, decompress piece by piece, gzip with the same bytes anywhere.
+
+A decompressor is fed stored bytes, in pieces of any size, and yields plain bytes in pieces of at most
+`PIECE_SIZE`. However far a few stored bytes expand, it holds no more than about one such piece (and a
+zstd frame's window). What it was fed must be complete and sound: checksums are verified, a stream that
+ends early or goes on with anything else is an error, at an offset in the stored bytes.
+
+    gzip    any number of members, one after the other, as containerd reads them; then zeros, if any
+    zstd    any number of frames, skippable ones too
+    none    bytes as they are
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
+
+from nydus_service.errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from isal.igzip_lib import IgzipDecompressor
+
+Compression = Literal["gzip", "zstd", "none"]
+
+PIECE_SIZE: Final = 1 << 20
+"""Plain bytes in one piece, at most."""
+
+WINDOW_MAX: Final = 1 << 29
+"""Bytes of a zstd window above which a frame is refused, as in containerd (klauspost/compress,
+`MaxWindowSize`). Memory is used for as much of a window as is really filled."""
+
+GZIP_LEVEL: Final = 6
+"""libdeflate's level for `gzip_deterministic`; another one changes the digests of all results."""
+
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_GZIP_FIXED = 10
+_GZIP_HEADER_CRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT, _GZIP_RESERVED = 0x02, 0x04, 0x08, 0x10, 0xE0
+_GZIP_HEADER_MAX = 1 << 17
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_HEADER_MAX = 18
+_ZSTD_CHECKSUM, _ZSTD_SINGLE = 0x04, 0x20
+_ZSTD_BLOCK_MAX = 128 << 10
+_ZSTD_RLE, _ZSTD_RESERVED = 1, 3
+_SKIPPABLE_FIRST = 0x50
+_SKIPPABLE_TAIL = b"\x2a\x4d\x18"
+_SKIPPABLE_HEADER = 8
+_SLICE_MIN = 4 << 10
+
+
+def sniff(head: bytes) -> Compression:
+    """The compression of a stream, by the first four bytes of it, or more. All else counts as "none"."""
+    if head[:3] == _GZIP_MAGIC:
+        return "gzip"
+    if head[:4] == _ZSTD_MAGIC or _is_skippable(head):
+        return "zstd"
+    return "none"
+
+
+class Decompressor(Protocol):
+    """Turns stored bytes into plain ones."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take the next stored bytes and yield what they make, in pieces of 1..`PIECE_SIZE` bytes.
+
+        To be used up before it is called again.
+
+        Raises:
+            FormatError: the data is corrupt.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Say that all was fed.
+
+        Raises:
+            FormatError: the stream is not complete.
+        """
+        ...
+
+
+def open_decompressor(kind: Compression) -> Decompressor:
+    """A decompressor for one stream."""
+    if kind == "gzip":
+        return _Gzip()
+    if kind == "zstd":
+        return _Zstd()
+    return _Plain()
+
+
+def gzip_deterministic(data: bytes) -> bytes:
+    """Compress with gzip: equal data gives equal bytes on every machine, with any processor.
+
+    libdeflate's output doesn't depend on the CPU; its header has neither a time nor a name.
+    """
+    import deflate
+
+    return bytes(deflate.gzip_compress(data, GZIP_LEVEL))
+
+
+class _Plain:
+    """Not compressed."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for at in range(0, len(data), PIECE_SIZE):
+            yield data[at : at + PIECE_SIZE]
+
+    def finish(self) -> None:
+        pass
+
+
+class _Gzip:
+    """Members of gzip: headers by `_gzip_header_size`, the rest by isal, which verifies CRC and length.
+
+    isal could read headers, too, but loses its place in one that has a name, say, and is cut in two.
+    At a member's end isal copies all that it was given beyond it. Layers of eStargz have a member for
+    each small file, so a member that follows another gets a small slice at first, then larger ones.
+    """
+
+    def __init__(self) -> None:
+        from isal import igzip_lib
+
+        self._lib = igzip_lib
+        self._error = cast("type[Exception]", igzip_lib.error)  # typed as an instance
+        self._member: IgzipDecompressor | None = None
+        self._header = b""  # of the member that begins, as far as it was fed
+        self._members = 0
+        self._offset = 0  # of the next stored byte to be looked at
+        self._slice = PIECE_SIZE
+        self._padding = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        start = self._offset - len(self._header)
+        data = self._header + data if self._header else data
+        self._header, self._offset = b"", start
+        view, end = memoryview(data), start + len(data)
+        parts: list[bytes] = []
+        room = PIECE_SIZE
+        while self._offset < end or self._holds_back():
+            rest = view[self._offset - start :]
+            if self._member is None:
+                self._begin(rest)
+                continue
+            part = self._decompress(rest[: self._slice], room)
+            parts.append(part)
+            room -= len(part)
+            if not room:
+                yield b"".join(parts)
+                parts, room = [], PIECE_SIZE
+        if room < PIECE_SIZE:
+            yield b"".join(parts)
+
+    def finish(self) -> None:
+        if self._member is not None or self._header or not self._members:
+            raise FormatError(f"gzip data ends early, after {self._offset} bytes: it is truncated")
+
+    def _holds_back(self) -> bool:
+        """Whether the member has output that had no room yet."""
+        return self._member is not None and not self._member.needs_input
+
+    def _begin(self, rest: memoryview) -> None:
+        """Start a member, or keep the beginning of its header, or take the zeros after the last one."""
+        self._padding = self._padding or (self._members > 0 and not rest[0])
+        if self._padding:
+            if rest.tobytes().strip(b"\0"):
+                raise FormatError(f"gzip data goes on with something else after offset {self._offset}")
+            self._offset += len(rest)
+            return
+        size = _gzip_header_size(bytes(rest[:_GZIP_HEADER_MAX]), self._offset)
+        if size == 0:
+            self._header = bytes(rest)
+            self._offset += len(rest)
+            return
+        self._offset += size
+        self._members += 1
+        self._member = self._lib.IgzipDecompressor(flag=self._lib.DECOMP_GZIP_NO_HDR_VER)
+
+    def _decompress(self, given: memoryview, room: int) -> bytes:
+        """Let the member have some input, unless it still holds back output."""
+        member = self._member
+        assert member is not None
+        if not member.needs_input:
+            given = given[:0]
+        self._offset += len(given)
+        self._slice = min(2 * self._slice, PIECE_SIZE)
+        try:
+            part = member.decompress(given, room)
+        except self._error as exc:
+            raise FormatError(f"gzip data is corrupt before offset {self._offset}: {exc}") from exc
+        if member.eof:
+            self._offset -= len(member.unused_data)
+            self._member = None
+            self._slice = _SLICE_MIN
+        return part
+
+
+def _gzip_header_size(data: bytes, offset: int) -> int:
+    """Bytes of a member's header; 0 if more of it is needed to tell.
+
+    Raises:
+        FormatError: no member begins here. `offset` is that of `data`, for the message.
+    Source: RFC 1952, section 2.3.
+    """
+    if data[:3] != _GZIP_MAGIC[: len(data)]:
+        raise FormatError(f"gzip data goes on with something else at offset {offset}")
+    if len(data) < _GZIP_FIXED:
+        return 0
+    flags = data[3]
+    if flags & _GZIP_RESERVED:
+        raise FormatError(f"gzip header at offset {offset} has unknown flags {flags:#x}")
+    size = _GZIP_FIXED
+    if flags & _GZIP_EXTRA:
+        size += 2 + int.from_bytes(data[size : size + 2], "little")
+    for text in (_GZIP_NAME, _GZIP_COMMENT):
+        if flags & text and size <= len(data):
+            size = data.find(b"\0", size) + 1 or _GZIP_HEADER_MAX + 1
+    if flags & _GZIP_HEADER_CRC:
+        size += 2
+        found = int.from_bytes(data[size - 2 : size], "little")
+        if size <= len(data) and found != zlib.crc32(data[: size - 2]) & 0xFFFF:
+            raise FormatError(f"gzip header at offset {offset} has a wrong checksum")
+    if size > len(data) >= _GZIP_HEADER_MAX:
+        raise FormatError(f"gzip header at offset {offset} has more than {_GZIP_HEADER_MAX} bytes")
+    return size if size <= len(data) else 0
+
+
+class _Zstd:
+    """Frames of zstd, decompressed some whole blocks at a time, which bounds what comes out at once.
+
+    `_pending` holds stored bytes from `_offset` on, cut so that it never has more than an unfinished
+    block. libzstd verifies frames' checksums and content sizes.
+    """
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._lib = zstandard
+        self._context = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX)
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._checksum = 0  # bytes of it behind the frame's last block
+        self._frames = 0
+        self._skip = 0  # bytes left of a skippable frame
+        self._pending = b""
+        self._offset = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        data = self._pending + data if self._pending else data
+        at = 0
+        while True:
+            if self._skip:
+                skipped = min(self._skip, len(data) - at)
+                self._skip -= skipped
+                stop, expands = at + skipped, False
+            elif self._frame is None:
+                stop, expands = at + self._begin(data[at : at + _ZSTD_HEADER_MAX]), self._frame is not None
+            else:
+                stop, expands = self._whole_blocks(data, at), True
+            if stop == at:
+                break
+            if expands and (piece := self._decompress(data[at:stop])):
+                yield piece
+            self._offset += stop - at
+            at = stop
+        self._pending = data[at:]
+
+    def finish(self) -> None:
+        if self._pending or self._skip or self._frame is not None or not self._frames:
+            ended = self._offset + len(self._pending)
+            raise FormatError(f"zstd data ends early, after {ended} bytes: it is truncated")
+
+    def _begin(self, head: bytes) -> int:
+        """Start a frame, skippable or not. Returns the size of its header; 0 if `head` is too short."""
+        if len(head) < 4:
+            return 0
+        if _is_skippable(head):
+            if len(head) < _SKIPPABLE_HEADER:
+                return 0
+            self._skip = int.from_bytes(head[4:_SKIPPABLE_HEADER], "little")
+            self._frames += 1
+            return _SKIPPABLE_HEADER
+        if head[:4] != _ZSTD_MAGIC:
+            raise FormatError(f"zstd data goes on with something else at offset {self._offset}")
+        size = _zstd_header_size(head)
+        if size == 0 or size > len(head):
+            return 0
+        _check_window(head, self._offset)
+        self._checksum = 4 if head[4] & _ZSTD_CHECKSUM else 0
+        self._frames += 1
+        self._frame = self._context.decompressobj(write_size=PIECE_SIZE)
+        return size
+
+    def _whole_blocks(self, data: bytes, start: int) -> int:
+        """Where the next blocks end that are complete in `data`, and make no more than a piece.
+
+        Source: RFC 8878, section 3.1.1.2.
+        """
+        stop = start
+        for _ in range(PIECE_SIZE // _ZSTD_BLOCK_MAX):
+            if stop + 3 > len(data):
+                break
+            header = int.from_bytes(data[stop : stop + 3], "little")
+            last, kind, size = header & 1, header >> 1 & 3, header >> 3
+            if kind == _ZSTD_RESERVED or size > _ZSTD_BLOCK_MAX:
+                offset = self._offset + stop - start
+                raise FormatError(
+                    f"zstd data is corrupt at offset {offset}: no block has header {header:#08x}"
+                )
+            end = stop + 3 + (1 if kind == _ZSTD_RLE else size) + (self._checksum if last else 0)
+            if end > len(data):
+                break
+            stop = end
+            if last:
+                break
+        return stop
+
+    def _decompress(self, data: bytes) -> bytes:
+        frame = self._frame
+        assert frame is not None
+        try:
+            piece = frame.decompress(data)
+        except self._lib.ZstdError as exc:
+            end = self._offset + len(data)
+            raise FormatError(f"zstd data is corrupt at offset {self._offset}..{end}: {exc}") from exc
+        if frame.eof:
+            self._frame = None
+        return piece
+
+
+def _is_skippable(head: bytes) -> bool:
+    """Whether a skippable frame begins here: its magic is 0x184D2A50..0x184D2A5F, little-endian."""
+    return len(head) >= 4 and head[0] & 0xF0 == _SKIPPABLE_FIRST and head[1:4] == _SKIPPABLE_TAIL
+
+
+def _zstd_header_size(head: bytes) -> int:
+    """Bytes of a frame's header, its magic included; 0 if `head` is too short to tell.
+
+    Source: RFC 8878, section 3.1.1.1.
+    """
+    if len(head) < 5:
+        return 0
+    descriptor = head[4]
+    single = descriptor & _ZSTD_SINGLE
+    content_size = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
+    return 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3] + content_size
+
+
+def _check_window(head: bytes, offset: int) -> None:
+    """Refuse a frame whose window would take too much memory.
+
+    Raises:
+        UnsupportedError: it is larger than `WINDOW_MAX`.
+    """
+    if head[4] & _ZSTD_SINGLE:  # all of its content is one window
+        field = head[5 + (0, 1, 2, 4)[head[4] & 3] : _zstd_header_size(head)]
+        window = int.from_bytes(field, "little") + (256 if len(field) == 2 else 0)
+    else:
+        base = 1 << (10 + (head[5] >> 3))
+        window = base + base // 8 * (head[5] & 7)
+    if window > WINDOW_MAX:
+        raise UnsupportedError(
+            f"zstd frame at offset {offset}: its window is {window} bytes, at most {WINDOW_MAX} are supported"
+        )
