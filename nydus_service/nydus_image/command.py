@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnsupportedError, UsageError
+from nydus_service.errors import EXIT_INTERRUPTED, FormatError, NydusServiceError, UnsupportedError, UsageError
 from nydus_service.version import VERSION
 
 _TAR_TYPES = ("tar-rafs", "targz-rafs", "estargz-rafs")
@@ -439,7 +439,7 @@ def _merge(args: argparse.Namespace) -> None:
 def _hex_digests(option: str, items: list[str] | None) -> tuple[bytes, ...]:
     for item in items or ():
         if len(item) != 64 or not _is_hex(item):
-            raise UsageError(f"{option}: {item!r} is no digest of 64 hexadecimal digits")
+            raise FormatError(f"{option}: {item!r} is no digest of 64 hexadecimal digits")
     return tuple(bytes.fromhex(item) for item in items or ())
 
 
@@ -447,7 +447,7 @@ def _numbers(option: str, items: list[str] | None) -> tuple[int, ...]:
     limits = {"--blob-sizes": 1 << 63, "--blob-toc-sizes": 1 << 32}
     for item in items or ():
         if not item.isdecimal() or int(item) >= limits[option]:
-            raise UsageError(f"{option}: {item!r} is no size in bytes")
+            raise FormatError(f"{option}: {item!r} is no size in bytes")
     return tuple(int(item) for item in items or ())
 
 
@@ -603,6 +603,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_error(args, error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except MemoryError:
+        return _report_error(args, NydusServiceError("out of memory"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nydus_service.nydus_image.layertree import LayerTree, record_file_offsets
+from nydus_service.nydus_image.layertree import ESTARGZ_ENTRIES, LayerTree, record_file_offsets
 from nydus_service.nydus_image.output import BlobOutput, write_file
 from nydus_service.nydus_image.pipeline import ChunkPipeline
 from nydus_service.nydus_image.prefetch import find_inodes
@@ -131,6 +131,8 @@ class _LayerBuilder:
             reader = LayerTarReader(self.source.read)
             add_entry, chunk_size = self.tree.add, self.options.chunk_size
             for entry in reader:
+                if entry.path in ESTARGZ_ENTRIES:
+                    continue
                 chunks: list[Chunk] = []
                 if entry.size:
                     chunks = _chunks_of(entry, reader, pipeline.add, chunk_size)

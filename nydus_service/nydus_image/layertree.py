@@ -56,8 +56,6 @@ class LayerTree:
         if not name:  # the reader lets only a directory be the root
             self._describe(self.root, entry)
             return
-        if not parent_path and name in ESTARGZ_ENTRIES:
-            return
         parent = self._parents.get(parent_path)
         if parent is None:
             parent = self._find_parent(parent_path, entry)

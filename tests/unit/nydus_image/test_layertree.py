@@ -158,8 +158,3 @@ def test_xattrs_that_no_file_system_takes_are_left_out() -> None:
 def test_an_implied_directory_below_a_setgid_one_gets_its_group() -> None:
     root = tree_of(directory("srv", mode=0o2775, gid=42), file("srv/new/f"))
     assert (at(root, "/srv/new").gid, at(root, "/srv/new").mode & 0o7777) == (42, 0o2755)
-
-
-def test_estargz_bookkeeping_is_left_out_at_the_top_only() -> None:
-    root = tree_of(file("stargz.index.json"), file(".no.prefetch.landmark"), file("d/stargz.index.json"))
-    assert paths(root) == ["/d", "/d/stargz.index.json"]
