@@ -134,12 +134,12 @@ class LayerTarReader:
             except BadEntryError as exc:
                 name, first = fields[0], offset
                 if extensions is not None:
-                    name, first = extensions.path or name, extensions.offset
+                    name, first = extensions.path() or name, extensions.offset
                 raise _error(text(name), first, str(exc)) from exc
             extensions = None
             yield entry
         if extensions is not None:
-            raise _error(extensions.path, extensions.offset, "after its PAX or GNU header it is missing")
+            raise _error(extensions.path(), extensions.offset, "after its PAX or GNU header it is missing")
         if self._next == 0:
             raise FormatError("the layer's tar is empty (0 bytes); even one without entries has an end mark")
 
@@ -207,6 +207,8 @@ class LayerTarReader:
 
     def _number(self, field: bytes) -> int:
         """`parse_number`, remembered: a layer has few different owners, modes, sizes and times."""
+        if (value := self._numbers.get(field)) is not None:
+            return value
         if len(self._numbers) >= _FIELDS_KEPT:
             self._numbers.clear()
         value = self._numbers[field] = parse_number(field)
@@ -214,7 +216,7 @@ class LayerTarReader:
 
     def _extend(self, extensions: Extensions | None, fields: Fields, offset: int) -> Extensions | None:
         """Read a header that is about the next one."""
-        size, flag = parse_number(fields[4]), fields[7]
+        size, flag = self._number(fields[4]), fields[7]
         if not 0 <= size <= EXTENSION_MAX:
             raise BadEntryError(f"its extension header has {size} bytes, at most {EXTENSION_MAX} are read")
         body = self._take(size)
@@ -257,10 +259,11 @@ class LayerTarReader:
             extensions.apply(entry)
         if flag == b"\0" and entry.path.endswith(b"/"):
             entry.kind = kind = DIRECTORY
-        if kind == REGULAR:
-            self._place_content(entry, block, flag, extensions)
-        else:
+        self._unread = 0
+        if kind != REGULAR:
             _settle_special(entry, fields)
+        elif entry.size or extensions is not None or flag == b"S":
+            self._place_content(entry, block, flag, extensions)
         entry.path = clean_path(entry.path)
         if not 0 <= entry.uid <= ID_MAX or not 0 <= entry.gid <= ID_MAX:
             raise BadEntryError(f"its owner {entry.uid}:{entry.gid} is out of range: 0..{ID_MAX} fit")
@@ -276,19 +279,20 @@ class LayerTarReader:
         size = entry.size
         if size < 0:
             raise BadEntryError(f"it has a size of {size} bytes")
-        sparse: SparseMap | None = None
-        if flag == b"S":
-            sparse = read_old_gnu(bytes(block), self._block_between)
+        old_gnu = read_old_gnu(bytes(block), self._block_between) if flag == b"S" else None
         self._unread = size
         self._data_end += size
         self._next = self._data_end + (-size & BLOCK_SIZE - 1)
-        if sparse is None and extensions is not None and extensions.pax is not None:
-            sparse = read_pax(extensions.pax, self._block_of_content)
-        if sparse is not None:
-            stored = sum(length for _, length in sparse.runs)
-            if stored != self._unread:
-                raise BadEntryError(f"its sparse map tells of {stored} data bytes, {self._unread} are there")
-            entry.size, entry.sparse = sparse
+        if old_gnu is not None:
+            self._expand(entry, old_gnu)
+        elif extensions is not None and extensions.sparse:
+            self._expand(entry, read_pax(extensions.pax or {}, self._block_of_content))
+
+    def _expand(self, entry: TarEntry, sparse: SparseMap) -> None:
+        stored = sum(length for _, length in sparse.runs)
+        if stored != self._unread:
+            raise BadEntryError(f"its sparse map tells of {stored} data bytes, {self._unread} are there")
+        entry.size, entry.sparse = sparse
 
     def _block_between(self) -> bytes:
         """A block between a header and the entry's data, beyond the size that the header tells."""
@@ -373,6 +377,10 @@ class LayerTarReader:
                 return b"".join(parts)
 
     def _take(self, size: int) -> bytes:
+        stop = self._pos + size
+        if stop <= self._end:
+            at, self._pos = self._pos, stop
+            return self._view[at:stop].tobytes()
         data = self._gather(size)
         if len(data) < size:
             raise BadEntryError(_TRUNCATED)
@@ -384,8 +392,8 @@ def _settle_special(entry: TarEntry, fields: Fields) -> None:
     kind = entry.kind
     entry.size = 0
     if kind == SYMLINK:
-        if not 0 < len(entry.target) < PATH_MAX or b"\0" in entry.target:
-            raise BadEntryError(f"its target is empty, has a NUL or more than {PATH_MAX - 1} bytes")
+        if not 0 < len(entry.target) < PATH_MAX:
+            raise BadEntryError(f"its target has {len(entry.target)} bytes, 1..{PATH_MAX - 1} fit")
         return
     if kind == HARDLINK:
         if not entry.target:

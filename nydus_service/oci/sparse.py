@@ -12,20 +12,24 @@ from nydus_service.oci.tarheader import (
     BLOCK_SIZE,
     MAGIC_GNU,
     BadEntryError,
-    PaxHeader,
     parse_decimal,
     parse_number,
 )
 
 RUNS_MAX: Final = 2**20
 """More runs are refused: the map of a file is held in memory."""
+SIZE_MAX: Final = 2**41
+"""Bytes of a sparse file, when expanded, above which it is refused: every chunk of it, though a hole, costs
+memory and time, and a tar of 1 KiB can claim any number of them."""
 
 _RUN = 24
 _HEADER_RUNS = 386
 _HEADER_EXTENDED = 482
 _HEADER_REAL_SIZE = slice(483, 495)
 _EXTENSION_EXTENDED = 504
-_KEYS_0_X = {b"GNU.sparse.numblocks", b"GNU.sparse.map"}
+_KEYS = frozenset(
+    (b"GNU.sparse.major", b"GNU.sparse.minor", b"GNU.sparse.numblocks", b"GNU.sparse.map", b"GNU.sparse.size")
+)
 _DIGITS_MAX = 20
 _MAP_MAX = (2 * RUNS_MAX + 1) * _DIGITS_MAX
 
@@ -72,37 +76,38 @@ def _old_gnu_numbers(area: bytes) -> list[int]:
     return numbers
 
 
-def read_pax(pax: PaxHeader, next_block: Callable[[], bytes]) -> SparseMap | None:
-    """The map that a PAX header tells of; None if the file is not sparse.
+def is_sparse(records: dict[bytes, bytes]) -> bool:
+    """Whether a PAX header is that of a sparse file."""
+    return not records.keys().isdisjoint(_KEYS)
+
+
+def read_pax(records: dict[bytes, bytes], next_block: Callable[[], bytes]) -> SparseMap:
+    """The map of a sparse file's PAX header.
 
     Args:
-        pax: the entry's records.
+        records: from `parse_pax`, for which `is_sparse` holds.
         next_block: reads the next block of the entry's stored data, which begins with the map in version 1.0.
     Raises:
         BadEntryError: the map contradicts itself, or its version is not known.
     """
-    records = pax.records
-    major, minor = records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")
-    version = (major or None, minor or None)
+    version = (records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b""))
     if version == (b"1", b"0"):
         numbers = _read_map_1_0(next_block)
-    elif version in ((b"0", b"0"), (b"0", b"1"), (None, None)):
-        if not (pax.sparse_pairs or records.keys() & _KEYS_0_X):
-            return None
-        numbers = _numbers_0_x(pax)
+    elif version in ((b"0", b"0"), (b"0", b"1"), (b"", b"")):
+        numbers = _numbers_0_x(records)
     else:
-        raise BadEntryError(f"GNU.sparse version {major!r}.{minor!r} is not known")
+        raise BadEntryError(f"it is sparse by version {version[0]!r}.{version[1]!r}, which is not known")
     size = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
     if not size:
         raise BadEntryError("its sparse map comes without the file's size")
-    real_size = parse_decimal(size, "GNU.sparse size")
+    real_size = parse_decimal(size, "GNU.sparse.size")
     return SparseMap(real_size, _checked(numbers, real_size))
 
 
-def _numbers_0_x(pax: PaxHeader) -> list[int]:
-    count = parse_decimal(pax.records.get(b"GNU.sparse.numblocks", b""), "GNU.sparse.numblocks")
-    listed = pax.records.get(b"GNU.sparse.map", b"")
-    words = pax.sparse_pairs or (listed.split(b",") if listed else [])
+def _numbers_0_x(records: dict[bytes, bytes]) -> list[int]:
+    count = parse_decimal(records.get(b"GNU.sparse.numblocks", b""), "GNU.sparse.numblocks")
+    listed = records.get(b"GNU.sparse.map")
+    words = listed.split(b",") if listed else []
     if len(words) != 2 * count:
         raise BadEntryError(f"its sparse map has {len(words)} numbers for {count} runs")
     if count > RUNS_MAX:
@@ -129,6 +134,8 @@ def _read_map_1_0(next_block: Callable[[], bytes]) -> list[int]:
 
 def _checked(numbers: Iterable[int], size: int) -> Runs:
     """Pairs of numbers as runs: in order, inside the file, apart from one another."""
+    if not 0 <= size <= SIZE_MAX:
+        raise BadEntryError(f"it is a sparse file of {size} bytes, at most {SIZE_MAX} are supported")
     runs: Runs = []
     end = 0
     iterator = iter(numbers)
@@ -140,6 +147,4 @@ def _checked(numbers: Iterable[int], size: int) -> Runs:
         end = offset + length
         if length:
             runs.append((offset, length))
-    if size < 0:
-        raise BadEntryError(f"it has a size of {size} bytes")
     return runs

@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from nydus_service.oci.sparse import Runs
+from nydus_service.oci.sparse import Runs, is_sparse
 from nydus_service.oci.tarheader import (
     BadEntryError,
-    PaxHeader,
     parse_decimal,
     parse_pax,
     parse_pax_time,
@@ -76,42 +75,61 @@ class TarEntry:
 
 
 class Extensions:
-    """The headers before an entry's own: PAX records, a long name, a long link target."""
+    """The headers before an entry's own: PAX records, a long name, a long link target.
 
-    __slots__ = ("link", "name", "offset", "pax")
+    pax: its records; None without such a header.
+    sparse: the records are those of a sparse file.
+    """
+
+    __slots__ = ("_link", "_name", "_xattrs", "offset", "pax", "sparse")
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
-        self.pax: PaxHeader | None = None
-        self.name: bytes | None = None
-        self.link: bytes | None = None
-
-    @property
-    def path(self) -> bytes:
-        """The path that they give, as far as they were read; b"" if none."""
-        records = self.pax.records if self.pax is not None else {}
-        return records.get(b"GNU.sparse.name") or self.name or records.get(b"path") or b""
+        self.pax: dict[bytes, bytes] | None = None
+        self.sparse = False
+        self._xattrs = False
+        self._name: bytes | None = None
+        self._link: bytes | None = None
 
     def add(self, flag: bytes, body: bytes) -> None:
-        """Take in the body of a header of typeflag `x`, `L` or `K`."""
-        if (self.pax, self.name, self.link)[b"xLK".index(flag)] is not None:
-            raise BadEntryError(f"it has two extension headers of type {flag.decode()}")
-        if flag == b"x":
+        """Take in the body of a header of typeflag `x`, `L` or `K`.
+
+        Raises:
+            BadEntryError: there was one already, or the PAX records are malformed.
+        """
+        if flag == b"x" and self.pax is None:
             self.pax = parse_pax(body)
-        elif flag == b"L":
-            self.name = text(body)
+            self.sparse = b"GNU.sparse." in body and is_sparse(self.pax)
+            self._xattrs = _XATTR in body
+        elif flag == b"L" and self._name is None:
+            self._name = text(body)
+        elif flag == b"K" and self._link is None:
+            self._link = text(body)
         else:
-            self.link = text(body)
+            raise BadEntryError(f"it has two headers of type {flag.decode()} before its own")
+
+    def path(self) -> bytes:
+        """The path that they give; b"" if none."""
+        if self.pax is None:
+            return self._name or b""
+        stored = self._name or self.pax.get(b"path") or b""
+        return self.pax.get(b"GNU.sparse.name") or stored if self.sparse else stored
 
     def apply(self, entry: TarEntry) -> None:
-        """Put what they say into an entry made from its own header. An empty record says nothing."""
+        """Put what they say into an entry made from its own header. An empty record says nothing.
+
+        Raises:
+            BadEntryError: a record's value is none.
+        """
         entry.offset = self.offset
-        entry.path = self.path or entry.path
-        if self.pax is None:
-            entry.target = self.link or entry.target
+        entry.path = self.path() or entry.path
+        if self._link:
+            entry.target = self._link
+        records = self.pax
+        if not records:
             return
-        records = self.pax.records
-        entry.target = self.link or records.get(b"linkpath") or entry.target
+        if not self._link and (value := records.get(b"linkpath")):
+            entry.target = value
         if value := records.get(b"uid"):
             entry.uid = parse_decimal(value, "uid")
         if value := records.get(b"gid"):
@@ -120,8 +138,9 @@ class Extensions:
             entry.size = parse_decimal(value, "size")
         if value := records.get(b"mtime"):
             entry.mtime, entry.mtime_nsec = parse_pax_time(value)
-        xattrs = {key[len(_XATTR) :]: value for key, value in records.items() if key.startswith(_XATTR)}
-        if xattrs:
-            if b"" in xattrs:
+        if self._xattrs:
+            entry.xattrs = {
+                key[len(_XATTR) :]: value for key, value in records.items() if key.startswith(_XATTR)
+            }
+            if b"" in entry.xattrs:
                 raise BadEntryError("it has an xattr without a name")
-            entry.xattrs = xattrs

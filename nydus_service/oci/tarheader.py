@@ -5,7 +5,7 @@ is read alike, and whatever it refuses is refused.
 """
 
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 BLOCK_SIZE: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK_SIZE)
@@ -37,14 +37,6 @@ _INT64 = 2**63
 
 class BadEntryError(Exception):
     """What is wrong with an entry, without saying which: the reader adds its name and offset."""
-
-
-class PaxHeader(NamedTuple):
-    """The records of a PAX header (the last of each key), and the sparse map of GNU's version 0.0,
-    which alone repeats its keys: `offset`, `numbytes`, `offset`, …"""
-
-    records: dict[bytes, bytes]
-    sparse_pairs: list[bytes]
 
 
 def text(field: bytes) -> bytes:
@@ -141,9 +133,11 @@ def clean_path(raw: bytes) -> bytes:
     `..` goes up by the text alone, and never above the root, as containerd does it. b"" is the root.
 
     Raises:
-        BadEntryError: a component or the path is too long for Linux, or it contains a NUL.
+        BadEntryError: a component or the path is too long for Linux.
     """
-    path = (raw[2:] if raw.startswith(b"./") else raw).strip(b"/")
+    path = raw.strip(b"/")
+    if path.startswith(b"./"):  # as in each name of `tar -c .`
+        path = path[2:].lstrip(b"/")
     if b"/." in path or b"//" in path or path.startswith(b"."):
         path = _resolve_dots(path)
     if len(path) > NAME_MAX:
@@ -152,8 +146,6 @@ def clean_path(raw: bytes) -> bytes:
             raise BadEntryError(f"a component of its path has {longest} bytes, at most {NAME_MAX} fit")
         if len(path) > PATH_MAX:
             raise BadEntryError(f"its path has {len(path)} bytes, at most {PATH_MAX} fit")
-    if b"\0" in path:
-        raise BadEntryError("its path contains a NUL")
     return path
 
 
@@ -193,36 +185,44 @@ def parse_pax_time(value: bytes) -> tuple[int, int]:
     return bound_time(seconds, nanoseconds)
 
 
-def parse_pax(body: bytes) -> PaxHeader:
+def parse_pax(body: bytes) -> dict[bytes, bytes]:
     """The records of a PAX header: `LENGTH KEY=VALUE\\n` each, cut by their length alone.
 
-    A value may hold anything, newlines and NULs too; only names may hold no NUL.
+    A value may hold anything, newlines and NULs too; only names may hold no NUL. Of records with one
+    key, the last counts. Only GNU's sparse maps of version 0.0 repeat their keys (offset, numbytes, offset,
+    …): these become one `GNU.sparse.map` as in version 0.1.
 
     Raises:
         BadEntryError: a record breaks this form.
     """
     records: dict[bytes, bytes] = {}
     pairs: list[bytes] = []
+    plain = b"\0" not in body and b"GNU.sparse." not in body
     at, end = 0, len(body)
     while at < end:
         space = body.find(b" ", at, at + 20)
         digits = body[at : max(space, at)]
         stop = at + int(digits) if digits.isdigit() else 0
         equals = body.find(b"=", space + 1, max(stop - 1, 0))
-        if stop > end or equals <= space + 1 or body[stop - 1] != 0x0A:
+        if stop > end or equals <= space + 1 or body[stop - 1] != _NEWLINE:
             raise BadEntryError(f"its PAX record at byte {at} is malformed: {body[at : at + 40]!r}")
         key, value = body[space + 1 : equals], body[equals + 1 : stop - 1]
-        if key in _SPARSE_PAIR:
-            if key != _SPARSE_PAIR[len(pairs) & 1]:
+        at = stop
+        if plain:
+            records[key] = value
+        elif key in _SPARSE_PAIR:
+            if key != _SPARSE_PAIR[len(pairs) & 1] or b"," in value:
                 raise BadEntryError(f"its sparse map has {key.decode()} out of turn")
             pairs.append(value)
         elif b"\0" in (value if key in _TEXT_KEYS else key):
-            raise BadEntryError(f"its PAX record at byte {at} has a NUL in a name: {key[:60]!r}")
+            raise BadEntryError(f"it has a PAX record with a NUL in a name: {key[:60]!r}")
         else:
             records[key] = value
-        at = stop
-    return PaxHeader(records, pairs)
+    if pairs:
+        records[b"GNU.sparse.map"] = b",".join(pairs)
+    return records
 
 
+_NEWLINE = 0x0A
 _SPARSE_PAIR = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
-_TEXT_KEYS = frozenset((b"path", b"linkpath", b"uname", b"gname"))
+_TEXT_KEYS = frozenset((b"path", b"linkpath", b"uname", b"gname", b"GNU.sparse.name"))
