@@ -14,325 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nydus_service.errors import EXIT_INTERRUPTED, FormatError, NydusServiceError, UnsupportedError, UsageError
-from nydus_service.version import VERSION
-
-_TAR_TYPES = ("tar-rafs", "targz-rafs", "estargz-rafs")
-_OTHER_TYPES = (
-    "directory",
-    "dir-rafs",
-    "estargz-ref",
-    "estargztoc-ref",
-    "targz-ref",
-    "stargz_index",
-    "tar-tarfs",
+from nydus_service.errors import (
+    EXIT_INTERRUPTED,
+    FormatError,
+    NydusServiceError,
+    UnsupportedError,
+    UsageError,
 )
-_LEVELS = ("trace", "debug", "info", "warn", "error")
-_LATER_CREATE = {
-    "--chunk-dict": 1,
-    "--parent-bootstrap": 1,
-    "--encrypt": 0,
-    "--config": 1,
-    "--blob-data-size": 1,
-    "--blob-offset": 1,
-    "--external-blob": 1,
-    "--blob-cache-dir": 1,
-    "--attributes": 1,
-}
-_LATER_MERGE = {"--chunk-dict": 1, "--parent-bootstrap": 1, "--config": 1}
-_LATER_COMMANDS = ("unpack", "stat", "compact", "export", "optimize", "chunkdict")
-
-
-class _Once(argparse.Action):
-    """An option that may be given once, as all of the native builder's."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option: str | None = None,
-    ) -> None:
-        given = namespace.__dict__.setdefault("_given", set())
-        if self.dest in given:
-            parser.error(f"the option {option} is given more than once")
-        given.add(self.dest)
-        setattr(namespace, self.dest, True if self.nargs == 0 else values)
-
-
-class _Later(argparse.Action):
-    """An option of the native builder that is not there yet: refused by name, unless empty."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option: str | None = None,
-    ) -> None:
-        if self.nargs == 0 or (values and not (option == "--batch-size" and int(values, 0) == 0)):
-            namespace.__dict__.setdefault("_later", []).append(option)
-
-
-def _size(text: str) -> int:
-    """A chunk size: decimal, or hexadecimal with 0x. Its bounds are the caller's to check."""
-    try:
-        return int(text[2:], 16) if text.startswith(("0x", "0X")) else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number nor 0x and a hexadecimal one"
-        ) from None
-
-
-def _list(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",")]
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nydus-image-py",
-        description="Build, merge and check RAFS v6 images: the nydus-image command line in Python.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("-V", "--version", action="store_true", help="print versions and exit")
-    _add_common(parser, top=True)
-    commands = parser.add_subparsers(dest="subcommand", metavar="COMMAND")
-    _add_create(commands)
-    _add_merge(commands)
-    _add_check(commands)
-    _add_inspect(commands)
-    _add_feed(commands)
-    _add_bootstrap_layer(commands)
-    for name in _LATER_COMMANDS:
-        later = commands.add_parser(name, add_help=False)
-        later.add_argument("rest", nargs=argparse.REMAINDER)
-        later.set_defaults(run=_refuse_command)
-    return parser
-
-
-def _add_common(parser: argparse.ArgumentParser, top: bool = False) -> None:
-    default: dict[str, Any] = {} if top else {"default": argparse.SUPPRESS}
-    parser.add_argument(
-        "-l",
-        "--log-level",
-        choices=_LEVELS,
-        help="log level [default: info]",
-        **(default or {"default": "info"}),
-    )
-    parser.add_argument(
-        "-L", "--log-file", metavar="PATH", help="where to log to, instead of stderr", **default
-    )
-    parser.add_argument(
-        "--error-format",
-        choices=("text", "json"),
-        help="json: the last line on stderr tells a failure as JSON",
-        **(default or {"default": "text"}),
-    )
-
-
-def _command(commands: Any, name: str, help_text: str, run: Callable[[argparse.Namespace], None]) -> Any:
-    parser = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
-    _add_common(parser)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_later(parser: argparse.ArgumentParser, options: dict[str, int]) -> None:
-    for name, arity in options.items():
-        names = {"--encrypt": ("-E", name), "--config": ("-C", name)}.get(name, (name,))
-        parser.add_argument(
-            *names, action=_Later, nargs=None if arity else 0, dest="later", help=argparse.SUPPRESS
-        )
-
-
-def _add_create(commands: Any) -> None:
-    parser = _command(commands, "create", "Build a RAFS filesystem from a layer tar.", _create)
-    parser.add_argument(
-        "source", metavar="SOURCE", help="tar, plain or gzip or zstd: a file, a FIFO, or - for stdin"
-    )
-    option = parser.add_argument
-    option(
-        "-t",
-        "--type",
-        "--source-type",
-        dest="type",
-        action=_Once,
-        choices=(*_TAR_TYPES, *_OTHER_TYPES),
-        default="dir-rafs",
-        metavar="type",
-        help=f"conversion type [possible values: {', '.join(_TAR_TYPES)}]; compression is detected",
-    )
-    option(
-        "-B", "--bootstrap", action=_Once, type=Path, metavar="PATH", help="file to write the bootstrap to"
-    )
-    option("-b", "--blob", action=_Once, type=Path, metavar="PATH", help="file or FIFO to write the blob to")
-    option(
-        "-D",
-        "--blob-dir",
-        action=_Once,
-        type=Path,
-        metavar="DIR",
-        help="directory for files named by their ids",
-    )
-    option(
-        "--blob-inline-meta",
-        "--inline-bootstrap",
-        dest="blob_inline_meta",
-        action=_Once,
-        nargs=0,
-        default=False,
-        help="put the metadata into the blob",
-    )
-    option("--blob-id", action=_Once, default="", metavar="ID", help="id of the blob, instead of its digest")
-    option(
-        "--chunk-size",
-        action=_Once,
-        type=_size,
-        default=0x100000,
-        metavar="N",
-        help="a power of two, 0x1000-0x1000000 [default: 0x100000]",
-    )
-    option(
-        "--compressor",
-        action=_Once,
-        choices=("none", "lz4_block", "zstd"),
-        default="zstd",
-        help="[default: zstd]",
-    )
-    option(
-        "--digester", action=_Once, choices=("blake3", "sha256"), default="blake3", help="[default: blake3]"
-    )
-    option("-v", "--fs-version", action=_Once, choices=("5", "6"), default="6", help="[default: 6]")
-    option("--features", action=_Once, choices=("blob-toc",), help="optional parts of the format")
-    option("--repeatable", action=_Once, nargs=0, default=False, help="do not record uid and gid")
-    option(
-        "--whiteout-spec",
-        action=_Once,
-        choices=("oci", "overlayfs", "none"),
-        default="oci",
-        help="taken for compatibility: a layer keeps its whiteouts for the merge, whatever they are",
-    )
-    option(
-        "--aligned-chunk", action=_Once, nargs=0, default=False, help="taken: chunks of v6 are always aligned"
-    )
-    option("--disable-check", action=_Once, nargs=0, default=False, help=argparse.SUPPRESS)
-    _add_prefetch(parser)
-    option(
-        "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write what was built as JSON"
-    )
-    _add_source_check(parser)
-    option("--batch-size", action=_Later, dest="later", help=argparse.SUPPRESS)
-    _add_later(parser, _LATER_CREATE)
-
-
-def _add_prefetch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prefetch-policy",
-        action=_Once,
-        choices=("fs", "blob", "none"),
-        default="none",
-        help="fs: list the paths given on stdin, one a line, for prefetching [default: none]",
-    )
-
-
-def _add_source_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--source-digest", action=_Once, metavar="DIGEST", help="sha256:… that SOURCE must have"
-    )
-    parser.add_argument(
-        "--source-size", action=_Once, type=int, metavar="N", help="bytes that SOURCE must have"
-    )
-    parser.add_argument(
-        "--source-notes", action=_Once, metavar="PATH", help="write what the tar holds, to verify by"
-    )
-
-
-def _add_merge(commands: Any) -> None:
-    parser = _command(commands, "merge", "Merge layer bootstraps, lowest first, into one.", _merge)
-    option = parser.add_argument
-    option("sources", nargs="+", type=Path, metavar="SOURCE", help="bootstrap, named by its blob's id")
-    option(
-        "-B", "--bootstrap", action=_Once, type=Path, metavar="PATH", help="file to write the bootstrap to"
-    )
-    option(
-        "-D", "--blob-dir", action=_Once, type=Path, metavar="DIR", help="directory to write the bootstrap to"
-    )
-    option("--original-blob-ids", action=_Once, type=_list, metavar="LIST", help="blob ids, one a source")
-    option("--blob-digests", action=_Once, type=_list, metavar="LIST", help="digests of the blobs, in hex")
-    option("--blob-sizes", action=_Once, type=_list, metavar="LIST", help="sizes of the blobs")
-    option("--blob-toc-digests", action=_Once, type=_list, metavar="LIST", help="digests of the TOCs, in hex")
-    option("--blob-toc-sizes", action=_Once, type=_list, metavar="LIST", help="sizes of the TOCs")
-    _add_prefetch(parser)
-    option(
-        "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write what was built as JSON"
-    )
-    _add_later(parser, _LATER_MERGE)
-
-
-def _add_check(commands: Any) -> None:
-    parser = _command(commands, "check", "Validate a bootstrap and print its blobs.", _check)
-    _add_bootstrap_source(parser)
-    parser.add_argument("-v", "--verbose", action="store_true", help="print every inode as JSON")
-    parser.add_argument(
-        "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write a summary as JSON"
-    )
-
-
-def _add_inspect(commands: Any) -> None:
-    parser = _command(commands, "inspect", "Answer one question about a bootstrap as JSON.", _inspect)
-    _add_bootstrap_source(parser)
-    parser.add_argument(
-        "-R",
-        "--request",
-        required=True,
-        help="stats, blobs, prefetch, ls PATH or stat PATH",
-    )
-
-
-def _add_bootstrap_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", nargs="?", type=Path, metavar="BOOTSTRAP", help="bootstrap, or blob with one inside"
-    )
-    parser.add_argument(
-        "-B", "--bootstrap", action=_Once, type=Path, metavar="PATH", help="the same as an option"
-    )
-    parser.add_argument(
-        "-D", "--blob-dir", action=_Once, type=Path, metavar="DIR", help="where a blob is looked for"
-    )
-    _add_later(parser, {"--config": 1})
-
-
-def _add_feed(commands: Any) -> None:
-    parser = _command(
-        commands, "feed", "Write a stored layer's plain tar to stdout, checked and noted.", _feed
-    )
-    parser.add_argument("source", metavar="SOURCE", help="layer: a file, a FIFO, or - for stdin")
-    _add_source_check(parser)
-    parser.add_argument(
-        "--chunk-size", action=_Once, type=_size, default=0x100000, metavar="N", help="for the notes"
-    )
-    parser.add_argument(
-        "--digester", action=_Once, choices=("blake3", "sha256"), default="blake3", help="for the notes"
-    )
-
-
-def _add_bootstrap_layer(commands: Any) -> None:
-    parser = _command(commands, "bootstrap-layer", "Write the bootstrap layer of an image.", _bootstrap_layer)
-    option = parser.add_argument
-    option(
-        "-B", "--bootstrap", action=_Once, type=Path, required=True, metavar="PATH", help="merged bootstrap"
-    )
-    option(
-        "--blob-meta",
-        action="append",
-        default=[],
-        metavar="HEX=PATH",
-        help="chunk-info table of a blob; repeatable",
-    )
-    option("-o", "--output", action=_Once, type=Path, required=True, metavar="PATH", help="tar.gz to write")
-    option(
-        "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write digests and size as JSON"
-    )
+from nydus_service.nydus_image.arguments import LATER_COMMANDS, LEVELS, TAR_TYPES, build_parser
+from nydus_service.version import VERSION
 
 
 def _refuse_command(args: argparse.Namespace) -> None:
@@ -377,8 +67,8 @@ def _create(args: argparse.Namespace) -> None:
     from nydus_service.nydus_image.create import CreateOptions, create
     from nydus_service.rafs.v6 import is_chunk_size
 
-    if args.type not in _TAR_TYPES:
-        raise UnsupportedError(f"--type {args.type} is not there yet; {', '.join(_TAR_TYPES)} are")
+    if args.type not in TAR_TYPES:
+        raise UnsupportedError(f"--type {args.type} is not there yet; {', '.join(TAR_TYPES)} are")
     if args.fs_version != "6":
         raise UnsupportedError(f"--fs-version {args.fs_version} is not there: this builder writes version 6")
     if not is_chunk_size(args.chunk_size):
@@ -562,7 +252,7 @@ def _print_version() -> None:
 
 
 def _log(args: argparse.Namespace, level: str, message: str) -> None:
-    if _LEVELS.index(level) < _LEVELS.index(args.log_level):
+    if LEVELS.index(level) < LEVELS.index(args.log_level):
         return
     now = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
@@ -572,6 +262,17 @@ def _log(args: argparse.Namespace, level: str, message: str) -> None:
     else:
         with open(args.log_file, "a") as file:
             print(line, file=file)
+
+
+_RUN: dict[str, Callable[[argparse.Namespace], None]] = {
+    "create": _create,
+    "merge": _merge,
+    "check": _check,
+    "inspect": _inspect,
+    "feed": _feed,
+    "bootstrap-layer": _bootstrap_layer,
+    **dict.fromkeys(LATER_COMMANDS, _refuse_command),
+}
 
 
 def _report_error(args: argparse.Namespace, error: NydusServiceError) -> int:
@@ -597,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         later = args.__dict__.get("_later")
         if later:
             raise UnsupportedError(f"{', '.join(later)}: not there yet")
-        args.run(args)
+        _RUN[args.subcommand](args)
         sys.stdout.flush()
     except NydusServiceError as error:
         return _report_error(args, error)

@@ -177,7 +177,8 @@ def test_what_the_builder_imports_for_its_help() -> None:
         "nydus_service",
         "nydus_service.errors",
         "nydus_service.nydus_image",
-        "nydus_service.nydus_image.command",
+        "nydus_service.nydus_image.arguments",
+    "nydus_service.nydus_image.command",
         "nydus_service.version",
     }
     foreign = {name.split(".")[0] for name in imported} - {PACKAGE} - set(sys.stdlib_module_names)
