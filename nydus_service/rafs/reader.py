@@ -40,6 +40,8 @@ from nydus_service.rafs.v6 import CHUNK, ExtendedSuperblock, check_device_slots,
 _FIRST_NAME_OFFSET = Struct("<8xH")
 _ADDRESS = Struct("<Q")
 _MAX_TARGET = 4096
+_INODE_WITH_CHUNK = Struct(INODE.format + "Q")
+_PLAIN_FILE = 1 | LAYOUT_CHUNK_BASED << 1
 
 
 class Bootstrap:
@@ -218,6 +220,10 @@ class _TreeReader:
     def _read_inode(self, nid: int, name: bytes) -> Inode:
         data = self.data
         offset = self.base + nid * SLOT_SIZE
+        if offset + _INODE_WITH_CHUNK.size <= len(data) and data[offset] == _PLAIN_FILE:
+            small = self._read_small_file(nid, offset)
+            if small is not None:
+                return small
         if data[offset : offset + 1] and data[offset] & 1:
             (layout, icount, mode, size, union, _, uid, gid, mtime, nsec, nlink, magic, mark) = (
                 INODE.unpack_from(data, offset)
@@ -252,6 +258,30 @@ class _TreeReader:
         else:
             inode.rdev = union
         if nlink > 1 and kind != 4:
+            self.linked[nid] = inode
+        return inode
+
+    def _read_small_file(self, nid: int, offset: int) -> Inode | None:
+        """The shortest way to what most inodes are: a file of one chunk, without xattrs."""
+        (layout, icount, mode, size, _, _, uid, gid, mtime, nsec, nlink, magic, _, address) = (
+            _INODE_WITH_CHUNK.unpack_from(self.data, offset)
+        )
+        chunk = self.chunks.get(address)
+        if (
+            chunk is None
+            or layout != _PLAIN_FILE
+            or icount
+            or magic
+            or mode >> 12 != 8
+            or size != chunk.uncompressed_size
+            or size > self.chunk_size
+        ):
+            return None
+        self.budget -= _INODE_WITH_CHUNK.size
+        inode = Inode(mode, uid, gid, mtime, nsec)
+        inode.size = size
+        inode.chunks = [chunk]
+        if nlink > 1:
             self.linked[nid] = inode
         return inode
 

@@ -315,11 +315,15 @@ class _TreeWriter:
             for name in placed.names:
                 child = children.get(name)
                 if child is not None and child.children is None:
-                    self._write_child(child)
+                    if child.chunks:
+                        self._write_file(child)
+                    else:
+                        self._write_child(child)
         pack = CHUNK.pack
+        in_order = sorted((*key, chunk) for key, chunk in self.table.items())
         return [
             pack(
-                chunk.digest,
+                digest,
                 blob_index,
                 chunk.flags,
                 chunk.compressed_size,
@@ -327,10 +331,10 @@ class _TreeWriter:
                 chunk.compressed_offset,
                 chunk.uncompressed_offset,
                 chunk.file_offset,
-                chunk.index,
+                index,
                 chunk.crc32,
             )
-            for (_, blob_index, _), chunk in sorted(self.table.items(), key=_by_key)
+            for digest, blob_index, index, chunk in in_order
         ]
 
     def _inode_fields(
@@ -403,43 +407,73 @@ class _TreeWriter:
         return b"".join((*entries, *names))
 
     def _write_child(self, inode: Inode) -> None:
-        """Write a name that is no directory. Records of hard links are written once a name."""
+        """Write an inode without content. Those of hard links are written once a name."""
         at = self.base + inode.nid * SLOT_SIZE
         xattrs = self.placement.xattrs.get(inode.nid, b"")
         kind = inode.mode >> 12
-        if kind == 8:
-            self._write_file(inode, at, xattrs)
-            return
         if kind == 10:
             placed = self.placement.symlinks[inode.nid]
             union = (self.base + placed.data) // BLOCK_SIZE
             fields = self._inode_fields(inode, placed.layout, xattrs, len(inode.target), union)
             self._write_data([inode.target], at + INODE_SIZE + len(xattrs), placed.data, placed.layout)
+        elif kind == 8:
+            fields = self._inode_fields(inode, LAYOUT_CHUNK_BASED, xattrs, 0, self.chunk_format)
         else:
             fields = self._inode_fields(inode, LAYOUT_FLAT_PLAIN, xattrs, inode.size, inode.rdev)
         INODE.pack_into(self.out, at, *fields)
         if xattrs:
             _put(self.out, at + INODE_SIZE, xattrs)
 
-    def _write_file(self, inode: Inode, at: int, xattrs: bytes) -> None:
+    def _write_file(self, inode: Inode) -> None:
+        """Write a file with content: most are of one chunk, so that is one `pack_into`."""
         chunks = inode.chunks
-        fields = self._inode_fields(inode, LAYOUT_CHUNK_BASED, xattrs, inode.size, self._chunk_format(inode))
-        table = self.table
+        at = self.base + inode.nid * SLOT_SIZE
+        xattrs = self.placement.xattrs.get(inode.nid, b"")
         if len(chunks) == 1 and not xattrs:
-            chunk = chunks[0]
-            blob_index = self.blobs[chunk.blob]
-            table[chunk.digest, blob_index, chunk.index] = chunk
-            _INODE_WITH_CHUNK.pack_into(self.out, at, *fields, _address(chunk, blob_index))
+            _INODE_WITH_CHUNK.pack_into(
+                self.out,
+                at,
+                1 | LAYOUT_CHUNK_BASED << 1,
+                0,
+                inode.mode,
+                inode.size,
+                self.chunk_format,
+                inode.ino,
+                inode.uid,
+                inode.gid,
+                inode.mtime,
+                inode.mtime_nsec,
+                inode.nlink,
+                0,
+                0,
+                self._use(chunks[0]),
+            )
             return
+        fields = self._inode_fields(inode, LAYOUT_CHUNK_BASED, xattrs, inode.size, self._chunk_format(inode))
         INODE.pack_into(self.out, at, *fields)
+        at += INODE_SIZE
         if xattrs:
-            _put(self.out, at + INODE_SIZE, xattrs)
-        addresses = []
-        for chunk in chunks:
-            blob_index = self.blobs[chunk.blob]
-            table[chunk.digest, blob_index, chunk.index] = chunk
-            addresses.append(_address(chunk, blob_index))
-        Struct(f"<{len(chunks)}Q").pack_into(self.out, at + INODE_SIZE + len(xattrs) + 7 & -8, *addresses)
+            _put(self.out, at, xattrs)
+            at += len(xattrs)
+        Struct(f"<{len(chunks)}Q").pack_into(self.out, align(at, 8), *map(self._use, chunks))
+
+    def _use(self, chunk: Chunk) -> int:
+        """Enter a chunk into the table; returns where it lives, as it stands in an inode.
+
+        8 bytes, little-endian. Columns: offset, size, field.
+
+          0  2  index in the blob's chunk-info table, bits 0-15
+          2  1  blob_index + 1; 0 is the bootstrap itself
+          3  1  index, bits 16-23
+          4  4  uncompressed offset in the blob, in blocks
+
+        Source: nydus rafs/src/metadata/layout/v6.rs, `RafsV6InodeChunkAddr`.
+        """
+        index = chunk.index
+        blob_index = self.blobs[chunk.blob]
+        self.table[chunk.digest, blob_index, index] = chunk
+        low = index & 0xFFFF | (blob_index + 1) << 16 | index >> 16 << 24
+        return low | chunk.uncompressed_offset >> BLOCK_BITS << 32
 
     def _chunk_format(self, inode: Inode) -> int:
         """i_u: how the kernel cuts the file. Contiguous chunks count as one as long as the file."""
@@ -453,24 +487,3 @@ class _TreeWriter:
                 return self.chunk_format
             offset += self.chunk_size
         return CHUNK_FORMAT_INDEXES | ((inode.size - 1).bit_length() - BLOCK_BITS)
-
-
-def _by_key(item: tuple[tuple[bytes, int, int], Chunk]) -> tuple[bytes, int, int]:
-    return item[0]
-
-
-def _address(chunk: Chunk, blob_index: int) -> int:
-    """Where a chunk lives, as it stands in an inode: 8 bytes, little-endian.
-
-    Columns: offset, size, field.
-
-      0  2  index in the blob's chunk-info table, bits 0-15
-      2  1  blob_index + 1; 0 is the bootstrap itself
-      3  1  index, bits 16-23
-      4  4  uncompressed offset in the blob, in blocks
-
-    Source: nydus rafs/src/metadata/layout/v6.rs, `RafsV6InodeChunkAddr`.
-    """
-    index = chunk.index
-    low = index & 0xFFFF | (blob_index + 1) << 16 | index >> 16 << 24
-    return low | chunk.uncompressed_offset >> BLOCK_BITS << 32
