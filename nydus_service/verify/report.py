@@ -1,0 +1,91 @@
+"""What a comparison found: kept up to a number, counted beyond it."""
+
+from typing import Final, NamedTuple
+
+KEPT_MAX: Final = 100
+
+Value = str | int | None
+"""What was wanted or found; None where there is nothing."""
+
+
+class Difference(NamedTuple):
+    """One thing that is not as it should be.
+
+    `path` is absolute; b"" if this is about the image as a whole. `layer` is the digest of the layer
+    that what is wanted comes from, if that is known.
+    """
+
+    path: bytes
+    field: str
+    wanted: Value
+    found: Value
+    layer: str | None = None
+
+
+class Report:
+    """Grows while the comparison goes on; `as_json` is what the process prints.
+
+    `entries` counts the names looked at, `content_bytes` the bytes of their files, `read_bytes` those
+    read from blobs. `set_aside` counts, by reason, what rightly differs and was not compared.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.entries = 0
+        self.content_bytes = 0
+        self.read_bytes = 0
+        self.set_aside: dict[str, int] = {}
+        self.total = 0
+        self._kept: list[Difference] = []
+
+    def add(self, difference: Difference) -> None:
+        """Take in one difference."""
+        self.total += 1
+        if len(self._kept) < KEPT_MAX:
+            self._kept.append(difference)
+
+    def is_full(self) -> bool:
+        """Whether no more than their number will be kept of further differences."""
+        return self.total > KEPT_MAX
+
+    @property
+    def verdict(self) -> str:
+        """With a source: equal or differs; without one: sound or damaged."""
+        if self.mode == "read":
+            return "damaged" if self.total else "sound"
+        return "differs" if self.total else "equal"
+
+    def summary(self) -> str:
+        """The differences in one line, for an error."""
+        first = min(self._kept, key=_order)
+        where = f"{text_of(first.path)}: " if first.path else ""
+        more = f"; {self.total - 1} more differences" if self.total > 1 else ""
+        return f"{where}{first.field} should be {first.wanted!r}, and is {first.found!r}{more}"
+
+    def as_json(self) -> dict[str, object]:
+        """The report as a JSON object. Text that is no UTF-8 has its bytes escaped."""
+        differences = [
+            difference._asdict() | {"path": text_of(difference.path)}
+            for difference in sorted(self._kept, key=_order)
+        ]
+        return {
+            "verdict": self.verdict,
+            "mode": self.mode,
+            "entries": self.entries,
+            "bytes": self.content_bytes,
+            "bytes_read": self.read_bytes,
+            "differences": differences,
+            "differences_total": self.total,
+            "legitimate": [
+                {"reason": reason, "count": count} for reason, count in sorted(self.set_aside.items())
+            ],
+        }
+
+
+def text_of(name: bytes) -> str:
+    """A name as text, of whatever bytes it is."""
+    return name.decode(errors="backslashreplace")
+
+
+def _order(difference: Difference) -> tuple[bytes, str]:
+    return difference.path, difference.field

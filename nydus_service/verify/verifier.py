@@ -1,0 +1,104 @@
+"""One verification from request to report."""
+
+from nydus_service.errors import DiffersError, FormatError, from_os_error
+from nydus_service.rafs.reader import Bootstrap, read_bootstrap
+from nydus_service.rafs.tree import walk
+from nydus_service.verify.compare import Comparison
+from nydus_service.verify.notes import LayerNotes
+from nydus_service.verify.overlay import Overlay
+from nydus_service.verify.report import Difference, Report
+from nydus_service.verify.request import Layer, Request
+from nydus_service.verify.source import apply_layer
+
+
+def verify(request: Request) -> Report:
+    """Do what the request asks.
+
+    Raises:
+        DiffersError: the bootstrap is damaged: there is no tree to compare.
+        FormatError, UnsupportedError: the notes are damaged, or tell of a layer that containerd could
+            not apply either.
+        NotFoundError, NotAllowedError: a file cannot be read.
+    """
+    report = Report(request.mode)
+    source = None if request.mode == "read" else _read_source(request.layers)
+    bootstrap = _read_result(request)
+    _check_blob_table(bootstrap, request, report)
+    if source is None:
+        _count(bootstrap, report)
+    else:
+        source.compare(bootstrap, report)
+    if request.blobs is not None and request.mode != "tree":
+        # Only here: its thread pool takes a moment to import.
+        from nydus_service.verify.stored import check_stored
+
+        paths = {blob_id: path for blob_id, path in request.blobs.items() if path is not None}
+        check_stored(bootstrap, paths, report)
+    return report
+
+
+class _Source:
+    """What the layers make, and how their content was cut and digested."""
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self.overlay = Overlay()
+        self.layers = layers
+        self.chunking: tuple[int, str] | None = None
+
+    def read(self, layer: Layer) -> None:
+        with open(layer.notes, "rb", buffering=0) as file:
+            try:
+                notes = LayerNotes(file)
+            except FormatError as exc:
+                raise FormatError(f"layer {layer.digest}: {exc}") from exc
+            apply_layer(self.overlay, notes, layer.digest)
+        chunking = notes.chunk_size, notes.digester
+        if self.chunking not in (None, chunking):
+            raise FormatError(
+                f"layer {layer.digest}: its notes have chunks of {chunking}, others {self.chunking}"
+            )
+        self.chunking = chunking
+
+    def compare(self, bootstrap: Bootstrap, report: Report) -> None:
+        report.set_aside = self.overlay.set_aside
+        found = bootstrap.chunk_size, bootstrap.digester
+        comparable = not bootstrap.blobs or self.chunking in (None, found)
+        if not comparable:
+            report.add(Difference(b"", "chunk size and digester", str(self.chunking), str(found)))
+        digests = [layer.digest for layer in self.layers]
+        Comparison(self.overlay.root, bootstrap.root, digests, report, content=comparable).run()
+
+
+def _read_source(layers: tuple[Layer, ...]) -> _Source:
+    source = _Source(layers)
+    for layer in layers:
+        try:
+            source.read(layer)
+        except OSError as exc:
+            raise from_os_error(exc, f"read the notes of layer {layer.digest}") from exc
+    return source
+
+
+def _read_result(request: Request) -> Bootstrap:
+    try:
+        with open(request.bootstrap, "rb") as file:
+            data = file.read()
+        return read_bootstrap(data, request.blob_id)
+    except OSError as exc:
+        raise from_os_error(exc, f"read bootstrap {request.bootstrap}") from exc
+    except FormatError as exc:
+        raise DiffersError(f"bootstrap {request.bootstrap} is damaged: {exc}") from exc
+
+
+def _check_blob_table(bootstrap: Bootstrap, request: Request, report: Report) -> None:
+    """Each blob that the image may use has to be there, or a reader cannot mount it."""
+    if request.blobs is not None:
+        for row, blob in enumerate(bootstrap.blobs):
+            if blob.blob_id not in request.blobs:
+                report.add(Difference(b"", f"blob {row} of the blob table", None, blob.blob_id))
+
+
+def _count(bootstrap: Bootstrap, report: Report) -> None:
+    for _, inode in walk(bootstrap.root):
+        report.entries += 1
+        report.content_bytes += inode.size
