@@ -4,9 +4,10 @@ import contextlib
 import hashlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 
-from nydus_service.errors import NotFoundError, UnsupportedError, from_os_error
+from nydus_service.errors import UnsupportedError, from_os_error
 
 _BUFFER_SIZE = 1 << 18
 
@@ -24,18 +25,16 @@ class BlobOutput:
         Raises: NotFoundError, NotAllowedError: it cannot be opened.
         """
         self._directory = directory if path is None else None
-        self._made = False
-        if path is None:
-            if directory is None or not directory.is_dir():
-                raise NotFoundError(f"no such directory for the output: {directory}")
-            path = directory / f".tmp-{os.getpid()}-blob"
-        self.path = path
+        self._made = path is None or not path.exists()
         try:
-            self._made = not path.exists() or self._directory is not None
-            mode = 0o600 if self._directory else 0o666
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+            if path is None:
+                fd, name = tempfile.mkstemp(prefix=".tmp-", dir=directory)
+                path = Path(name)
+            else:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as exc:
-            raise from_os_error(exc, f"open the output {path}") from exc
+            raise from_os_error(exc, f"open the output {path or directory}") from exc
+        self.path = path
         self._fd = fd
         self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
