@@ -316,6 +316,9 @@ class LayerTarReader:
         offset, length = next(rest, (size, 0))
         for start in range(0, size, chunk_size):
             at, stop = start, min(start + chunk_size, size)
+            if offset >= stop and stop - start == chunk_size:
+                yield self._zeros
+                continue
             parts: list[bytes | memoryview] = []
             while at < stop:
                 if at < offset:
@@ -326,12 +329,7 @@ class LayerTarReader:
                 at += len(part)
                 if at == offset + length:
                     offset, length = next(rest, (size, 0))
-            if len(parts) > 1:
-                yield b"".join(parts)
-            elif offset - start >= chunk_size:
-                yield self._zeros
-            else:
-                yield parts[0]
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _content(self, size: int) -> bytes | memoryview:
         """The next bytes of the current entry's data; a view if they are in one piece."""
