@@ -1,0 +1,137 @@
+"""Media types of OCI, Docker and nydus, and what kind of content each stands for.
+
+Sources: OCI image-spec media-types.md; Docker distribution's schema 2; containerd `core/images`,
+`mediatypes.go`; nydus-snapshotter `pkg/converter/constant.go`.
+"""
+
+from typing import Final
+
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
+OCI_LAYER_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
+OCI_LAYER_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
+OCI_FOREIGN_LAYER: Final = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+OCI_FOREIGN_LAYER_GZIP: Final = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+OCI_FOREIGN_LAYER_ZSTD: Final = "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+OCI_EMPTY: Final = "application/vnd.oci.empty.v1+json"
+
+DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_LAYER_GZIP: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+DOCKER_LAYER_ZSTD: Final = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+DOCKER_FOREIGN_LAYER: Final = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+DOCKER_FOREIGN_LAYER_GZIP: Final = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+DOCKER_SCHEMA1: Final = "application/vnd.docker.distribution.manifest.v1+json"
+DOCKER_SCHEMA1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+
+NYDUS_BLOB: Final = "application/vnd.oci.image.layer.nydus.blob.v1"
+NYDUS_CONFIG: Final = "application/vnd.nydus.image.config.v1+json"
+NYDUS_ARTIFACT: Final = "application/vnd.nydus.image.manifest.v1+json"
+
+IN_TOTO: Final = "application/vnd.in-toto+json"
+EROFS_LAYER: Final = "application/vnd.erofs.layer.v1"
+
+_OCI_LAYER_PREFIX = "application/vnd.oci.image.layer."
+_DOCKER_PREFIX = "application/vnd.docker."
+_ENCRYPTED_SUFFIX = "+encrypted"
+
+_TO_OCI = {
+    DOCKER_LIST: OCI_INDEX,
+    DOCKER_MANIFEST: OCI_MANIFEST,
+    DOCKER_CONFIG: OCI_CONFIG,
+    DOCKER_LAYER: OCI_LAYER,
+    DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD: OCI_LAYER_ZSTD,  # containerd's own map lacks it
+    DOCKER_FOREIGN_LAYER: OCI_FOREIGN_LAYER,
+    DOCKER_FOREIGN_LAYER_GZIP: OCI_FOREIGN_LAYER_GZIP,
+}
+_TO_DOCKER = {oci: docker for docker, oci in _TO_OCI.items()}
+
+_PLAIN_LAYERS = {OCI_LAYER, OCI_FOREIGN_LAYER, DOCKER_LAYER, DOCKER_FOREIGN_LAYER}
+_FOREIGN_LAYERS = {
+    OCI_FOREIGN_LAYER,
+    OCI_FOREIGN_LAYER_GZIP,
+    OCI_FOREIGN_LAYER_ZSTD,
+    DOCKER_FOREIGN_LAYER,
+    DOCKER_FOREIGN_LAYER_GZIP,
+}
+_TAR_LAYERS = {
+    *_PLAIN_LAYERS,
+    *_FOREIGN_LAYERS,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
+}
+
+
+def is_index(media_type: str) -> bool:
+    return media_type in (OCI_INDEX, DOCKER_LIST)
+
+
+def is_manifest(media_type: str) -> bool:
+    """Of an image; not the two of Docker's schema 1."""
+    return media_type in (OCI_MANIFEST, DOCKER_MANIFEST)
+
+
+def is_schema1(media_type: str) -> bool:
+    """Docker's manifests of before 2016, which nothing here reads."""
+    return media_type in (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
+
+
+def is_config(media_type: str) -> bool:
+    """Of an image that a container runs from; artifacts have configs of other types."""
+    return media_type in (OCI_CONFIG, DOCKER_CONFIG)
+
+
+def is_docker(media_type: str) -> bool:
+    return media_type.startswith(_DOCKER_PREFIX)
+
+
+def is_layer(media_type: str) -> bool:
+    """As containerd sees it: nydus blobs, encrypted and non-distributable layers are layers, too."""
+    if media_type.startswith(_OCI_LAYER_PREFIX):
+        return True
+    return media_type.partition("+")[0] in _TAR_LAYERS or media_type == EROFS_LAYER
+
+
+def is_tar_layer(media_type: str) -> bool:
+    """A layer that is a tar, plain, gzip or zstd: what a builder can turn into a nydus blob."""
+    return media_type in _TAR_LAYERS
+
+
+def is_uncompressed_layer(media_type: str) -> bool:
+    """A tar layer whose type says that it is not compressed; its bytes may be, nevertheless."""
+    return media_type in _PLAIN_LAYERS
+
+
+def is_foreign_layer(media_type: str) -> bool:
+    """A non-distributable layer: stores may lack it, registries refuse it."""
+    return media_type.removesuffix(_ENCRYPTED_SUFFIX) in _FOREIGN_LAYERS
+
+
+def is_encrypted(media_type: str) -> bool:
+    return is_layer(media_type) and media_type.endswith(_ENCRYPTED_SUFFIX)
+
+
+def is_nydus_blob(media_type: str) -> bool:
+    return media_type == NYDUS_BLOB
+
+
+def is_attestation_layer(media_type: str) -> bool:
+    """BuildKit's provenance or SBOM: JSON, never applied to a root file system."""
+    return media_type == IN_TOTO
+
+
+def to_oci(media_type: str) -> str:
+    """The OCI type of the same content, zstd layers included; types that are not Docker's stay."""
+    return _TO_OCI.get(media_type, media_type)
+
+
+def to_docker(media_type: str) -> str:
+    """The Docker type of the same content; a type that Docker does not have stays."""
+    return _TO_DOCKER.get(media_type, media_type)
