@@ -1,9 +1,10 @@
 """Options that several commands share, and options of later versions, which fail by name."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.errors import UnsupportedError
 
 VERIFY_MODES = ("tree", "full", "none")
 COMPRESSORS = ("none", "lz4_block", "zstd")
@@ -36,10 +37,11 @@ def add_builder(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--builder-timeout", type=_seconds, metavar="SECONDS", help="end a builder that takes longer"
     )
-    group.add_argument(
-        "--work-dir",
-        metavar="DIR",
-        help="make temporary files here (default: $NYDUS_WORKDIR, or the system's)",
+
+
+def add_work_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="for temporary files (default: $NYDUS_WORKDIR, or the system's)"
     )
 
 
@@ -64,6 +66,8 @@ def add_prefetch(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prefetch-policy", choices=("fs", "none"), default="fs", help="default: fs")
     group.add_argument(
         "--prefetch-patterns",
+        type=_prefetch_paths,
+        default=("/",),
         metavar="PATHS",
         help="absolute paths with commas between, or - for one a line on stdin (default: /)",
     )
@@ -82,22 +86,6 @@ def refuse_rafs_5(fs_version: str) -> None:
         raise UnsupportedError(f"--fs-version {fs_version} is not there yet: only RAFS v6 is written")
 
 
-def prefetch_paths(given: str | None, stdin: str) -> tuple[str, ...]:
-    """Split `--prefetch-patterns`; `stdin` is what was read there if it was "-".
-
-    Raises:
-        UsageError: a path is not absolute.
-    """
-    if given is None:
-        return ("/",)
-    parts = stdin.splitlines() if given == "-" else given.split(",")
-    paths = tuple(part.strip() for part in parts if part.strip())
-    for path in paths:
-        if not path.startswith("/"):
-            raise UsageError(f"--prefetch-patterns: {path!r} is not an absolute path")
-    return paths
-
-
 class _NotThereYet(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, dest, nargs="?", default=argparse.SUPPRESS, help=help)
@@ -112,6 +100,16 @@ def _wrap(names: Sequence[str]) -> str:
     import textwrap
 
     return textwrap.fill(", ".join(names), 100, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _prefetch_paths(text: str) -> tuple[str, ...]:
+    """Split `--prefetch-patterns`. "-" reads stdin here, while parsing, where Ctrl-C still just ends all."""
+    parts = sys.stdin.read().splitlines() if text == "-" else text.split(",")
+    paths = tuple(part.strip() for part in parts if part.strip())
+    for path in paths:
+        if not path.startswith("/"):
+            raise argparse.ArgumentTypeError(f"{path!r} is not an absolute path")
+    return paths
 
 
 def _seconds(text: str) -> float:

@@ -79,7 +79,7 @@ def _application(budget: int) -> Iterable[Entry]:
     for name in ("development", "production"):
         yield make_entry(f"srv/app/config/{name}.toml", content=f'name = "{name}"\n'.encode())
     page = b"<h1>Sample</h1>\n"
-    xattrs = {"user.sample.author": "nydus-service", "user.sample.note": "two\nlines, ümläut"}
+    xattrs = {"user.sample.author": "nydus-service", "user.sample.note": "ümläut = two words"}
     yield make_entry("srv/app/static/index.html", owner=APP_OWNER, content=page, xattrs=xattrs)
     yield make_entry("srv/app/static/übersicht.html", owner=APP_OWNER, content=page)
     yield make_entry(f"srv/app/static/{'long-' * 48}name.html", owner=APP_OWNER, content=page)

@@ -1,0 +1,93 @@
+"""`pack`: one layer, a tar on disk, to one nydus blob on disk."""
+
+import argparse
+import time
+from pathlib import Path
+
+import anyio.to_thread
+
+from nydus_service.builder.builder import BuilderIdentity, PackOutcome, PackRequest
+from nydus_service.cli.builders import choose_builder
+from nydus_service.cli.files import digest_file, open_replacement
+from nydus_service.cli.options import (
+    add_builder,
+    add_common,
+    add_later,
+    add_layer_format,
+    add_prefetch,
+    refuse_rafs_5,
+)
+from nydus_service.cli.output import print_json, print_line
+from nydus_service.cli.table import Column, format_seconds, format_size, print_table
+from nydus_service.oci.digest import Digester
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", type=Path, help="the layer: a tar, plain, gzip or zstd")
+    parser.add_argument(
+        "target", metavar="DST", type=Path, help="where the nydus blob goes; replaced if there"
+    )
+    add_layer_format(parser)
+    add_prefetch(parser)
+    add_builder(parser)
+    add_common(parser)
+    add_later(parser, "--batch-size", "--chunk-dict", "--encrypt", "--oci-ref")
+
+
+async def run(args: argparse.Namespace) -> int:
+    refuse_rafs_5(args.fs_version)
+    builder = choose_builder(args)
+    identity = await builder.identify()
+    begun = time.monotonic()
+    source_digest, source_size = await anyio.to_thread.run_sync(digest_file, args.source)
+    request = PackRequest(
+        source_digest,
+        source_size,
+        compressor=args.compressor,
+        chunk_size=args.chunk_size,
+        fs_version=args.fs_version,
+        prefetch_policy=args.prefetch_policy,
+        prefetch_patterns=args.prefetch_patterns,
+    )
+    digester = Digester()
+    with open_replacement(args.target) as file:
+
+        def keep(piece: bytes | memoryview) -> None:
+            digester.update(piece)
+            file.write(piece)
+
+        async def sink(piece: bytes | memoryview) -> None:
+            await anyio.to_thread.run_sync(keep, piece)
+
+        outcome = await builder.pack(request, args.source, sink)
+    _report(args, request, digester, identity, outcome, time.monotonic() - begun)
+    return 0
+
+
+def _report(
+    args: argparse.Namespace,
+    request: PackRequest,
+    blob: Digester,
+    identity: BuilderIdentity,
+    outcome: PackOutcome,
+    duration_s: float,
+) -> None:
+    if args.format == "json":
+        print_json(
+            {
+                "source": {
+                    "path": str(args.source),
+                    "digest": request.source_digest,
+                    "size": request.source_size,
+                },
+                "blob": {"path": str(args.target), "digest": blob.digest(), "size": blob.size},
+                "builder": {"name": identity.name, "version": identity.version},
+                "warnings": outcome.stderr_tail,
+                "duration_s": round(duration_s, 3),
+            }
+        )
+        return
+    columns = [Column("in", True), Column("out", True), Column("time", True), Column("builder")]
+    sizes = [format_size(request.source_size), format_size(blob.size)]
+    print_table(columns, [[*sizes, format_seconds(duration_s), str(identity)]])
+    print_line(f"{args.target}@{blob.digest()}")
