@@ -12,8 +12,8 @@ copied whole: what straddles two pieces is put together on its own.
 
 Differs from Go's archive/tar where that would lose or guess something: zero blocks are skipped
 anywhere, so that archives can follow one another; an extension header that no entry follows, two of
-one type before one entry and GNU.sparse versions that are not known are refused; old GNU sparse files
-and contiguous files (typeflag 7), which containerd refuses, are read.
+one type before one entry, and GNU.sparse records without a map or of an unknown version are refused; old
+GNU sparse files and contiguous files (typeflag 7), which containerd refuses, are read.
 """
 
 from collections.abc import Callable, Iterator

@@ -93,6 +93,10 @@ def read_pax(records: dict[bytes, bytes], next_block: Callable[[], bytes]) -> Sp
     version = (records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b""))
     if version == (b"1", b"0"):
         numbers = _read_map_1_0(next_block)
+    elif version == (b"", b"") and not records.get(b"GNU.sparse.map"):
+        raise BadEntryError(
+            "it has GNU.sparse records without a map: a hole for some readers, a plain file for Go"
+        )
     elif version in ((b"0", b"0"), (b"0", b"1"), (b"", b"")):
         numbers = _numbers_0_x(records)
     else:

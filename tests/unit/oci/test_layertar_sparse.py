@@ -62,10 +62,22 @@ def test_unread_content_is_skipped(make: Maker) -> None:
 
 @makers
 def test_without_data(make: Maker) -> None:
-    (s, content), after = read_all(layer(make("s", 5000, []), file("after", b"1")))
-    assert (s.sparse, content, after.content) == ([], bytes(5000), b"1")
     # GNU tar ends the map of such a file with an empty run.
-    assert read_one(layer(make("s", 5000, [(5000, b"")]))).sparse == []
+    (s, content), after = read_all(layer(make("s", 5000, [(5000, b"")]), file("after", b"1")))
+    assert (s.sparse, content, after.content) == ([], bytes(5000), b"1")
+
+
+@pytest.mark.parametrize("make", [MAKERS["gnu"], MAKERS["1.0"]], ids=["gnu", "1.0"])
+def test_with_an_empty_map(make: Maker) -> None:
+    assert read_one(layer(make("s", 5000, []))).sparse == []
+
+
+@pytest.mark.parametrize("version", ["0.0", "0.1"])
+def test_without_a_map_it_is_ambiguous(version: str) -> None:
+    with pytest.raises(FormatError, match="without a map"):
+        read_all(layer(MAKERS[version]("s", 5000, [])))
+    explicit = {"GNU.sparse.major": b"0", "GNU.sparse.minor": b"1", "GNU.sparse.size": b"9"}
+    assert read_one(layer(file("s", pax=explicit | {"GNU.sparse.numblocks": b"0"}))).sparse == []
 
 
 @makers
@@ -118,7 +130,9 @@ def place(gaps: list[tuple[int, bytes]]) -> Runs:
     st.integers(1, 5000) | st.none(),
 )
 def test_any_map_in_any_pieces(runs: Runs, tail: int, how: str, piece: int, chunk_size: int | None) -> None:
-    size = (runs[-1][0] + len(runs[-1][1]) if runs else 0) + tail
+    end = runs[-1][0] + len(runs[-1][1]) if runs else 0
+    size = end + tail
+    runs.append((size, b""))
     data = layer(MAKERS[how]("s", size, runs), file("after", b"1"))
     (s, content), after = read_all(data, piece, chunk_size)
     assert content == expanded(size, runs)
@@ -129,7 +143,8 @@ def test_any_map_in_any_pieces(runs: Runs, tail: int, how: str, piece: int, chun
 @pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
 @pytest.mark.parametrize("stored", ["header", "L", "path"])
 def test_the_sparse_name_is_the_name(version: str, stored: str) -> None:
-    records = {"GNU.sparse.name": b"real", "GNU.sparse.size": b"5", "GNU.sparse.numblocks": b"0"}
+    records = {"GNU.sparse.name": b"real", "GNU.sparse.size": b"5", "GNU.sparse.numblocks": b"1"}
+    records["GNU.sparse.map"] = b"5,0"
     if stored == "path":
         records["path"] = b"GNUSparseFile.0/x"
     name = b"n" * 200 if stored == "L" else b"n"
@@ -173,9 +188,10 @@ V1 = {"GNU.sparse.major": b"1", "GNU.sparse.minor": b"0", "GNU.sparse.realsize":
         pax(V0 | {"GNU.sparse.numblocks": b"2097152", "GNU.sparse.map": b"0,0," * 2097151 + b"0,0"}),
         pax(V0 | {"GNU.sparse.map": b"0,5"}, b"12345"),
         pax(V0 | {"GNU.sparse.numblocks": b"0"}, b"12345"),
-        pax({"GNU.sparse.numblocks": b"0"}),
-        pax({"GNU.sparse.numblocks": b"0", "GNU.sparse.size": b"-1"}),
-        pax({"GNU.sparse.numblocks": b"0", "GNU.sparse.size": b"%d" % 2**62}),
+        pax({"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,0"}),
+        pax({"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,0", "GNU.sparse.size": b"-1"}),
+        pax({"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,0", "GNU.sparse.size": b"%d" % 2**62}),
+        pax(V0),
         pax(V0 | {"GNU.sparse.major": b"2", "GNU.sparse.minor": b"0"}),
         pax(V0 | {"GNU.sparse.major": b"1", "GNU.sparse.minor": b"1"}),
         pax(V0 | {"GNU.sparse.major": b"1"}),
