@@ -14,7 +14,6 @@ from tests.layers import (
     block_device,
     char_device,
     directory,
-    entry,
     fifo,
     file,
     hardlink,
@@ -48,11 +47,10 @@ def mixed() -> bytes:
         hardlink("d/h", "d/f", uid=1000, gid=100, mtime=T0 + 1),
         hardlink("a-link", "d/f", uid=1000, gid=100, mtime=T0 + 1),
         symlink("s", "d/f", mtime=T0),
-        symlink("d/s", "/etc/../x", xattrs={"trusted.t": b"on a link"}),
+        symlink("d/s", "/etc/../x", xattrs={"security.t": b"on a link"}),
         char_device("null", 1, 3, mode=0o666),
         block_device("disk", 259, 70000, mode=0o660, gid=6, xattrs={"security.x": b""}),
         fifo("pipe", mode=0o600),
-        entry("numbered-pipe", b"6", device=(5, 6)),
         directory("acl", xattrs={"system.posix_acl_default": ACL}),
         file("acl/f", b"x", xattrs={"system.posix_acl_access": ACL}),
         file("ping", b"\x7fELF", mode=0o4755, xattrs={"security.capability": CAPABILITY}),
@@ -132,7 +130,7 @@ def large_ids() -> bytes:
     """Owners that octal fields cannot hold, as base-256 and as PAX records."""
     return layer(
         file("gnu", b"1", uid=3_000_000, gid=4_294_967_294, style="gnu"),
-        file("pax", b"2", uid=3_000_000, gid=4_294_967_295),
+        file("pax", b"2", uid=3_000_000, gid=4_294_967_293),
         file("both", b"3", uid=77, pax={"uid": b"88", "gid": b"99"}),
     )
 
@@ -207,7 +205,7 @@ def large_xattr() -> bytes:
         file("short", b"3", xattrs={"user.n": b"v"}),
         directory("d", xattrs={"user.large": value[:60000]}),
         file("d/f", b"4"),
-        symlink("s", "t", xattrs={"trusted.large": value[:5000]}),
+        symlink("s", "t", xattrs={"security.large": value[:5000]}),
     )
 
 
@@ -293,6 +291,7 @@ def four_layers() -> list[bytes]:
             char_device("null", 1, 3),
         ),
         layer(
+            directory(".", mode=0o711, mtime=T0),
             directory("d", mode=0o700, uid=5, mtime=T0 + 1, xattrs={"user.upper": b"1"}),
             whiteout("d/one"),
             file("d/two", b"replaced here"),
@@ -309,10 +308,12 @@ def four_layers() -> list[bytes]:
             directory("d", mode=0o711), symlink("only-metadata", "d"), whiteout("null"), directory("no-data")
         ),
         layer(
+            directory(".", mode=0o751, mtime=T0 + 3),
             directory("new"),
             file("new/f", content(100_000)),
             hardlink("new/h1", "new/f"),
             hardlink("h2", "new/f"),
+            directory("file-to-dir"),
             whiteout("file-to-dir/child"),
             whiteout("never-was"),
             directory("d", mode=0o711),
