@@ -249,11 +249,21 @@ async def find_image(images: ImageStore, name: str, digest: Digest | None = None
     """
     if digest is None:
         return await images.get(name)
-    if name:
+    if not name:
+        return await _find_by_digest(images, digest)
+    try:
         image = await images.get(name)
-        if image.target.digest != digest:
-            raise ImageNotFound(f"{name} is {image.target.digest} by now, not {digest}")
-        return image
+    except ImageNotFound as exc:
+        try:  # containerd has names that end so: what is pulled by digest
+            return await images.get(f"{name}@{digest}")
+        except ImageNotFound:
+            raise exc from None
+    if image.target.digest != digest:
+        raise ImageNotFound(f"{name} is {image.target.digest} by now, not {digest}")
+    return image
+
+
+async def _find_by_digest(images: ImageStore, digest: Digest) -> Image:
     for image in await images.list():
         if image.target.digest == digest:
             return image

@@ -1,0 +1,180 @@
+"""References to images, as a command line has them: which store, where, and the name there.
+
+    oci:DIR[:TAG]                OCI layout directory
+    oci-archive:FILE[:TAG]       the same in one tar file
+    docker-archive:FILE[:TAG]    what `docker save` and `podman save` write
+    docker://REF                 registry
+    containerd:REF, or REF       containerd; names there are what they are, nothing is added
+
+Any may end in `@sha256:…`: the image must be, or by that alone is, the one with this digest. As in
+skopeo the first colon after DIR or FILE begins the tag, so neither can have one.
+
+Sources: containers-transports(5); distribution/reference, `ParseNormalizedNamed`; image-spec
+annotations.md on `org.opencontainers.image.ref.name`.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Self
+
+from nydus_service.errors import FormatError, UnsupportedError, UsageError
+from nydus_service.oci.digest import Digest
+
+NAME_LENGTH_MAX: Final = 255
+"""Characters of host and repository together."""
+
+DEFAULT_HOST: Final = "docker.io"
+
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+/-]{0,254}")
+_REGISTRY_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])(?::\d{{1,5}})?")
+_REPOSITORY_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_NOT_HERE = ("docker-daemon", "containers-storage", "ostree", "sif", "tarball")
+"""Transports of other tools, which nobody means as the name of an image."""
+
+
+class Transport(Enum):
+    """Which kind of store."""
+
+    LAYOUT = "oci"
+    ARCHIVE = "oci-archive"
+    DOCKER_ARCHIVE = "docker-archive"
+    REGISTRY = "docker"
+    CONTAINERD = "containerd"
+
+
+_WITH_PATH = (Transport.LAYOUT, Transport.ARCHIVE, Transport.DOCKER_ARCHIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """An image in a store.
+
+    Attributes:
+        path: of the directory or file; empty for containerd and registries.
+        name: tag or full reference; empty for the only image in a directory or file.
+        digest: that the image must have.
+    """
+
+    transport: Transport
+    path: str
+    name: str
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Take a reference apart.
+
+        Raises:
+            UsageError: it is not one; the message says what is missing.
+            UnsupportedError: it is of a transport that is not there.
+        """
+        try:
+            bare, digest = _split_digest(text)
+        except FormatError as exc:
+            raise UsageError(f"image {text!r}: {exc}") from exc
+        prefix, colon, rest = bare.partition(":")
+        if colon and prefix in _NOT_HERE:
+            raise UnsupportedError(
+                f"image {text!r}: {prefix} is not supported; skopeo copies it to oci:DIR:TAG"
+            )
+        for transport in _WITH_PATH:
+            if colon and prefix == transport.value:
+                return cls(transport, *_split_path(text, rest, digest), digest)
+        if bare.startswith("docker://"):
+            return cls(Transport.REGISTRY, "", normalise(bare.removeprefix("docker://"), digest), digest)
+        name = rest if colon and prefix == Transport.CONTAINERD.value else bare
+        _check_containerd_name(text, name)
+        return cls(Transport.CONTAINERD, "", name, digest)
+
+    @property
+    def store(self) -> str:
+        """The store alone, as messages name it: "oci:DIR"."""
+        return f"{self.transport.value}:{self.path}" if self.path else self.transport.value
+
+    def __str__(self) -> str:
+        digest = f"@{self.digest}" if self.digest else ""
+        if self.transport is Transport.REGISTRY:
+            return f"docker://{self.name}{digest}"
+        if self.transport is Transport.CONTAINERD:
+            return f"{self.name}{digest}"
+        return f"{self.store}:{self.name}{digest}" if self.name else f"{self.store}{digest}"
+
+
+def normalise(reference: str, digest: Digest | None = None) -> str:
+    """Complete a registry reference: `alpine` is `docker.io/library/alpine:latest`.
+
+    Args:
+        reference: host, repository, tag, without a digest.
+        digest: what stood after "@": with one, no tag is added.
+    Raises:
+        UsageError: not a reference.
+    """
+    first, slash, rest = reference.partition("/")
+    host_given = slash and ("." in first or ":" in first or first == "localhost" or first != first.lower())
+    host, path = (first, rest) if host_given else (DEFAULT_HOST, reference)
+    host = DEFAULT_HOST if host == "index.docker.io" else host
+    repository, colon, tag = path.partition(":")
+    if host == DEFAULT_HOST and "/" not in repository:
+        repository = f"library/{repository}"
+    if not _HOST.fullmatch(host):
+        raise UsageError(f"image {reference!r}: {host!r} is not a host")
+    if not all(map(_REPOSITORY_PART.fullmatch, repository.split("/"))):
+        raise UsageError(
+            f"image {reference!r}: {repository!r} is not a repository (lower case, a-z 0-9 . _ -)"
+        )
+    if len(host) + 1 + len(repository) > NAME_LENGTH_MAX:
+        raise UsageError(f"image {reference!r}: host and repository have over {NAME_LENGTH_MAX} characters")
+    if colon and not _REGISTRY_TAG.fullmatch(tag):
+        raise UsageError(f"image {reference!r}: {tag!r} is not a tag")
+    if not tag and digest is None:
+        tag = "latest"
+    return f"{host}/{repository}:{tag}" if tag else f"{host}/{repository}"
+
+
+def check_tag(tag: str) -> None:
+    """Whether a layout can have this name.
+
+    Raises:
+        UsageError: it cannot; the message says what it may consist of.
+    """
+    if not _TAG.fullmatch(tag):
+        raise UsageError(
+            f"{tag!r} is not a tag: up to 255 letters, digits and any of _.:@+/- after the first"
+        )
+
+
+def _split_digest(text: str) -> tuple[str, Digest | None]:
+    """Part a reference from the digest that ends it, if one does."""
+    bare, at, tail = text.rpartition("@")
+    if at and re.match(r"[a-z0-9]+:", tail) and "/" not in tail:
+        return bare, Digest.parse(tail)
+    return text, None
+
+
+def _split_path(text: str, rest: str, digest: Digest | None) -> tuple[str, str]:
+    path, colon, tag = rest.partition(":")
+    if not path:
+        raise UsageError(f"image {text!r}: no path after the transport")
+    if "\0" in path:
+        raise UsageError(f"image {text!r}: a path has no NUL characters")
+    if colon:  # no check_tag: a layout that others wrote has the tags it has
+        _check_printable(text, tag)
+    return path, tag
+
+
+def _check_containerd_name(text: str, name: str) -> None:
+    if name.startswith(("/", "./", "../")):
+        raise UsageError(
+            f"image {text!r}: for a directory write oci:{name}, for a tar file oci-archive:{name}"
+        )
+    _check_printable(text, name)
+
+
+def _check_printable(text: str, name: str) -> None:
+    if not name:
+        raise UsageError(f"image {text!r}: the name is empty")
+    if any(character.isspace() or not character.isprintable() for character in name):
+        raise UsageError(f"image {text!r}: white space or control characters in the name")
