@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nydus_service.oci.digest import Digest
 
 Sink: TypeAlias = Callable[[bytes | memoryview], Awaitable[None]]
-"""Takes the next piece of a blob, some 1 MiB. The builder waits meanwhile; the piece is the sink's to keep."""
+"""Takes the next piece of a blob, some 1 MiB, to keep. The builder waits meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,9 @@ class Builder(Protocol):
     async def identify(self) -> BuilderIdentity:
         """Raises: BuilderFailed: there is no such program, or it does not run."""
 
-    async def pack(self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink) -> PackOutcome:
+    async def pack(
+        self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
+    ) -> PackOutcome:
         """Pack one layer; the blob goes to `sink` while it is made.
 
         What the sink was given counts only when this returns: an error may come after the last byte.

@@ -1,0 +1,63 @@
+"""What a builder can do, from its help text, and who it is, from its version text. Pure.
+
+The words looked for are those of nydus-snapshotter's pkg/converter/tool, and more of their kind. The
+answer is about one program file, never about the process that asks.
+"""
+
+import re
+from enum import Enum
+
+from nydus_service.builder.builder import BuilderIdentity
+
+
+class Feature(Enum):
+    """Value: the option by which it is known, to be named in messages."""
+
+    TAR_RAFS = "--type tar-rafs"
+    BLOB_TOC = "--features blob-toc"
+    BATCH = "--batch-size"
+    ENCRYPT = "--encrypt"
+    CHUNK_DICT = "--chunk-dict"
+
+
+def parse_features(help_text: str) -> frozenset[Feature]:
+    """Read the help text of `create`. A feature is there if its words are."""
+    text = re.sub(r"-\n\s+", "-", help_text)  # wrapped at a hyphen: "targz-\n  rafs"
+    return frozenset(
+        feature for feature in Feature if all(re.search(_word(word), text) for word in feature.value.split())
+    )
+
+
+def _word(word: str) -> str:
+    """A pattern: not as part of a longer option, such as tar-rafs-v7."""
+    return rf"(?<![\w-]){re.escape(word)}(?![\w-])"
+
+
+_NOT_OF_THE_BYTES = {"version", "build time", "profile", "rustc", "python"}
+
+
+def parse_identity(version_text: str, default_name: str) -> BuilderIdentity:
+    """Read the output of `-V`. Two kinds are known:
+
+        Version: <tab>v2.3.0        and        rafs-reference 0.1.0
+        Git Commit: <tab>0a1b2c                nydus-builder 0.2.0
+
+    The version gets all lines that may decide what bytes are written: commits, libraries.
+
+    Args:
+        default_name: for a text that has no name in it.
+    """
+    name, version = default_name, "unknown"
+    details = []
+    for line in filter(None, map(str.strip, version_text.splitlines())):
+        key, separator, value = (part.strip() for part in line.partition(":"))
+        if not separator:
+            key, _, value = line.partition(" ")
+            if version == "unknown":
+                name, version = key, value or "unknown"
+                continue
+        elif key.lower() == "version":
+            version = value or "unknown"
+        if value and key.lower() not in _NOT_OF_THE_BYTES:
+            details.append(f"{key.lower()} {value}")
+    return BuilderIdentity(name, f"{version} ({', '.join(details)})" if details else version)

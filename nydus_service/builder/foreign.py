@@ -1,0 +1,107 @@
+"""Any other program that speaks the `nydus-image` command line, such as the native builder.
+
+It is never given the layer itself: a feeder of our own checks and decompresses that and notes what
+is in it, so that what the builder was given is known and its result can be held against it.
+"""
+
+from collections.abc import AsyncIterable
+from contextlib import ExitStack
+from pathlib import Path
+
+from nydus_service.builder import calls
+from nydus_service.builder.builder import (
+    BootstrapLayerOutcome,
+    BootstrapLayerRequest,
+    BuilderIdentity,
+    MergeOutcome,
+    MergeRequest,
+    PackOutcome,
+    PackRequest,
+    Sink,
+)
+from nydus_service.builder.command import (
+    features_needed,
+    feed_arguments,
+    operand,
+    pack_arguments,
+    prefetch_input,
+)
+from nydus_service.builder.facts import FactsCache
+from nydus_service.builder.features import Feature
+from nydus_service.builder.pipes import open_input, open_pipe
+from nydus_service.builder.process import Command
+from nydus_service.builder.supervisor import Feeder, Input, Output, Spawn, supervise
+from nydus_service.errors import UnsupportedError
+
+
+class ForeignBuilder:
+    """A `Builder` that is a program of someone else's."""
+
+    def __init__(
+        self,
+        program: Path,
+        known: FactsCache,
+        *,
+        without: frozenset[Feature] = frozenset(),
+        timeout_s: float | None = None,
+    ) -> None:
+        """
+        Args:
+            program: its path.
+            without: features to leave alone even if it has them (NYDUS_DISABLE_TAR2RAFS).
+            timeout_s: how long one process may run; None: for ever.
+        """
+        self._program = program
+        self._known = known
+        self._without = without
+        self._timeout_s = timeout_s
+
+    async def identify(self) -> BuilderIdentity:
+        return (await self._known.facts(self._program)).identity
+
+    async def pack(
+        self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
+    ) -> PackOutcome:
+        await self._require(features_needed(request))
+        with ExitStack() as descriptors:
+            patterns = descriptors.enter_context(open_input(prefetch_input(request)))
+            blob = descriptors.enter_context(open_pipe())
+            tar = descriptors.enter_context(open_pipe())
+            input = None
+            if isinstance(source, Path):
+                path, stdin = operand(source), descriptors.enter_context(open_input(""))
+            else:
+                layer = descriptors.enter_context(open_pipe())
+                input, path, stdin = Input(source, layer), "-", layer.reader
+            feed = Command(None, tuple(feed_arguments(request, path)))
+            feeder = Feeder(Spawn(feed, stdin, stdout=tar.writer), tar)
+            create = tuple(pack_arguments(request, tar.reader.path, blob.writer.path))
+            builder = Spawn(Command(self._program, create), patterns, inherited=(tar.reader, blob.writer))
+            done = await supervise(
+                builder, input=input, feeder=feeder, output=Output(blob, sink), timeout_s=self._timeout_s
+            )
+        # The feeder exited with success, so it has read as many bytes as the request says.
+        return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)
+
+    async def merge(self, request: MergeRequest) -> MergeOutcome:
+        if request.chunk_dict is not None:
+            await self._require((Feature.CHUNK_DICT,))
+        return await calls.merge(self._program, request, self._timeout_s)
+
+    async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
+        return await calls.bootstrap_layer(request, self._timeout_s)
+
+    async def _require(self, needed: tuple[Feature, ...]) -> None:
+        """Raises: UnsupportedError: the program lacks one of these."""
+        features = (await self._known.facts(self._program)).features
+        for feature in needed:
+            if feature not in features:
+                raise UnsupportedError(
+                    f"the builder {self._program} has no {feature.value}: take a newer one, "
+                    "or --nydus-image embedded"
+                )
+            if feature in self._without:
+                raise UnsupportedError(
+                    f"the builder {self._program} may not use {feature.value}, as NYDUS_DISABLE_TAR2RAFS "
+                    "says, and there is no other way: unset that"
+                )

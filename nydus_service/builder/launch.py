@@ -1,0 +1,73 @@
+"""Starts a program so that it dies with the service. Run as a script in a process of its own.
+
+    python launch.py PARENT_PID exec PROGRAM ARG…      becomes PROGRAM
+    python launch.py PARENT_PID module NAME ARG…       runs a module of this very package
+
+A kernel request (PR_SET_PDEATHSIG) kills the process when the thread that started it ends, however
+that ends. The request is made here and not in a `preexec_fn`: Python code between fork and exec can
+deadlock where other threads run, and it takes from `subprocess` the way over vfork.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_CANNOT_EXECUTE = 126
+"""The shell's exit status for a program that is there but does not start."""
+_NOISE = ("RUST_BACKTRACE", "RUST_LIB_BACKTRACE")
+"""Make the native builder put a stack trace behind every error message."""
+
+
+def die_with(parent: int) -> None:
+    """Tie this process to its parent, and end it if that is gone already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the request, which then never comes to anything
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def execute(argv: list[str]) -> NoReturn:
+    """Become another program, with the signals as a shell would leave them."""
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)
+    try:
+        os.execv(argv[0], argv)
+    except OSError as exc:
+        print(f"cannot execute {argv[0]}: {exc.strerror}", file=sys.stderr)
+        sys.exit(_CANNOT_EXECUTE)
+
+
+def run_module(name: str, args: Sequence[str]) -> None:
+    """Run a module as `python -m` does, from the package that this file is part of.
+
+    The package is loaded from its place, not looked up: the child runs the code of its parent, be
+    that installed, in a checkout or one of several, and nothing is taken from the working directory.
+    """
+    import importlib.util
+    import runpy
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = name.partition(".")[0]
+    spec = importlib.util.spec_from_file_location(
+        package, os.path.join(root, "__init__.py"), submodule_search_locations=[root]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[package])
+    sys.argv = [name, *args]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    die_with(int(sys.argv[1]))
+    for variable in _NOISE:
+        os.unsetenv(variable)
+    if sys.argv[2] == "exec":
+        execute(sys.argv[3:])
+    run_module(sys.argv[3], sys.argv[4:])

@@ -1,0 +1,229 @@
+"""The pipes a builder reads and writes: anonymous, passed by descriptor, named /proc/self/fd/N.
+
+A builder opens such a path as it opens a file. Unlike a FIFO it needs no directory, is gone with the
+processes that hold it, and nobody waits for the other side to open it. Who holds what:
+
+    pipe          we                                    the builder
+    source        writer; reader, which is never read   reader
+    blob          reader                                writer
+    error output  reader                                writer
+
+- The native builder opens the reading end of its own `--blob` as well: it gets no SIGPIPE when we
+  stop reading, but has to be killed; and end of file comes when it exits, not before.
+- We keep the reading end of the source to see at the end that nothing was left in the pipe. So the
+  writing end never breaks: whoever writes is stopped when the builder has exited.
+- Ends that are ours do not block; O_NONBLOCK belongs to the open file, so those that a builder has
+  are left alone.
+"""
+
+import fcntl
+import math
+import os
+import select
+import struct
+import termios
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+
+from nydus_service.builder.builder import Sink
+
+PIPE_SIZE = 1 << 20
+PIECE_SIZE = 1 << 20
+_INT = struct.Struct("i")
+_FIRST_FREE = 3
+"""Descriptors below are standard input, output, error; ours must not be taken for one of them."""
+
+
+class Descriptor:
+    """An open file descriptor, closed once; the block that opened it closes it at the latest."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @property
+    def path(self) -> str:
+        """Its name in a process that inherits it."""
+        return f"/proc/self/fd/{self._fd}"
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _own(fd: int) -> Descriptor:
+    """Take over a descriptor; moved up where it came out as a standard one, which was closed."""
+    if fd >= _FIRST_FREE:
+        return Descriptor(fd)
+    try:
+        return Descriptor(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE))
+    finally:
+        os.close(fd)
+
+
+class Pipe:
+    """Both ends of a pipe."""
+
+    def __init__(self, reader: Descriptor, writer: Descriptor) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def unread(self) -> int:
+        """How many bytes are in it. `reader` must be open."""
+        (count,) = _INT.unpack(fcntl.ioctl(self.reader.fileno(), termios.FIONREAD, bytes(_INT.size)))
+        return int(count)
+
+    def has_writer(self) -> bool:
+        """Whether any process still has the writing end. `reader` must be open."""
+        poll = select.poll()
+        poll.register(self.reader.fileno(), 0)  # POLLHUP is told without being asked for
+        return not poll.poll(0)
+
+
+@contextmanager
+def open_pipe() -> Iterator[Pipe]:
+    """Make a pipe, as large as an unprivileged process may have it."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with _own(reader) as own_reader, _own(writer) as own_writer:
+        with suppress(OSError):  # over the user's share of pipe memory: works, with more wake-ups
+            fcntl.fcntl(own_writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        yield Pipe(own_reader, own_writer)
+
+
+def open_input(text: str) -> Descriptor:
+    """A standard input that holds a short text: in memory, so that nobody has to feed it."""
+    descriptor = _own(os.memfd_create("stdin", os.MFD_CLOEXEC))
+    os.write(descriptor.fileno(), os.fsencode(text))
+    os.lseek(descriptor.fileno(), 0, os.SEEK_SET)
+    return descriptor
+
+
+class StillOpen(Exception):
+    """Nothing more came in time, yet somebody still has the writing end."""
+
+
+class PipeReader:
+    """Reads our end of a pipe. One task at a time."""
+
+    def __init__(self, end: Descriptor) -> None:
+        os.set_blocking(end.fileno(), False)
+        self._end = end
+        self._patience_s = math.inf
+        self._waiting: anyio.CancelScope | None = None
+
+    def expect_end(self, within_s: float) -> None:
+        """From now on wait no longer than this for more bytes: whoever wrote them has exited."""
+        self._patience_s = within_s
+        if self._waiting is not None:
+            self._waiting.deadline = anyio.current_time() + within_s
+
+    async def fill(self, buffer: bytearray) -> int:
+        """Read until `buffer` is full or the pipe ends. Returns how many bytes are there.
+
+        Raises:
+            StillOpen: see `expect_end`. What had come before is lost.
+        """
+        await anyio.lowlevel.checkpoint()
+        filled = 0
+        with memoryview(buffer) as view:
+            while filled < len(view):
+                try:
+                    count = os.readv(self._end.fileno(), [view[filled:]])
+                except BlockingIOError:
+                    await self._wait()
+                    continue
+                if not count:
+                    break
+                filled += count
+        return filled
+
+    async def read(self, limit: int) -> bytes:
+        """What is there, up to `limit` bytes; waits if there is nothing. b"" at the end.
+
+        Raises:
+            StillOpen: see `expect_end`.
+        """
+        await anyio.lowlevel.checkpoint()
+        while True:
+            try:
+                return os.read(self._end.fileno(), limit)
+            except BlockingIOError:
+                await self._wait()
+
+    def read_ready(self) -> Iterator[bytes]:
+        """What is in the pipe right now, but no more than it can hold: a writer may be at it still."""
+        left = 2 * PIPE_SIZE
+        with suppress(BlockingIOError):
+            while left > 0 and (data := os.read(self._end.fileno(), left)):
+                left -= len(data)
+                yield data
+
+    async def _wait(self) -> None:
+        with anyio.CancelScope(deadline=anyio.current_time() + self._patience_s) as self._waiting:
+            try:
+                await anyio.wait_readable(self._end.fileno())
+                return
+            finally:
+                self._waiting = None
+        raise StillOpen
+
+
+async def copy_out(reader: PipeReader, sink: Sink) -> int:
+    """Hand everything from a pipe to a sink, piece by piece. Returns how many bytes.
+
+    Raises:
+        StillOpen: see `PipeReader.expect_end`.
+    """
+    total = 0
+    filled = PIECE_SIZE
+    while filled == PIECE_SIZE:
+        piece = bytearray(PIECE_SIZE)  # a new one each time: the sink may keep it
+        filled = await reader.fill(piece)
+        if filled:
+            await sink(memoryview(piece)[:filled])
+        total += filled
+    return total
+
+
+async def copy_in(source: AsyncIterable[bytes], end: Descriptor) -> int:
+    """Write a source into our end of a pipe, then close that. Returns how many bytes.
+
+    A generator is closed in any case, so that what it holds is given back now and not by the
+    garbage collector.
+    """
+    os.set_blocking(end.fileno(), False)
+    total = 0
+    try:
+        async for piece in source:
+            await _write(end, piece)
+            total += len(piece)
+    finally:
+        if isinstance(source, AsyncGenerator):
+            with anyio.CancelScope(shield=True):
+                await source.aclose()
+    end.close()
+    return total
+
+
+async def _write(end: Descriptor, piece: bytes) -> None:
+    await anyio.lowlevel.checkpoint()
+    with memoryview(piece) as view:
+        written = 0
+        while written < len(view):
+            try:
+                written += os.write(end.fileno(), view[written:])
+            except BlockingIOError:
+                await anyio.wait_writable(end.fileno())

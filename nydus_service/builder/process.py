@@ -1,0 +1,235 @@
+"""One builder process: started, listened to, ended.
+
+    open_child ──► running ──────wait──────► exited, a zombie ──end──► reaped
+                      └────────────────end: stopped────────────────────┘
+
+- The child leads a session and so a process group of its own. Until it is reaped, its pid and with
+  it the number of its group cannot become another's: signals are sent before that, never after.
+- `end` is what leaving the block of `open_child` does, however that is left. It ends the whole group:
+  the child with SIGTERM, after a grace with SIGKILL; what the child has started with SIGKILL.
+- launch.py sees to it that the child dies with us.
+"""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from nydus_service import errors
+from nydus_service.builder import launch
+from nydus_service.builder.builder import BuilderFailed, SourceDiffersError
+from nydus_service.builder.pipes import Descriptor, PipeReader, open_pipe
+
+GRACE_S = 1.0
+"""How long a process may take to end after SIGTERM, and a pipe to end after its processes."""
+TAIL_SIZE = 64 << 10
+_SAID_LENGTH = 4 << 10
+"""Characters of the tail that go into a message."""
+_ANSI_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_LAUNCHER = os.path.abspath(launch.__file__)
+_MODULE = "nydus_service.nydus_image"
+_KINDS: dict[str, type[errors.NydusServiceError]] = {
+    kind.code: kind
+    for kind in (
+        errors.UsageError,
+        errors.DiffersError,
+        errors.NotFoundError,
+        errors.UnsupportedError,
+        errors.FormatError,
+        errors.NotAllowedError,
+        errors.NoSpaceError,
+        SourceDiffersError,
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A builder's command line. `program` None: our own, the module behind `nydus-image-py`."""
+
+    program: Path | None
+    arguments: tuple[str, ...]
+
+    @property
+    def argv(self) -> list[str]:
+        """As a person would type it, for messages."""
+        own = [sys.executable, "-m", _MODULE]
+        return [*(own if self.program is None else [os.fspath(self.program)]), *self.arguments]
+
+    def launch(self) -> list[str]:
+        """As it is started. Our own needs the interpreter's site directories, the launcher nothing."""
+        if self.program is None:
+            options, what = ["-P"], ["module", _MODULE]
+        else:
+            options, what = ["-I", "-S"], ["exec", os.fspath(self.program)]
+        return [sys.executable, *options, _LAUNCHER, str(os.getpid()), *what, *self.arguments]
+
+
+class Child:
+    """A process in its states as above. `returncode` is known when it has ended."""
+
+    def __init__(self, command: Command, process: "subprocess.Popen[bytes]", stderr: Descriptor) -> None:
+        self.command = command
+        self.returncode: int | None = None
+        """As of `subprocess`: negative for a signal. None: it runs, or nobody knows."""
+        self.was_stopped = False
+        """Whether it still ran when `end` was called: its returncode says nothing about its work."""
+        self._process = process
+        self._exited = False
+        self._stderr = PipeReader(stderr)
+        self._tail = bytearray()
+
+    async def keep_tail(self) -> None:
+        """Read what it says, or it would block. Ends with the pipe, which may be never: cancel it."""
+        while data := await self._stderr.read(TAIL_SIZE):
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._tail += data
+        if len(self._tail) > 2 * TAIL_SIZE:
+            del self._tail[:-TAIL_SIZE]
+
+    @property
+    def stderr_tail(self) -> str:
+        """Its last words: 64 KiB, without the colours that the native builder writes even into pipes."""
+        text = self._tail[-TAIL_SIZE:].decode(errors="replace")
+        return _ANSI_ESCAPE.sub("", text).strip()
+
+    async def wait(self) -> None:
+        """Wait until it has exited, whatever has become of what it started."""
+        if not self._exited:
+            # In a thread, as not all kernels and sandboxes have pidfds. After a cancel the thread
+            # stays until the process ends, which is soon: `end` follows.
+            await anyio.to_thread.run_sync(
+                self._look, 0, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+            )
+
+    def _look(self, option: int) -> None:
+        """Note how it exited, if it did; it is not reaped. With WNOHANG, does not wait for that."""
+        try:
+            status = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | option)
+        except ChildProcessError:
+            self._exited = True  # reaped by someone else, with its status
+            return
+        if status is not None:
+            by_itself = status.si_code == os.CLD_EXITED
+            self.returncode = status.si_status if by_itself else -status.si_status
+            self._exited = True
+
+    async def end(self) -> None:
+        """Stop it if it still runs, end what it has left behind, reap it, hear its last words."""
+        self._look(os.WNOHANG)
+        if not self._exited:
+            self.was_stopped = True
+            self._signal_group(signal.SIGTERM)
+            with anyio.move_on_after(GRACE_S):
+                await self.wait()
+        self._signal_group(signal.SIGKILL)
+        await self.wait()
+        self._process.wait()
+        for data in self._stderr.read_ready():
+            self._keep(data)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def failure(self) -> errors.NydusServiceError | None:
+        """What went wrong, in its own words; None if nothing did, or it was stopped. After its end."""
+        if self.returncode == 0 or self.was_stopped:
+            return None
+        tail = self.stderr_tail
+        own = parse_error(tail) if self.command.program is None else None
+        return own or self.failed(how_it_ended(self.returncode))
+
+    def failed(self, how: str) -> BuilderFailed:
+        """An error that has its last words and its command. `how` goes on after "the builder"."""
+        tail = self.stderr_tail
+        command = shlex.join(self.command.argv)
+        return BuilderFailed(f"the builder {how}: {last_words(tail)}\n  command: {command}", tail)
+
+
+@asynccontextmanager
+async def open_child(
+    command: Command, *, stdin: Descriptor, stdout: Descriptor | None, inherited: Sequence[Descriptor] = ()
+) -> AsyncIterator[Child]:
+    """Start a builder process; it is ended when the block is left.
+
+    Args:
+        stdin: what it reads; see `pipes.open_input`.
+        stdout: where its standard output goes; None: to its error output.
+        inherited: descriptors that it gets under the same numbers.
+    Raises:
+        BuilderFailed: no process can be started. A program that cannot be executed shows later, as
+            an exit status of 126.
+    """
+    with open_pipe() as pipe:
+        child = Child(command, _start(command, stdin, stdout, pipe.writer, inherited), pipe.reader)
+        pipe.writer.close()
+        try:
+            yield child
+        finally:
+            with anyio.CancelScope(shield=True):
+                await child.end()
+
+
+def _start(
+    command: Command,
+    stdin: Descriptor,
+    stdout: Descriptor | None,
+    stderr: Descriptor,
+    inherited: Sequence[Descriptor],
+) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(
+            command.launch(),
+            stdin=stdin.fileno(),
+            stdout=(stdout or stderr).fileno(),
+            stderr=stderr.fileno(),
+            pass_fds=[descriptor.fileno() for descriptor in inherited],
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise BuilderFailed(f"cannot start a process for {shlex.join(command.argv)}: {exc.strerror}") from exc
+
+
+def parse_error(stderr_tail: str) -> errors.NydusServiceError | None:
+    """The error that a command of our own tells in its last line, as of `--error-format json`."""
+    try:
+        told = json.loads(stderr_tail.rpartition("\n")[2])["error"]
+        kind, message = _KINDS[told["code"]], told["message"]
+    except (ValueError, LookupError, TypeError):
+        return None  # it crashed, or the kind is none that a caller can act on
+    return kind(str(message))
+
+
+def how_it_ended(returncode: int | None) -> str:
+    """A returncode in words, to go on after "the builder"."""
+    if returncode is None:
+        return "has ended, but how is lost: something else in this process waits for its children"
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    hint = " (out of memory?)" if returncode == -signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"
+
+
+def last_words(stderr_tail: str) -> str:
+    """The end of a tail that is short enough for a message, cut at a line."""
+    if len(stderr_tail) <= _SAID_LENGTH:
+        return stderr_tail or "(nothing on its error output)"
+    end = stderr_tail[-_SAID_LENGTH:]
+    return f"…{end.partition(chr(10))[2] or end}"
