@@ -10,7 +10,6 @@ from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 from nydus_service.errors import FormatError
 from nydus_service.oci.layertar import BLOCK, CHAR, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, TarEntry
 from nydus_service.rafs.constants import MAX_NAME, MAX_SYMLINK, MAX_XATTR_VALUE
-from nydus_service.rafs.erofs import split_xattr_name
 from nydus_service.rafs.overlay import OPAQUE, WHITEOUT_PREFIX, find, link_metadata, resolve
 from nydus_service.rafs.tree import MARK_LOWER_LINK, Chunk, Inode, implied_directory
 
@@ -36,6 +35,22 @@ def entry_error(entry: TarEntry, problem: str) -> FormatError:
     return FormatError(f"tar entry {name!r} at offset {entry.offset}: {problem}")
 
 
+def _is_settable(name: bytes, kind: int) -> bool:
+    """Whether containerd sets this extended attribute on a file of this kind.
+
+    It leaves out `trusted.` on purpose; the kernel takes `user.` on files and directories alone, ACLs
+    on anything but symlinks, and no other namespace; for all of these containerd goes on. A hard
+    link's attributes go to an inode of a kind unknown here: the two that any of them may have.
+
+    Source: containerd pkg/archive/tar.go and tar_unix.go, `createTarFile` and `setxattr`; xattr(7).
+    """
+    if name.startswith(b"security."):
+        return True
+    if name.startswith(b"user."):
+        return kind in (REGULAR, DIRECTORY, HARDLINK)
+    return name in (b"system.posix_acl_access", b"system.posix_acl_default") and kind != SYMLINK
+
+
 class LayerTree:
     """A tree that grows by one entry at a time, in the order of the tar."""
 
@@ -45,7 +60,6 @@ class LayerTree:
         self._own_ids = own_ids
         # Parents by their path in the tar: entries of one directory mostly come together.
         self._parents: dict[bytes, Inode] = {b"": self.root}
-        self.skipped_xattrs = 0
 
     def add(self, entry: TarEntry, chunks: list[Chunk]) -> None:
         """Take in one entry; `chunks` are a regular file's.
@@ -103,11 +117,10 @@ class LayerTree:
         return inode
 
     def _xattrs(self, entry: TarEntry) -> dict[bytes, bytes]:
-        """The extended attributes that a file system would take; the kernel refuses the others."""
+        """Those of an entry's extended attributes that containerd sets."""
         xattrs = {}
         for name, value in entry.xattrs.items():
-            if split_xattr_name(name) is None:
-                self.skipped_xattrs += 1
+            if not _is_settable(name, entry.kind):
                 continue
             if len(name) > MAX_NAME or len(value) > MAX_XATTR_VALUE:
                 raise entry_error(

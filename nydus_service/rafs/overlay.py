@@ -15,6 +15,7 @@ from nydus_service.rafs.tree import MARK_IMPLIED, MARK_LOWER_LINK, Inode, implie
 WHITEOUT_PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"
 _MAX_LINKS = 255
+_CAPABILITY = b"security.capability"
 
 
 def empty_root() -> Inode:
@@ -167,15 +168,27 @@ def find(root: Inode, path: bytes) -> Inode | None:
 
 
 def link_metadata(entry: Inode, target: Inode) -> None:
-    """What a hard link's own tar entry sets on the inode that it names."""
+    """What a hard link's own tar entry sets on the inode that it names.
+
+    Its extended attributes add to the inode's; but a chown, even to the same owner, takes the
+    capabilities away.
+    """
     if not target.is_symlink():
         target.mode = target.mode & 0o170000 | entry.mode & 0o7777
     target.uid = entry.uid
     target.gid = entry.gid
     target.mtime = entry.mtime
     target.mtime_nsec = entry.mtime_nsec
-    if entry.xattrs:
-        target.xattrs = target.xattrs | entry.xattrs
+    if target.xattrs or entry.xattrs:
+        kept = {name: value for name, value in target.xattrs.items() if name != _CAPABILITY}
+        target.xattrs = kept | {name: value for name, value in entry.xattrs.items() if _fits(name, target)}
+
+
+def _fits(name: bytes, inode: Inode) -> bool:
+    """Whether the kernel takes an extended attribute on a file that is no directory."""
+    if name.startswith(b"user."):
+        return inode.is_regular()
+    return name.startswith(b"security.") or not inode.is_symlink()
 
 
 def _join_lower_links(root: Inode, layer: Inode) -> None:

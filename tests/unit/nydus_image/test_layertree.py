@@ -150,9 +150,22 @@ def test_parents_remembered_before_a_replacement_are_forgotten() -> None:
     assert paths(root) == ["/d", "/e", "/e/b"]
 
 
-def test_xattrs_that_no_file_system_takes_are_left_out() -> None:
-    root = tree_of(file("f", xattrs={"user.a": b"1", "com.apple.quarantine": b"x"}))
-    assert at(root, "/f").xattrs == {b"user.a": b"1"}
+def test_xattrs_that_containerd_does_not_set_are_left_out() -> None:
+    given = {"user.a": b"1", "security.b": b"2", "trusted.c": b"3", "com.apple.quarantine": b"4"}
+    root = tree_of(file("f", xattrs=given), symlink("s", "f", xattrs=given), fifo("p", xattrs=given))
+    assert at(root, "/f").xattrs == {b"user.a": b"1", b"security.b": b"2"}
+    assert at(root, "/s").xattrs == at(root, "/p").xattrs == {b"security.b": b"2"}
+
+
+def test_a_hard_link_takes_capabilities_away_as_its_chown_does() -> None:
+    root = tree_of(
+        file("a", xattrs={"security.capability": b"cap", "user.k": b"v"}),
+        hardlink("b", "a"),
+        file("c", xattrs={"security.capability": b"cap"}),
+        hardlink("d", "c", xattrs={"security.capability": b"new"}),
+    )
+    assert at(root, "/a").xattrs == {b"user.k": b"v"}
+    assert at(root, "/c").xattrs == {b"security.capability": b"new"}
 
 
 def test_an_implied_directory_below_a_setgid_one_gets_its_group() -> None:
