@@ -32,6 +32,7 @@ from nydus_service.rafs.tree import Blob, Chunk
 
 _BATCH_BYTES = 1 << 19
 _BATCH_CHUNKS = 512
+_STUCK_S = 0.5
 
 Data = bytes | memoryview
 Digest = Callable[[Data], bytes]
@@ -155,9 +156,10 @@ class ChunkPipeline:
             raise self._error
 
     def close(self) -> None:
+        """End the threads. One that is stuck in a pipe that nobody reads ends with the process."""
         self._fail(Closed())
         for thread in self._threads:
-            thread.join()
+            thread.join(_STUCK_S)
 
     def _fail(self, error: BaseException) -> None:
         self._error = self._error or error

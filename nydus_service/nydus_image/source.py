@@ -9,6 +9,7 @@ they can be held against what the builder made of the layer.
 
 import hashlib
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -69,6 +70,10 @@ class LayerSource:
 
     def __init__(self, fd: int, check: SourceCheck, notes: NotesOptions | None) -> None:
         self._fd = fd
+        self._end_read, self._end_write = os.pipe()
+        self._poll = select.poll()
+        for each in (fd, self._end_read):
+            self._poll.register(each, select.POLLIN)
         self._check = check
         self._pieces: Channel[bytes] = Channel(_PIECES_AHEAD)
         self._noted: Channel[bytes] | None = None
@@ -111,11 +116,13 @@ class LayerSource:
             raise self._error
 
     def close(self) -> None:
+        os.close(self._end_write)  # wakes a reader that waits for a pipe nobody writes to
         self._pieces.close()
         if self._noted is not None:
             self._noted.close()
         for thread in self._threads:
             thread.join()
+        os.close(self._end_read)
         os.close(self._fd)
 
     def _run(self, work: Callable[[], None]) -> None:
@@ -160,6 +167,8 @@ class LayerSource:
         self._compare(digest.hexdigest(), "")
 
     def _read_stored(self, update: Callable[[bytes], None]) -> bytes:
+        if self._end_read in dict(self._poll.poll()):
+            raise Closed
         data = os.read(self._fd, _READ_SIZE)
         update(data)
         self.bytes_read += len(data)
