@@ -1,6 +1,7 @@
 """`merge`: the bootstraps of an image's layers, lowest first, to the image's bootstrap."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nydus_service.errors import FormatError, UnsupportedError, UsageError, from_os_error
@@ -48,8 +49,9 @@ def merge(options: MergeOptions) -> MergeResult:
 
     Raises:
         InconsistentError: chunk size or ownership mode differ.
-        FormatError: a bootstrap is damaged, or one layer cannot lie on those below it.
-        UsageError: a list of another length than the sources.
+        FormatError: a bootstrap is damaged, one layer cannot lie on those below it, or a list has not
+            one item a source.
+        UnsupportedError: a source with several blobs.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
     _check_lists(options)
@@ -58,11 +60,7 @@ def merge(options: MergeOptions) -> MergeResult:
     first: Bootstrap | None = None
     for index, source in enumerate(options.sources):
         try:
-            layer = read_bootstrap(_read(source), adopt=lambda blob, index=index: blobs.adopt(blob, index))  # type: ignore[misc]
-            if len(layer.blobs) > 1:
-                raise UnsupportedError(
-                    "it has several blobs: merged images and chunk dicts are not there yet"
-                )
+            layer = read_bootstrap(_read(source), adopt=partial(blobs.adopt, index))
             first = first or layer
             _check_consistency(first, layer, source)
             apply_layer(root, layer.root, layer.has_lower_links)
@@ -124,9 +122,16 @@ class _BlobTable:
     def __init__(self, options: MergeOptions) -> None:
         self._options = options
         self._by_id: dict[str, Blob] = {}
+        self._sources: set[int] = set()
 
-    def adopt(self, blob: Blob, index: int) -> Blob:
-        """Args: index: which source it comes from."""
+    def adopt(self, index: int, blob: Blob) -> Blob:
+        """The row for a blob of source `index`.
+
+        Raises: UnsupportedError: the source has several. FormatError: an id that cannot be.
+        """
+        if index in self._sources:
+            raise UnsupportedError("it has several blobs: merged images and chunk dicts are not there yet")
+        self._sources.add(index)
         options = self._options
         blob.features &= ~BLOB_INLINED_FS_META
         separate = blob.features & BLOB_SEPARATE
