@@ -40,6 +40,10 @@ class Packed:
         return self.bootstrap or bootstrap_of(self.blob)
 
 
+class FailedError(AssertionError):
+    """A builder that was expected to succeed did not."""
+
+
 class Builder:
     """A program that speaks the `nydus-image` command line."""
 
@@ -53,9 +57,10 @@ class Builder:
         )
 
     def succeed(self, *options: str, stdin: bytes = b"") -> None:
-        """Run it and fail the test with its last words if it fails."""
+        """Run it. Raises: FailedError: it failed; with its last words."""
         done = self.run(*options, stdin=stdin)
-        assert done.returncode == 0, f"{self.argv[0]}: {done.stderr.decode(errors='replace')[-3000:]}"
+        if done.returncode:
+            raise FailedError(f"{self.argv[0]}: {done.stderr.decode(errors='replace')[-3000:]}")
 
     def create(self, work: Path, tar: bytes, *options: str, prefetch: str | None = None) -> Packed:
         """Build a layer; without INLINE in the options the bootstrap is a file of its own."""

@@ -200,7 +200,8 @@ class Overlay:
         there.uid, there.gid = entry.uid, entry.gid
         there.mtime, there.mtime_nsec = entry.mtime, entry.mtime_nsec
         is_upper = there.is_(S_IFDIR) and there.described != self.layer
-        there.xattrs = dict(entry.xattrs) if is_upper else {**there.xattrs, **dict(entry.xattrs)}
+        taken = {name: value for name, value in entry.xattrs if takes_xattr(there, name)}
+        there.xattrs = taken if is_upper else {**there.xattrs, **taken}
         there.described = self.layer
 
     def _resolve(self, path: list[str], *, create: bool = True) -> Place:
@@ -324,6 +325,11 @@ class OrderlyOverlay(Overlay):
         if implied and (there.mode | entry.mode) & S_ISGID:
             raise RefusedError(f"{entry.path}: set-group-ID after {implied}")
         super()._describe(there, entry)
+
+
+def takes_xattr(there: File, name: str) -> bool:
+    """Whether containerd sets an xattr: never `trusted.`; the kernel takes `user.` on two types only."""
+    return name.startswith("user.") and (there.is_(S_IFREG) or there.is_(S_IFDIR))
 
 
 def as_node(there: File, inode: bytes) -> Node:
