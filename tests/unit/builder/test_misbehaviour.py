@@ -3,6 +3,8 @@
 import gzip
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from nydus_service.builder.builder import BuilderFailed, MergeRequest, SourceDif
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.foreign import ForeignBuilder
 from nydus_service.errors import FormatError, UnsupportedError
+from tests.trees import PROJECT
 from tests.unit.builder.fakes import (
     ALL_READ,
     GZIP,
@@ -394,3 +397,25 @@ async def test_two_builds_of_unknown_version_are_told_apart(tmp_path: Path) -> N
         versions.add((await ForeignBuilder(program, FactsCache()).identify()).version)
     assert len(versions) == 2
     assert all(version.startswith("unknown (sha256 ") for version in versions)
+
+
+IGNORING_CHILDREN = """
+import anyio, signal, sys
+from pathlib import Path
+from nydus_service.builder.builder import BuilderFailed
+from nydus_service.builder.calls import ask
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+try:
+    anyio.run(ask, Path("/bin/true"))
+except BuilderFailed as error:
+    sys.exit(str(error))
+"""
+
+
+def test_exit_status_that_nobody_knows() -> None:
+    """Where SIGCHLD is ignored, `subprocess` takes every exit for a success: a blob might be half."""
+    done = subprocess.run(
+        [sys.executable, "-c", IGNORING_CHILDREN], capture_output=True, text=True, check=False, cwd=PROJECT
+    )
+    assert "has ended, but how is lost" in done.stderr
+    assert done.returncode == 1
