@@ -211,15 +211,13 @@ class Lease(Protocol):
 class LeaseStore(Protocol):
     """Starts leases."""
 
-    def open_lease(
-        self, lease_id: str, labels: Mapping[str, str] | None = None
-    ) -> AbstractAsyncContextManager[Lease]:
+    def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
         """A lease that ends with the block. What it kept and no image refers to by then may go.
 
         The lease of a process that was killed counts as ended.
 
         Args:
-            lease_id: unique; letters, digits, "-", "_" and "." after the first.
+            lease_id: unique; letters, digits, and after the first also "-", "_" and ".".
         """
         ...
 

@@ -1,0 +1,28 @@
+"""Blocking work, off the event loop."""
+
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple, Unpack
+
+from anyio.to_thread import run_sync
+
+from nydus_service.errors import from_os_error
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+async def in_thread(doing: str, call: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+    """Run a blocking call in a thread.
+
+    It runs to its end or not at all: a cancelled scope waits for it, and its result is not lost, so
+    that nothing is half done and whoever opened something can close it.
+
+    Args:
+        doing: what is tried, for messages, as in `from_os_error`.
+    Raises:
+        NydusServiceError: translated from OSError.
+    """
+    try:
+        return await run_sync(call, *args)
+    except OSError as exc:
+        raise from_os_error(exc, doing) from exc

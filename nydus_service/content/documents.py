@@ -1,0 +1,55 @@
+"""Documents of images in any store: read with their digest verified, written with labels."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from nydus_service.content.store import Ingester, Provider, UnexpectedContent
+from nydus_service.errors import FormatError
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest, Digester
+from nydus_service.oci.document import DOCUMENT_SIZE_MAX, Document
+
+D = TypeVar("D", bound=Document)
+
+
+async def read_bytes(provider: Provider, desc: Descriptor) -> bytes:
+    """Read a document whole; its bytes are those of the descriptor.
+
+    Raises:
+        ContentNotFound: it is not there.
+        UnexpectedContent: its size or digest is not the descriptor's.
+        FormatError: it is too large for a document.
+    """
+    if desc.size > DOCUMENT_SIZE_MAX:
+        raise FormatError(
+            f"{desc.digest}: {desc.size} bytes are too many for a document ({DOCUMENT_SIZE_MAX})"
+        )
+    async with provider.open_reader(desc) as reader:
+        data = await reader.read_at(0, desc.size)
+    digester = Digester(desc.digest.algorithm)
+    digester.update(data)
+    if digester.digest() != desc.digest:
+        raise UnexpectedContent(f"{desc.digest}: the stored document is damaged, it has {digester.digest()}")
+    return data
+
+
+async def read_document(provider: Provider, desc: Descriptor, kind: type[D]) -> D:
+    """Read a document and decode it.
+
+    Raises:
+        FormatError, UnsupportedError: it is damaged, or not of this kind; and as `read_bytes`.
+    """
+    return kind.decode(await read_bytes(provider, desc), desc.digest)
+
+
+async def write_document(
+    ingester: Ingester, data: bytes, digest: Digest, *, labels: Mapping[str, str], job_id: str
+) -> None:
+    """Write an encoded document. If it is there already, the labels are set on it.
+
+    Args:
+        job_id: makes the ref one that nobody else uses.
+    """
+    async with ingester.open_ingest(f"nydus-service-document-{digest}-{job_id}") as ingest:
+        await ingest.write(data)
+        await ingest.commit(expected_size=len(data), expected_digest=digest, labels=labels)

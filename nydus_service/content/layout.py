@@ -1,0 +1,258 @@
+"""The stores over an OCI layout directory; layoutdir.py has the rules of the directory."""
+
+import os
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from nydus_service.content.blocking import in_thread
+from nydus_service.content.layoutdir import LayoutDir
+from nydus_service.content.layoutindex import all_images, get, point, remove
+from nydus_service.content.store import (
+    ContentInfo,
+    ContentNotFound,
+    ContentStore,
+    Image,
+    ImageNotFound,
+    Ingest,
+    Lease,
+    ReaderAt,
+    Stores,
+    UnexpectedContent,
+)
+from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest, Digester
+from nydus_service.oci.document import Index
+
+_LEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def open_layout(path: Path) -> Stores:
+    """The stores over a layout directory, which need not exist: it is made with the first write.
+
+    Nothing is read yet, and nothing has to be closed.
+    """
+    directory = LayoutDir(path)
+    return Stores(str(directory), LayoutContent(directory), LayoutImages(directory), LayoutLeases(directory))
+
+
+class LayoutReader:
+    """A blob's open file."""
+
+    def __init__(self, fd: int, path: Path, size: int) -> None:
+        self._fd = fd
+        self._path = path
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def local_path(self) -> Path:
+        return self._path
+
+    async def read_at(self, offset: int, size: int) -> bytes:
+        wanted = max(0, min(size, self._size - offset))
+        return await in_thread(f"read {self._path}", self._read, offset, wanted)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._fd, size, offset)
+        while len(data) < size:
+            more = os.pread(self._fd, size - len(data), offset + len(data))
+            if not more:
+                raise UnexpectedContent(f"{self._path} was cut to {offset + len(data)} of {self._size} bytes")
+            data += more
+        return data
+
+
+class LayoutIngest:
+    """A temporary file that becomes a blob."""
+
+    def __init__(self, directory: LayoutDir, ref: str, file: tuple[int, Path], lease: int | None) -> None:
+        self._directory = directory
+        self._ref = ref
+        self._fd, self._path = file
+        self._lease = lease
+        self._digester = Digester()
+        self.placed = False
+
+    @property
+    def size(self) -> int:
+        return self._digester.size
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await in_thread(f"write {self._ref} to {self._directory}", self._write, data)
+
+    async def commit(
+        self,
+        *,
+        expected_size: int | None = None,
+        expected_digest: Digest | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Digest:
+        digest = self._digester.digest()
+        if expected_digest is not None and expected_digest.algorithm != digest.algorithm:
+            raise UnsupportedError(f"{self._ref}: content is written by sha256 only, not {expected_digest}")
+        if expected_size not in (None, self.size):
+            raise UnexpectedContent(f"{self._ref} has {self.size} bytes, not the {expected_size} expected")
+        if expected_digest not in (None, digest):
+            raise UnexpectedContent(f"{self._ref} is {digest}, not the {expected_digest} expected")
+        await in_thread(f"commit {digest} to {self._directory}", self._commit, digest)
+        return digest
+
+    def _write(self, data: bytes | memoryview) -> None:
+        with memoryview(data).cast("B") as view:
+            self._digester.update(view)
+            written = 0
+            while written < len(view):
+                written += os.write(self._fd, view[written:])
+
+    def _commit(self, digest: Digest) -> None:
+        os.fsync(self._fd)
+        self._directory.place(self._path, digest, self._lease)
+        self.placed = True
+
+
+class LayoutContent:
+    """Blobs. With a lease, those that are new with it go when it ends, unless an image leads to them."""
+
+    def __init__(self, directory: LayoutDir, lease: int | None = None) -> None:
+        self._directory = directory
+        self._lease = lease
+
+    def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
+        return self._open_reader(desc)
+
+    @asynccontextmanager
+    async def _open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
+        fd = await in_thread(f"read {desc.digest}", self._open, desc.digest)
+        try:
+            size = os.fstat(fd).st_size
+            if size != desc.size:
+                path = self._directory.blob_path(desc.digest)
+                raise UnexpectedContent(f"{path} has {size} bytes, its descriptor says {desc.size}")
+            yield LayoutReader(fd, self._directory.blob_path(desc.digest), size)
+        finally:
+            os.close(fd)
+
+    async def info(self, digest: Digest) -> ContentInfo:
+        return await in_thread(f"look for {digest}", self._info, digest)
+
+    def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
+        return self._open_ingest(ref)
+
+    @asynccontextmanager
+    async def _open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
+        doing = f"write {ref} to {self._directory}"
+        fd, path = await in_thread(doing, self._directory.begin_ingest)
+        ingest = LayoutIngest(self._directory, ref, (fd, path), self._lease)
+        try:
+            yield ingest
+        finally:
+            with anyio.CancelScope(shield=True):
+                await in_thread(doing, self._end, fd, path, ingest)
+
+    def _end(self, fd: int, path: Path, ingest: LayoutIngest) -> None:
+        self._directory.end_ingest(fd, path, placed=ingest.placed, leased=self._lease is not None)
+
+    def _open(self, digest: Digest) -> int:
+        try:
+            return self._directory.open_blob(digest)
+        except FileNotFoundError:
+            raise ContentNotFound(f"{self._directory} has no {digest}") from None
+
+    def _info(self, digest: Digest) -> ContentInfo:
+        fd = self._open(digest)
+        try:
+            return ContentInfo(digest, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
+
+
+class LayoutImages:
+    """The entries of index.json (layoutindex.py)."""
+
+    def __init__(self, directory: LayoutDir) -> None:
+        self._directory = directory
+
+    async def get(self, name: str) -> Image:
+        index = await self._read()
+        if index is None:
+            raise ImageNotFound(f"there is no OCI layout at {self._directory.path}")
+        return get(index, name, str(self._directory))
+
+    async def list(self) -> list[Image]:
+        index = await self._read()
+        return all_images(index) if index else []
+
+    async def put(self, image: Image) -> None:
+        """Create a name, or point it to another target. Labels become annotations of the entry."""
+        await in_thread(f"name {image.name} in {self._directory}", self._put, image)
+
+    async def delete(self, name: str) -> None:
+        """Remove a name; the blobs stay."""
+        await in_thread(f"remove {name} from {self._directory}", self._delete, name)
+
+    async def _read(self) -> Index | None:
+        return await in_thread(f"read {self._directory}", self._directory.read_index)
+
+    def _put(self, image: Image) -> None:
+        target = image.target.digest
+        if not self._directory.blob_path(target).exists():
+            raise ContentNotFound(f"{self._directory} has no {target} to name {image.name}")
+        self._directory.change_index(lambda index: point(index, image, str(self._directory)))
+
+    def _delete(self, name: str) -> None:
+        if self._directory.read_index() is None:
+            raise ImageNotFound(f"there is no OCI layout at {self._directory.path}")
+        self._directory.change_index(lambda index: remove(index, name, str(self._directory)))
+
+
+class LayoutLease:
+    """See `LayoutContent`."""
+
+    def __init__(self, directory: LayoutDir, lease_id: str, fd: int) -> None:
+        self.id = lease_id
+        self.content: ContentStore = LayoutContent(directory, fd)
+
+    async def hold(self, digest: Digest) -> None:
+        """Nothing to do but look: what was there before is never removed."""
+        await self.content.info(digest)
+
+
+class LayoutLeases:
+    """Leases are files in the layout while they last."""
+
+    def __init__(self, directory: LayoutDir) -> None:
+        self._directory = directory
+
+    def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
+        return self._open_lease(lease_id)
+
+    @asynccontextmanager
+    async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
+        doing = f"work on {self._directory}"
+        fd = await in_thread(doing, self._begin, lease_id)
+        try:
+            yield LayoutLease(self._directory, lease_id, fd)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await in_thread(doing, self._directory.end_lease, fd)
+
+    def _begin(self, lease_id: str) -> int:
+        check_lease_id(lease_id)
+        try:
+            return self._directory.begin_lease(lease_id)
+        except FileExistsError:
+            raise UsageError(f"lease {lease_id} of {self._directory} is in use") from None
+
+
+def check_lease_id(lease_id: str) -> None:
+    """Raises: ValueError: it could not be a part of a file name."""
+    if not _LEASE_ID.fullmatch(lease_id):
+        raise ValueError(f"not a lease id: {lease_id!r}")
