@@ -1,0 +1,118 @@
+"""Copy an image's content from one store to another, whole and verified."""
+
+from dataclasses import dataclass
+
+from nydus_service.content.documents import read_bytes, write_document
+from nydus_service.content.store import ContentNotFound, Ingester, Lease, Provider, read_pieces
+from nydus_service.oci.annotations import gc_labels
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.document import Index, Manifest
+from nydus_service.oci.mediatypes import is_foreign_layer, is_index, is_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What was copied, and what could not be: non-distributable layers that the source lacks, too."""
+
+    copied: tuple[Descriptor, ...]
+    absent: tuple[Descriptor, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes copied."""
+        return sum(desc.size for desc in self.copied)
+
+
+async def closure(provider: Provider, root: Descriptor) -> list[Descriptor]:
+    """All content that an image consists of, each once, children before their parents.
+
+    Only documents are read; whether the rest is there is not looked at. A manifest's subject does not
+    belong to it: referrers stand by themselves.
+
+    Raises:
+        ContentNotFound, FormatError, UnsupportedError: as `read_document`.
+    """
+    found: list[Descriptor] = []
+    seen = set()
+    waiting = [(root, False)]
+    while waiting:
+        desc, complete = waiting.pop()
+        key = (desc.digest, desc.media_type)
+        if complete:
+            found.append(desc)
+        elif key not in seen:
+            seen.add(key)
+            waiting.append((desc, True))
+            if _is_document(desc):
+                inner = _children(await read_bytes(provider, desc), desc)
+                waiting += [(child, False) for child in reversed(inner)]
+    return found
+
+
+async def copy_image(provider: Provider, lease: Lease, root: Descriptor) -> Transfer:
+    """Copy what an image consists of; what the target has already is kept by the lease and not read.
+
+    Every byte's digest is verified. Documents are always written, with the labels that keep their
+    children in containerd.
+
+    Args:
+        lease: of the store to copy to; its id goes into the refs.
+    Raises:
+        ContentNotFound: the source lacks a part.
+        FormatError, UnsupportedError: a part is damaged, or of an old kind.
+        NoSpaceError, NotAllowedError, UnreachableError: by either store.
+    """
+    copied, absent = [], []
+    for desc in await closure(provider, root):
+        if _is_document(desc):
+            data = await read_bytes(provider, desc)
+            labels = gc_labels(_children(data, desc))
+            await write_document(lease.content, data, desc.digest, labels=labels, job_id=lease.id)
+            copied.append(desc)
+        elif not await _holds(lease, desc):
+            try:
+                await copy_blob(provider, lease.content, desc, job_id=lease.id)
+                copied.append(desc)
+            except ContentNotFound:
+                if not is_foreign_layer(desc.media_type):
+                    raise
+                absent.append(desc)
+    return Transfer(tuple(copied), tuple(absent))
+
+
+async def copy_blob(provider: Provider, ingester: Ingester, desc: Descriptor, *, job_id: str) -> None:
+    """Copy one blob, verified.
+
+    Raises:
+        ContentNotFound: the source does not have it.
+        UnexpectedContent: its bytes are not those of the descriptor.
+    """
+    async with (
+        provider.open_reader(desc) as reader,
+        ingester.open_ingest(f"nydus-service-copy-{desc.digest}-{job_id}") as ingest,
+    ):
+        async for piece in read_pieces(reader):
+            await ingest.write(piece)
+        await ingest.commit(expected_size=desc.size, expected_digest=desc.digest)
+
+
+async def _holds(lease: Lease, desc: Descriptor) -> bool:
+    """Whether the target has some content; if so, the lease keeps it."""
+    try:
+        if (await lease.content.info(desc.digest)).size != desc.size:
+            return False
+        await lease.hold(desc.digest)
+    except ContentNotFound:
+        return False
+    return True
+
+
+def _is_document(desc: Descriptor) -> bool:
+    return is_index(desc.media_type) or is_manifest(desc.media_type)
+
+
+def _children(data: bytes, desc: Descriptor) -> tuple[Descriptor, ...]:
+    if is_index(desc.media_type):
+        return Index.decode(data, desc.digest).manifests
+    manifest = Manifest.decode(data, desc.digest)
+    return (manifest.config, *manifest.layers)
