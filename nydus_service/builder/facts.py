@@ -37,38 +37,38 @@ class ProgramFile:
         return cls(path, status.st_size, status.st_mtime_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a builder says of itself."""
-
-    features: frozenset[Feature]
-    identity: BuilderIdentity
-
-
 class FactsCache:
     """Asks builders what they are; shared by whoever runs builders in this process."""
 
     def __init__(self) -> None:
-        self._known: dict[ProgramFile, Facts] = {}
+        self._features: dict[ProgramFile, frozenset[Feature]] = {}
+        self._identities: dict[ProgramFile, BuilderIdentity] = {}
         self._asking = anyio.Lock()
 
-    async def facts(self, path: Path) -> Facts:
+    async def features(self, path: Path) -> frozenset[Feature]:
         """Raises: BuilderFailed: it is not there, not executable, or fails to answer."""
         program = ProgramFile.of(path)
         async with self._asking:
-            if program not in self._known:
-                self._known[program] = await _find_out(path)
-            return self._known[program]
+            if program not in self._features:
+                self._features[program] = parse_features(await ask(path, "create", "-h"))
+            return self._features[program]
+
+    async def identity(self, path: Path) -> BuilderIdentity:
+        """Raises: BuilderFailed: as `features`."""
+        program = ProgramFile.of(path)
+        async with self._asking:
+            if program not in self._identities:
+                self._identities[program] = await _identify(path)
+            return self._identities[program]
 
 
-async def _find_out(path: Path) -> Facts:
-    features = parse_features(await ask(path, "create", "-h"))
+async def _identify(path: Path) -> BuilderIdentity:
     identity = parse_identity(await ask(path, "-V"), _NATIVE_NAME)
     if identity.version == "unknown":
         # Two builds that cannot be told apart must not share results: the file itself is the version.
         digest = await anyio.to_thread.run_sync(_sha256, path)
         identity = BuilderIdentity(identity.name, f"unknown (sha256 {digest})")
-    return Facts(features, identity)
+    return identity
 
 
 def _sha256(path: Path) -> str:

@@ -57,7 +57,7 @@ class ForeignBuilder:
         self._timeout_s = timeout_s
 
     async def identify(self) -> BuilderIdentity:
-        return (await self._known.facts(self._program)).identity
+        return await self._known.identity(self._program)
 
     async def pack(
         self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
@@ -93,7 +93,7 @@ class ForeignBuilder:
 
     async def _require(self, needed: tuple[Feature, ...]) -> None:
         """Raises: UnsupportedError: the program lacks one of these."""
-        features = (await self._known.facts(self._program)).features
+        features = await self._known.features(self._program)
         for feature in needed:
             if feature not in features:
                 raise UnsupportedError(
