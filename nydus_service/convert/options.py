@@ -1,0 +1,137 @@
+"""What a conversion is asked for, which combinations make sense, and their fingerprints. Pure."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.oci.platform import Platform, PlatformMatcher, match_everything, match_strictly
+from nydus_service.version import VERSION
+
+COMPRESSORS: Final = ("none", "lz4_block", "zstd")
+DIGESTERS: Final = ("blake3", "sha256")
+PREFETCH_POLICIES: Final = ("fs", "none")
+VERIFY_MODES: Final = ("none", "tree", "full")
+"""How much is verified, the least first."""
+
+CHUNK_SIZE_MIN: Final = 0x1000
+CHUNK_SIZE_MAX: Final = 0x1000000
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """How an image is converted. The defaults are those of nydus-snapshotter's `pkg/converter`.
+
+    Attributes:
+        platforms: which manifests of an index to convert; none named: all of them.
+        fs_version: of RAFS.
+        compressor: of chunks: none, lz4_block or zstd.
+        chunk_size: bytes; a power of two from 0x1000 to 0x1000000.
+        digester: of chunks: blake3 or sha256.
+        prefetch_policy: fs, or none; with none the patterns do not count.
+        prefetch_patterns: absolute paths.
+        oci: turn documents of Docker types into those of OCI.
+        with_referrer: name the source manifest as the `subject` of the new one.
+        verify: none, tree or full; see verify/.
+        force: convert even if the target is there already, and right.
+        jobs: how many builder processes run at the same time.
+    """
+
+    platforms: tuple[Platform, ...] = ()
+    fs_version: str = "6"
+    compressor: str = "zstd"
+    chunk_size: int = 0x100000
+    digester: str = "blake3"
+    prefetch_policy: str = "fs"
+    prefetch_patterns: tuple[str, ...] = ("/",)
+    oci: bool = False
+    with_referrer: bool = False
+    verify: str = "tree"
+    force: bool = False
+    jobs: int = field(default_factory=_cores)
+
+    def __post_init__(self) -> None:
+        """Raises:
+        UsageError: a value that there is not; the message names it.
+        UnsupportedError: a version of RAFS that is not there.
+        """
+        _one_of("compressor", self.compressor, COMPRESSORS)
+        _one_of("digester", self.digester, DIGESTERS)
+        _one_of("prefetch policy", self.prefetch_policy, PREFETCH_POLICIES)
+        _one_of("verification", self.verify, VERIFY_MODES)
+        if self.fs_version != "6":
+            raise UnsupportedError(f"RAFS version {self.fs_version!r} is not supported: only 6 is written")
+        size = self.chunk_size
+        if not CHUNK_SIZE_MIN <= size <= CHUNK_SIZE_MAX or size & (size - 1):
+            raise UsageError(f"chunk size {size:#x} is not a power of two from 0x1000 to 0x1000000")
+        for path in self.prefetch_patterns:
+            if not path.startswith("/") or "\n" in path or "\0" in path:
+                raise UsageError(f"prefetch pattern {path!r} is not an absolute path on one line")
+        if self.jobs < 1:
+            raise UsageError(f"{self.jobs} jobs: at least one has to run")
+
+    @property
+    def matcher(self) -> PlatformMatcher:
+        """Which entries of an index are wanted: the platforms themselves, not what else they could run."""
+        return match_strictly(self.platforms) if self.platforms else match_everything()
+
+
+def layer_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
+    """Names all that decides a nydus blob's bytes beside the layer: sha256 in hex.
+
+    It is part of the names of ingests, so that two conversions of a layer with different options never
+    share one. What cannot be chosen yet is in it with the value that it has, so that the fingerprints
+    stay when it can be.
+    """
+    return _digest(_layer_fields(options, builder))
+
+
+def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
+    """Names all that decides a whole result beside the source image: sha256 in hex.
+
+    Recorded with the result's name: the same source and the same fingerprint need no work. How much is
+    verified is recorded beside it, since it changes no byte.
+    """
+    platforms = sorted(str(platform.normalised()) for platform in options.platforms)
+    return _digest(
+        _layer_fields(options, builder)
+        | {
+            "converter": VERSION,  # the rules by which documents are rewritten
+            "oci": options.oci,
+            "platforms": platforms or None,
+            "with_referrer": options.with_referrer,
+        }
+    )
+
+
+def _layer_fields(options: ConvertOptions, builder: BuilderIdentity) -> dict[str, Any]:
+    prefetch = options.prefetch_patterns if options.prefetch_policy != "none" else ()
+    return {
+        "batch_size": 0,
+        "builder": {"name": builder.name, "version": builder.version},
+        "chunk_dict": None,
+        "chunk_size": options.chunk_size,
+        "compressor": options.compressor,
+        "digester": options.digester,
+        "encrypt": False,
+        "fs_version": options.fs_version,
+        "oci_ref": False,
+        "prefetch": list(prefetch),  # a layer's own bootstrap, inside its blob, lists what it has of these
+    }
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{what} {value!r} is none of {', '.join(known)}")

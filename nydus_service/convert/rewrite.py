@@ -1,0 +1,183 @@
+"""Documents of an OCI image to those of its nydus image: manifest, config, index, labels. Pure.
+
+Only what has to change changes: what is not known here survives, in its order. The bytes depend on the
+old document, the options and the builder, on nothing else.
+
+Layers of the new manifest are the blobs in the order of the source layers, then the bootstrap layer.
+DiffIDs go by position: a blob's is its own digest, the bootstrap layer's the digest of its plain tar.
+
+Source: nydus-snapshotter pkg/converter, `convertManifest`, `MergeLayers`, `makeBlobDesc`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.errors import FormatError
+from nydus_service.oci import annotations as keys
+from nydus_service.oci import mediatypes
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+from nydus_service.oci.document import Config, Index, Manifest, TypedDocument
+
+HISTORY_ENTRY: Final = {"created_by": "Nydus Converter", "comment": "Nydus Bootstrap Layer"}
+"""How the bootstrap layer came about. Without a time: the bytes would depend on it. Other tools find
+the entry by these texts."""
+
+_OF_OLD_CONTENT: Final = ("data", "urls")
+"""Fields of a descriptor that hold or find the very bytes that it names."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapLayer:
+    """The layer that carries the image's bootstrap.
+
+    Attributes:
+        digest, size: of the tar.gz.
+        diff_id: of the plain tar.
+    """
+
+    digest: Digest
+    size: int
+    diff_id: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class NydusLayers:
+    """What an image's layers have become: blobs, lowest first, and the bootstrap layer."""
+
+    blobs: tuple[Descriptor, ...]
+    bootstrap: BootstrapLayer
+
+
+def blob_descriptor(digest: Digest, size: int) -> Descriptor:
+    """A nydus blob in a manifest. Nothing of the source layer's descriptor holds for it.
+
+    Args:
+        size: in bytes.
+    """
+    return Descriptor.of(mediatypes.NYDUS_BLOB, digest, size, {keys.NYDUS_BLOB: "true"})
+
+
+def bootstrap_descriptor(
+    bootstrap: BootstrapLayer, *, fs_version: str, builder: BuilderIdentity, docker: bool
+) -> Descriptor:
+    """The bootstrap layer in a manifest.
+
+    Args:
+        docker: whether the manifest it goes into is of Docker's type.
+    """
+    return Descriptor.of(
+        mediatypes.DOCKER_LAYER_GZIP if docker else mediatypes.OCI_LAYER_GZIP,
+        bootstrap.digest,
+        bootstrap.size,
+        {
+            keys.NYDUS_BOOTSTRAP: "true",
+            keys.NYDUS_FS_VERSION: fs_version,
+            keys.NYDUS_BUILDER_VERSION: str(builder),
+        },
+    )
+
+
+def rewrite_config(config: Config, layers: NydusLayers) -> Config:
+    """Put in the new layers' diffIDs, and the bootstrap layer's entry at the end of the history."""
+    diff_ids = [*(blob.digest for blob in layers.blobs), layers.bootstrap.diff_id]
+    return config.with_layers(diff_ids, [*config.history, HISTORY_ENTRY])
+
+
+def rewrite_manifest(
+    source: Descriptor,
+    manifest: Manifest,
+    config: Config,
+    layers: NydusLayers,
+    *,
+    fs_version: str,
+    builder: BuilderIdentity,
+    oci: bool,
+    with_referrer: bool = False,
+) -> tuple[Descriptor, Manifest]:
+    """The new manifest and its descriptor.
+
+    Args:
+        source: of the old manifest.
+        config: the new one, of `rewrite_config`.
+        oci: of Docker's types make OCI's.
+        with_referrer: say that the new manifest is about the old one.
+    """
+    media_type = _new_type(source.media_type, oci)
+    bootstrap = bootstrap_descriptor(
+        layers.bootstrap,
+        fs_version=fs_version,
+        builder=builder,
+        docker=mediatypes.is_docker(media_type),
+    )
+    new = manifest.with_media_type(media_type)
+    new = new.with_config(describe(config.encode(), like=manifest.config, oci=oci))
+    new = new.with_layers([*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.blobs), bootstrap])
+    if with_referrer:
+        new = new.with_subject(source.with_platform(None))  # some registries refuse one with a platform
+    return describe_document(new, like=source, oci=oci), new
+
+
+def rewrite_index(
+    source: Descriptor, index: Index, entries: Sequence[Descriptor], *, oci: bool
+) -> tuple[Descriptor, Index | None]:
+    """What stands for an index whose entries have become these.
+
+    Returns:
+        The very same descriptor and nothing to write if no entry changed; the entry itself if there is
+        but one, as other converters do; else the new index and its descriptor.
+    """
+    if tuple(entries) == index.manifests:
+        return source, None
+    if len(entries) == 1:
+        return entries[0], None
+    new = index.with_media_type(_new_type(source.media_type, oci)).with_manifests(entries)
+    return describe_document(new, like=source, oci=oci), new
+
+
+def describe_document(document: TypedDocument, *, like: Descriptor, oci: bool) -> Descriptor:
+    return describe(document.encode(), like=like, oci=oci)
+
+
+def describe(data: bytes, *, like: Descriptor, oci: bool) -> Descriptor:
+    """A descriptor of other bytes that is else like an old one, without what held for the old bytes alone."""
+    fields = {key: value for key, value in like.to_json().items() if key not in _OF_OLD_CONTENT}
+    media_type = _new_type(like.media_type, oci)
+    return Descriptor(fields).replace(media_type=media_type, digest=Digest.of(data), size=len(data))
+
+
+def manifest_labels(old: Mapping[str, str], manifest: Manifest) -> dict[str, str]:
+    """Labels of a new manifest: those of the old one that still hold, and what keeps its children."""
+    return keys.labels_to_carry(old) | keys.gc_labels([manifest.config, *manifest.layers])
+
+
+def index_labels(old: Mapping[str, str], index: Index) -> dict[str, str]:
+    """Labels of a new index: those of the old one that still hold, and what keeps its entries."""
+    return keys.labels_to_carry(old) | keys.gc_labels(index.manifests)
+
+
+def config_labels(old: Mapping[str, str]) -> dict[str, str]:
+    """Labels of a new config: those of the old one that still hold."""
+    return keys.labels_to_carry(old)
+
+
+def image_labels(old: Mapping[str, str]) -> dict[str, str]:
+    """Labels that a new name takes over from the old one: not requests and answers of our own."""
+    return {key: value for key, value in old.items() if not key.startswith(keys.OWN_PREFIX)}
+
+
+def check_diff_ids(manifest: Manifest, config: Config) -> None:
+    """An image that containerd could not run must not become one that it can.
+
+    Raises:
+        FormatError: the config has not one diffID for each layer.
+    """
+    layers, diff_ids = len(manifest.layers), len(config.diff_ids)
+    if layers != diff_ids:
+        raise FormatError(f"{manifest.name}: {layers} layers, but the config {config.name} has {diff_ids} diffIDs")
+
+
+def _new_type(media_type: str, oci: bool) -> str:
+    return mediatypes.to_oci(media_type) if oci else media_type
