@@ -1,6 +1,7 @@
-"""Which builder a command runs: its options, then the environment, then the embedded one."""
+"""Which builder a command runs, and where it works: options first, then the environment."""
 
 import argparse
+from pathlib import Path
 
 from nydus_service.builder.builder import Builder
 from nydus_service.builder.facts import FactsCache
@@ -21,3 +22,8 @@ def choose_builder(args: argparse.Namespace) -> Builder:
         timeout_s=args.builder_timeout,
         disable_tar_rafs=settings.disable_tar_rafs,
     )
+
+
+def choose_work_dir(args: argparse.Namespace) -> Path | None:
+    """Where work directories go, by `--work-dir` or NYDUS_WORKDIR; None: the system's directory for such."""
+    return Path(args.work_dir) if args.work_dir else load_settings().work_dir

@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from nydus_service.config import load_settings
 from nydus_service.errors import UsageError, from_os_error
 from nydus_service.oci.digest import Digest, Digester
 
@@ -39,24 +38,6 @@ def open_replacement(target: Path) -> Iterator[IO[bytes]]:
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
-
-
-@contextmanager
-def make_work_dir(option: str | None) -> Iterator[Path]:
-    """Make a directory for temporary files that goes with the block, in `--work-dir`, NYDUS_WORKDIR or /tmp.
-
-    Raises:
-        NydusServiceError: it cannot be made.
-    """
-    parent = option or load_settings().work_dir
-    try:
-        directory = tempfile.TemporaryDirectory(prefix="nydus-converter-", dir=parent)
-    except OSError as exc:
-        raise from_os_error(
-            exc, f"make a work directory in {str(parent or tempfile.gettempdir())!r}"
-        ) from exc
-    with directory as path:
-        yield Path(path)
 
 
 def digest_file(path: Path) -> tuple[Digest, int]:

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Image, Provider, Stores, find_image
-from nydus_service.convert.documents import read_document
 from nydus_service.convert.plan import NESTING_MAX
 from nydus_service.errors import FormatError
 from nydus_service.oci import annotations as keys
@@ -17,7 +17,7 @@ from nydus_service.oci.reference import ImageReference
 
 @dataclass(frozen=True, slots=True)
 class FoundManifest:
-    """A manifest of an image. `manifest` is None where it was not read, `config` if it is no container image."""
+    """A manifest. `manifest` is None where it was not read, `config` where it is no container image."""
 
     descriptor: Descriptor
     manifest: Manifest | None

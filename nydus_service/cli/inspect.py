@@ -1,14 +1,15 @@
 """`inspect`: what is in an image of a store, or in a nydus blob or bootstrap on disk."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 
 from nydus_service.cli.bootstraps import describe_bootstrap, extract_bootstrap
-from nydus_service.cli.files import digest_file, make_work_dir
+from nydus_service.cli.builders import choose_work_dir
+from nydus_service.cli.files import digest_file
 from nydus_service.cli.images import FoundManifest, find_manifests, resolve
 from nydus_service.cli.options import REFERENCES, add_common, add_work_dir
 from nydus_service.cli.output import print_json, print_line
@@ -16,6 +17,7 @@ from nydus_service.cli.stores import open_stores
 from nydus_service.cli.table import Column, format_size, print_table
 from nydus_service.content.store import Provider
 from nydus_service.convert.failures import about
+from nydus_service.convert.workdir import open_work_dir
 from nydus_service.nydus_image.check import load
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
-    if os.path.isfile(args.image):
+    if await anyio.Path(args.image).is_file():
         bootstrap = await anyio.to_thread.run_sync(_describe_file, Path(args.image))
         if args.format == "json":
             print_json({"path": args.image, "bootstrap": bootstrap})
@@ -42,7 +44,7 @@ async def run(args: argparse.Namespace) -> int:
     stores = open_stores(reference)
     image = await resolve(stores, reference)
     manifests = [
-        await _describe(stores.content, found, args.work_dir)
+        await _describe(stores.content, found, choose_work_dir(args))
         for found in await find_manifests(stores.content, image.target)
     ]
     if args.format == "json":
@@ -63,12 +65,12 @@ def _describe_file(path: Path) -> dict[str, object]:
         return describe_bootstrap(bootstrap)
 
 
-async def _describe(provider: Provider, found: FoundManifest, work_dir: str | None) -> dict[str, Any]:
+async def _describe(provider: Provider, found: FoundManifest, work_dir: Path | None) -> dict[str, Any]:
     layers = found.manifest.layers if found.manifest else ()
     diff_ids = found.config.diff_ids if found.config else ()
     bootstrap = None
     if found.bootstrap_layer:
-        with make_work_dir(work_dir) as directory:
+        async with open_work_dir(work_dir) as directory:
             file = directory / "image.boot"
             await extract_bootstrap(provider, found.bootstrap_layer, file)
             bootstrap = describe_bootstrap(await anyio.to_thread.run_sync(load, file))
@@ -119,9 +121,10 @@ def _print_bootstrap(bootstrap: dict[str, Any]) -> None:
         f"{bootstrap[kind]} {kind}" for kind in ("directories", "files", "symlinks", "special")
     )
     print_line(f"RAFS v{bootstrap['fs_version']}: {bootstrap['names']} names: {counts}")
+    algorithms = f"{bootstrap['compressor']}, {bootstrap['digester']}"
     print_line(
-        f"content {format_size(bootstrap['content_bytes'])} in chunks of {bootstrap['chunk_size']:#x}, {bootstrap['compressor']}, {bootstrap['digester']}; "
-        f"flags {bootstrap['flags']}, {bootstrap['prefetch']} in the prefetch table"
+        f"content {format_size(bootstrap['content_bytes'])} in chunks of {bootstrap['chunk_size']:#x}, "
+        f"{algorithms}; flags {bootstrap['flags']}, {bootstrap['prefetch']} in the prefetch table"
     )
     if bootstrap["blobs"]:
         print_line()

@@ -10,8 +10,8 @@ from pathlib import Path
 import anyio.to_thread
 
 from nydus_service.builder.builder import BootstrapLayerRequest, Builder, MergeOutcome, MergeRequest
-from nydus_service.cli.builders import choose_builder
-from nydus_service.cli.files import READ_SIZE, digest_file, make_work_dir, open_replacement
+from nydus_service.cli.builders import choose_builder, choose_work_dir
+from nydus_service.cli.files import READ_SIZE, digest_file, open_replacement
 from nydus_service.cli.options import (
     add_builder,
     add_common,
@@ -20,10 +20,11 @@ from nydus_service.cli.options import (
     add_work_dir,
 )
 from nydus_service.cli.output import print_json, print_line
-from nydus_service.errors import FormatError, from_os_error
+from nydus_service.content.layout import LayoutReader
+from nydus_service.convert.failures import about
+from nydus_service.convert.nydusblob import BlobMetadata, BlobTail, extract
+from nydus_service.convert.workdir import open_work_dir
 from nydus_service.oci.digest import Digest
-from nydus_service.rafs import blob as sections
-from nydus_service.rafs.constants import BLOCK_SIZE, align
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,7 @@ class LayerBlob:
     path: Path
     digest: Digest
     size: int
-    bootstrap: Path
-    meta: Path | None
+    metadata: BlobMetadata
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,11 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace) -> int:
     builder = choose_builder(args)
-    with make_work_dir(args.work_dir) as work_dir:
-        blobs = [await anyio.to_thread.run_sync(take_apart, path, work_dir) for path in args.blobs]
+    async with open_work_dir(choose_work_dir(args)) as work_dir:
+        blobs = [await take_apart(path, work_dir) for path in args.blobs]
         merged = work_dir / "merged.boot"
         request = MergeRequest(
-            bootstraps=tuple(blob.bootstrap for blob in blobs),
+            bootstraps=tuple(blob.metadata.bootstrap for blob in blobs),
             target=merged,
             output_json=work_dir / "merge.json",
             prefetch_policy=args.prefetch_policy,
@@ -79,42 +79,27 @@ async def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def take_apart(path: Path, work_dir: Path) -> LayerBlob:
+async def take_apart(path: Path, work_dir: Path) -> LayerBlob:
     """Hash a nydus blob, and put its bootstrap and chunk-info table in files named by its digest.
 
     Raises:
         FormatError: it is not a nydus blob, or it is damaged.
         NydusServiceError: it cannot be read, or the files cannot be written.
     """
-    digest, size = digest_file(path)
-    bootstrap, meta = work_dir / digest.hex, work_dir / f"{digest.hex}.blob.meta"
+    digest, size = await anyio.to_thread.run_sync(digest_file, path)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with path.open("rb") as file:
-
-            def entry(name: str) -> bytes:
-                return sections.run(sections.read_entry(name, size), read)
-
-            def read(offset: int, length: int) -> bytes:
-                return os.pread(file.fileno(), length, offset)
-
-            bootstrap.write_bytes(entry(sections.BOOTSTRAP))
-            has_meta = any(each.name == sections.META for each in sections.run(sections.read_toc(size), read))
-            if has_meta:
-                table = entry(sections.META)
-                meta.write_bytes(
-                    table + bytes(align(len(table), BLOCK_SIZE) - len(table)) + entry(sections.META_HEADER)
-                )
-    except FormatError as exc:
-        raise FormatError(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise from_os_error(exc, f"take {str(path)!r} apart in {str(work_dir)!r}") from exc
-    return LayerBlob(path, digest, size, bootstrap, meta if has_meta else None)
+        with about(str(path)):
+            metadata = await extract(LayoutReader(fd, path, size), BlobTail(), digest.hex, work_dir)
+    finally:
+        os.close(fd)
+    return LayerBlob(path, digest, size, metadata)
 
 
 async def _bootstrap_layer(
     builder: Builder, merged: Path, blobs: Sequence[LayerBlob], work_dir: Path
 ) -> Path:
-    metas = {blob.digest.hex: blob.meta for blob in blobs if blob.meta is not None}
+    metas = {blob.digest.hex: table for blob in blobs if (table := blob.metadata.chunk_table)}
     output = work_dir / "bootstrap-layer.tar.gz"
     await builder.bootstrap_layer(
         BootstrapLayerRequest(merged, tuple(metas.items()), output, work_dir / "bootstrap-layer.json")
