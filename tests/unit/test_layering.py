@@ -19,6 +19,9 @@ FOUNDATION = {"errors", "version"}
 PURE = {"oci", "rafs"}
 SETTINGS = {"config", "observe"}
 PROTOCOLS = {"content.store", "builder.builder", "backends.backend", "crypt.scheme", "cache.cache"}
+OVER_PROTOCOLS = {"content.documents", "content.transfer"}
+"""Functions that take any store by its protocols, so that they belong to none."""
+
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
 
@@ -29,7 +32,7 @@ MAY_IMPORT = {
     "observe": FOUNDATION,
     **dict.fromkeys(PURE, FOUNDATION),
     **dict.fromkeys(("nydus_image", "verify"), FOUNDATION | PURE),
-    **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | PURE | PROTOCOLS),
+    **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS),
     "jobs": FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"verify"},
     "api": FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"verify", "jobs"},
     "daemon": FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"verify", "jobs", "api"},
