@@ -29,14 +29,16 @@ def opened(entries: list[Entry]) -> tarfile.TarFile:
     return tarfile.open(fileobj=io.BytesIO(written(entries, "none")[0]))
 
 
+def decompressed(data: bytes, compression: Compression) -> bytes:
+    if compression == "gzip":
+        return gzip.decompress(data)
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data) if compression == "zstd" else data
+
+
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
 def test_compresses_and_tells_the_digest_of_the_plain_tar(compression: Compression) -> None:
     stored, diff_hex = written([make_entry("a", content=bytes(1 << 20))], compression)
-    plain = {
-        "gzip": gzip.decompress,
-        "zstd": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
-        "none": bytes,
-    }[compression](stored)
+    plain = decompressed(stored, compression)
     assert hashlib.sha256(plain).hexdigest() == diff_hex
     assert tarfile.open(fileobj=io.BytesIO(plain)).getnames() == ["a"]
 
