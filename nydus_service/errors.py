@@ -45,6 +45,12 @@ class FormatError(NydusServiceError):
     code, exit_code = "corrupt_input", 6
 
 
+class SourceDiffersError(FormatError):
+    """The bytes of a layer are not those that its descriptor names: a damaged or a wrong copy."""
+
+    code = "source_differs"
+
+
 class NotAllowedError(NydusServiceError):
     """The operating system or a server refuses it: permissions."""
 

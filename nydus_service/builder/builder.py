@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
-from nydus_service.errors import FormatError, NydusServiceError
+from nydus_service.errors import NydusServiceError
 
 if TYPE_CHECKING:
     from nydus_service.oci.digest import Digest
@@ -184,9 +184,3 @@ class BuilderFailed(NydusServiceError):
     def __init__(self, message: str, stderr_tail: str = "") -> None:
         super().__init__(message)
         self.stderr_tail = stderr_tail
-
-
-class SourceDiffersError(FormatError):
-    """The layer's bytes are not those that its descriptor names: a damaged or a wrong copy."""
-
-    code: ClassVar[str] = "source_differs"

@@ -42,7 +42,8 @@ def parse_identity(version_text: str, default_name: str) -> BuilderIdentity:
         Version: <tab>v2.3.0        and        rafs-reference 0.1.0
         Git Commit: <tab>0a1b2c                nydus-builder 0.2.0
 
-    The version gets all lines that may decide what bytes are written: commits, libraries.
+    nydus-image-py also says "Name:". The version gets all lines that may decide what bytes are
+    written: commits, libraries.
 
     Args:
         default_name: for a text that has no name in it.
@@ -56,6 +57,9 @@ def parse_identity(version_text: str, default_name: str) -> BuilderIdentity:
             if version == "unknown":
                 name, version = key, value or "unknown"
                 continue
+        elif key.lower() == "name":
+            name = value or default_name
+            continue
         elif key.lower() == "version":
             version = value or "unknown"
         if value and key.lower() not in _NOT_OF_THE_BYTES:

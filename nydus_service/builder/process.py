@@ -27,7 +27,7 @@ import anyio.to_thread
 
 from nydus_service import errors
 from nydus_service.builder import launch
-from nydus_service.builder.builder import BuilderFailed, SourceDiffersError
+from nydus_service.builder.builder import BuilderFailed
 from nydus_service.builder.pipes import Descriptor, PipeReader, open_pipe
 
 GRACE_S = 1.0
@@ -48,28 +48,29 @@ _KINDS: dict[str, type[errors.NydusServiceError]] = {
         errors.FormatError,
         errors.NotAllowedError,
         errors.NoSpaceError,
-        SourceDiffersError,
+        errors.SourceDiffersError,
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A builder's command line. `program` None: our own, the module behind `nydus-image-py`."""
+    """A builder's command line. `program` None: a `module` of our own, by default `nydus-image-py`'s."""
 
     program: Path | None
     arguments: tuple[str, ...]
+    module: str = _MODULE
 
     @property
     def argv(self) -> list[str]:
         """As a person would type it, for messages."""
-        own = [sys.executable, "-m", _MODULE]
+        own = [sys.executable, "-m", self.module]
         return [*(own if self.program is None else [os.fspath(self.program)]), *self.arguments]
 
     def launch(self) -> list[str]:
         """As it is started. Our own needs the interpreter's site directories, the launcher nothing."""
         if self.program is None:
-            options, what = ["-P"], ["module", _MODULE]
+            options, what = ["-P"], ["module", self.module]
         else:
             options, what = ["-I", "-S"], ["exec", os.fspath(self.program)]
         return [sys.executable, *options, _LAUNCHER, str(os.getpid()), *what, *self.arguments]

@@ -34,6 +34,13 @@ _LATER_MERGE = {"--chunk-dict": 1, "--parent-bootstrap": 1, "--config": 1}
 LATER_COMMANDS = ("unpack", "stat", "compact", "export", "optimize", "chunkdict")
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Help of one width anywhere: converters look for words in it, which no terminal may break."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=110)
+
+
 class _Once(argparse.Action):
     """An option that may be given once, as all of the native builder's."""
 
@@ -84,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="nydus-image-py",
         description="Build, merge and check RAFS v6 images: the nydus-image command line in Python.",
         allow_abbrev=False,
+        formatter_class=_Formatter,
     )
     parser.add_argument("-V", "--version", action="store_true", help="print versions and exit")
     _add_common(parser, top=True)
@@ -121,7 +129,9 @@ def _add_common(parser: argparse.ArgumentParser, top: bool = False) -> None:
 
 
 def _command(commands: Any, name: str, help_text: str) -> Any:
-    parser = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+    parser = commands.add_parser(
+        name, help=help_text, description=help_text, allow_abbrev=False, formatter_class=_Formatter
+    )
     _add_common(parser)
     return parser
 

@@ -245,6 +245,7 @@ def codec_versions() -> dict[str, str]:
 
 
 def _print_version() -> None:
+    print("Name: \tnydus-image-py")
     print(f"Version: \t{VERSION}")
     for name, version in codec_versions().items():
         print(f"{name}: \t{version}")

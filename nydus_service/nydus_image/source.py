@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nydus_service.errors import FormatError, from_os_error
+from nydus_service.errors import FormatError, SourceDiffersError, from_os_error
 from nydus_service.nydus_image.channel import Channel, Closed
 from nydus_service.oci.compression import open_decompressor, sniff
 from nydus_service.oci.layernotes import NotesRecorder
@@ -23,12 +23,6 @@ from nydus_service.oci.layernotes import NotesRecorder
 _READ_SIZE = 1 << 18
 _PIECES_AHEAD = 4
 _SNIFF_SIZE = 8
-
-
-class SourceDiffersError(FormatError):
-    """The layer's bytes are not those that its descriptor names."""
-
-    code = "source_differs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +152,8 @@ class LayerSource:
                     self._hand_on(piece)
                 data = self._read_stored(digest.update)
             decompressor.finish()
+        except SourceDiffersError:
+            raise
         except FormatError as exc:
             # A damaged copy is another fault than a layer that was made damaged: say which it is.
             while self._read_stored(digest.update):
@@ -172,6 +168,9 @@ class LayerSource:
         data = os.read(self._fd, _READ_SIZE)
         update(data)
         self.bytes_read += len(data)
+        size = self._check.size
+        if size is not None and self.bytes_read > size:
+            raise SourceDiffersError(f"the layer has more than the {size} bytes of its descriptor")
         return data
 
     def _hand_on(self, piece: bytes) -> None:

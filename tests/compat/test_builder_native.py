@@ -11,12 +11,12 @@ import anyio
 import pytest
 import zstandard
 
-from nydus_service.builder.builder import BuilderFailed, MergeRequest, PackRequest, SourceDiffersError
+from nydus_service.builder.builder import BuilderFailed, MergeRequest, PackRequest
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.features import Feature
 from nydus_service.builder.foreign import ForeignBuilder
-from nydus_service.errors import FormatError
+from nydus_service.errors import FormatError, SourceDiffersError
 from tests.compat.builders import Builder, bootstrap_of
 from tests.layers import directory, file, hardlink, layer, symlink
 from tests.tools import require_tool

@@ -15,10 +15,16 @@ from nydus_service.builder.builder import (
     BootstrapLayerRequest,
     BuilderFailed,
     MergeRequest,
-    SourceDiffersError,
 )
 from nydus_service.builder.embedded import EmbeddedBuilder
-from nydus_service.errors import FormatError, NotAllowedError, NotFoundError, UnsupportedError, UsageError
+from nydus_service.errors import (
+    FormatError,
+    NotAllowedError,
+    NotFoundError,
+    SourceDiffersError,
+    UnsupportedError,
+    UsageError,
+)
 from nydus_service.version import VERSION
 from tests.compat.builders import OURS, bootstrap_of, sections
 from tests.layers import directory, file, hardlink, layer

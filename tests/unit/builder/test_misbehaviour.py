@@ -11,10 +11,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from nydus_service.builder.builder import BuilderFailed, MergeRequest, SourceDiffersError
+from nydus_service.builder.builder import BuilderFailed, MergeRequest
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.foreign import ForeignBuilder
-from nydus_service.errors import FormatError, UnsupportedError
+from nydus_service.errors import FormatError, SourceDiffersError, UnsupportedError
 from tests.trees import PROJECT
 from tests.unit.builder.fakes import (
     ALL_READ,
