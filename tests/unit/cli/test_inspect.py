@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.command import run, run_json
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("layout")
+    assert run("sample", directory, "--size-mb", "4").returncode == 0
+    return directory
+
+
+def test_an_image_that_is_not_nydus(layout: Path) -> None:
+    told = run_json("inspect", f"oci:{layout}:sample")
+    (manifest,) = told["manifests"]
+    assert manifest["kind"] == "OCI image"
+    assert [layer["kind"] for layer in manifest["layers"]] == ["tar"] * 6
+    assert all(layer["diff_id"].startswith("sha256:") for layer in manifest["layers"])
+    assert manifest["bootstrap"] is None
+
+
+def test_text_ends_with_name_and_digest(layout: Path) -> None:
+    told = run_json("inspect", f"oci:{layout}:sample")
+    last = run("inspect", f"oci:{layout}").stdout.splitlines()[-1]
+    assert last == f"oci:{layout}@{told['target']['digest']}"
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "said"),
+    [
+        ("oci:{layout}:nothing", 4, "it has sample"),
+        ("oci:{layout}/nowhere:x", 4, "no OCI layout"),
+        ("docker://alpine", 5, "the registry store is not there yet"),
+        ("alpine", 5, "the containerd store is not there yet"),
+        ("containerd:alpine", 5, "the containerd store is not there yet"),
+        ("docker-daemon:alpine", 5, "docker-daemon is not supported"),
+        ("oci:", 2, "no path"),
+        ("oci:{layout}:a?b", 2, "not a tag"),
+        ("/etc/passwd", 6, "/etc/passwd: "),
+    ],
+)
+def test_failures(layout: Path, image: str, status: int, said: str) -> None:
+    done = run("inspect", image.format(layout=layout))
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+
+
+def test_a_damaged_document_is_told_by_its_digest(tmp_path: Path) -> None:
+    assert run("sample", tmp_path, "--size-mb", "4").returncode == 0
+    digest = run_json("inspect", f"oci:{tmp_path}:sample")["manifests"][0]["descriptor"]["digest"]
+    path = tmp_path / "blobs" / "sha256" / digest.removeprefix("sha256:")
+    path.write_bytes(path.read_bytes().replace(b"linux", b"Linux").replace(b'"size"', b'"sizE"'))
+    done = run("inspect", f"oci:{tmp_path}:sample")
+    assert done.returncode == 6
+    assert digest in done.stderr
