@@ -8,8 +8,8 @@ noting costs the builder little: some two microseconds for a small file.
 
 Most entries have little content and lie whole in one piece: `_scan` is a loop over those, and leaves
 all others to `_header`. The recorder is always in one of these states, by what it wants next:
-`_extension_left` bytes of an extension header; `_stored` bytes of content, the first of which may be
-a sparse map; `_padding`; more of an old GNU sparse map (`_map_goes_on`); else a header.
+`_extension_left` bytes of an extension header; more of an old GNU sparse map (`_map_goes_on`);
+`_stored` bytes of content, the first of which may be a sparse map; `_padding`; else a header.
 
 The notes are one zstd frame with a checksum, over this, little-endian:
 
@@ -71,6 +71,8 @@ _ONE_BLOCK_ONE_CHUNK: Final = RECORD.pack(1, 1)
 
 _PLAIN_FILE, _PAX, _LONG_NAME = b"0xL"
 _OLD_FILE, _SPARSE_FILE = b"\0S"
+_LONG_NAME_KEY: Final = b"=L"
+"""Where a GNU long name is kept among PAX records: no key of those has an equals sign."""
 _EXTENSIONS: Final = frozenset(b"xgLK")
 _FILES: Final = frozenset(b"\x0007S")
 _BARE: Final = frozenset(b"123456")
@@ -159,19 +161,19 @@ class NotesRecorder:
         while at < end:
             if self._extension_left:
                 at += self._take_extension(piece[at : at + self._extension_left])
-            elif self._stored:
-                at += self._take_content(piece, at)
-            elif self._padding:
-                skipped = min(self._padding, end - at)
-                self._padding -= skipped
-                at += skipped
-            else:
+            elif self._map_goes_on or not (self._stored or self._padding):
                 if not self._headers:
                     at = self._scan(piece, at)
                 if end - at < BLOCK:
                     return at
                 self._header(piece[at : at + BLOCK], self._position + at)
                 at += BLOCK
+            elif self._stored:
+                at += self._take_content(piece, at)
+            else:
+                skipped = min(self._padding, end - at)
+                self._padding -= skipped
+                at += skipped
         return at
 
     def _scan(self, piece: bytes, at: int) -> int:
@@ -250,20 +252,20 @@ class NotesRecorder:
         if len(self._headers) > HEADERS_MAX:
             raise FormatError(f"more than {HEADERS_MAX} bytes of headers")
         kind = block[156]
+        if kind not in _EXTENSIONS:
+            self._name = (
+                self._pax.get(_LONG_NAME_KEY) or self._pax.get(b"path") or block[:100].partition(b"\0")[0]
+            )
         if kind in _EXTENSIONS:
             self._begin_extension(kind, header_number(block[124:136]))
-        elif kind in _BARE or (kind == _OLD_FILE and self._has_slash(block)):
+        elif kind in _BARE or (kind == _OLD_FILE and self._name.endswith(b"/")):
+            # Before POSIX, a directory had no typeflag, only a slash at the end of its name.
             self._begin_record(0)
             self._end_entry()
         elif kind in _FILES:
             self._begin_file(block, kind)
         else:
             raise FormatError(f"unknown typeflag {chr(kind)!r}")
-
-    def _has_slash(self, block: bytes) -> bool:
-        """Before POSIX a directory had no typeflag, only a slash at the end of its name."""
-        name = self._pax.get(b"GNU long name") or self._pax.get(b"path") or block[:100].partition(b"\0")[0]
-        return name.endswith(b"/")
 
     def _begin_extension(self, kind: int, size: int) -> None:
         if not 0 <= size <= EXTENSION_MAX:
@@ -286,17 +288,16 @@ class NotesRecorder:
     def _end_extension(self, body: bytes) -> None:
         """Keep what tells where the entry's content ends, and what its name is."""
         if self._extension_kind == _LONG_NAME:
-            self._name = self._pax[b"GNU long name"] = body.partition(b"\0")[0]
+            self._pax[_LONG_NAME_KEY] = body.partition(b"\0")[0]
         elif self._extension_kind == _PAX:
             # The last PAX header of several is the one that counts.
-            self._pax = {key: name for key, name in self._pax.items() if key == b"GNU long name"}
+            self._pax = {key: name for key, name in self._pax.items() if key == _LONG_NAME_KEY}
             self._sparse_pairs = []
             for key, value in pax_records(body):
                 if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
                     self._sparse_pairs.append(value)
                 elif value:
                     self._pax[key] = value
-            self._name = self._pax.get(b"path", self._name)
 
     def _begin_file(self, block: bytes, kind: int) -> None:
         size = self._pax.get(b"size")
@@ -309,6 +310,7 @@ class NotesRecorder:
             self._runs = gnu_runs(block[386:482])
             self._map_goes_on = block[482] != 0
         elif is_pax_sparse(self._pax) or self._sparse_pairs:
+            self._name = self._pax.get(b"GNU.sparse.name", self._name)
             self._size = pax_sparse_size(self._pax)
             if self._pax.get(b"GNU.sparse.major") == b"1":
                 self._stored_map = StoredMap()

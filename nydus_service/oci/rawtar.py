@@ -62,7 +62,10 @@ def check_checksum(header: bytes) -> None:
     if digits.isdigit() and header[154] <= 0x20 and not digits.strip(b"01234567") and int(digits, 8) == quick:
         return
     total = sum(header) - sum(header[148:156]) + _SPACES_IN_SUM
-    claimed = header_number(header[148:156])
+    try:
+        claimed = header_number(header[148:156])
+    except FormatError as exc:
+        raise FormatError(f"its checksum is missing, {exc}: no tar header, or damaged") from exc
     if claimed != total and claimed != total - 256 * sum(byte >> 7 for byte in header[:148] + header[156:]):
         raise FormatError(f"its checksum is {total:o}, and it says {claimed:o}: no tar header, or damaged")
 
