@@ -138,7 +138,7 @@ class NotesRecorder:
 
     def finish(self) -> None:
         """Complete the notes. Raises: FormatError: the tar ends inside an entry, or is empty."""
-        if self._held or self._headers or self._stored or self._padding:
+        if self._held or self._headers or self._stored:  # padding behind the last content may be missing
             name = self._name.decode(errors="backslashreplace")[:300]
             where = f"in tar entry {name!r} at offset {self._offset}" if name else "in the header of an entry"
             raise FormatError(f"the tar is cut off after {self._position} bytes, {where}")
@@ -156,7 +156,7 @@ class NotesRecorder:
             self._write(packed)
 
     def _take(self, piece: bytes) -> int:
-        """Take in a piece up to where the rest is less than a block; returns its length."""
+        """Take in a piece, but for a part of a block at its end; returns where that begins."""
         at, end = 0, len(piece)
         while at < end:
             if self._extension_left:
