@@ -61,7 +61,7 @@ class CommonGround:
                 return None
             return replace(target, kind="hardlink", path=entry.path, target=entry.target, data=b"", xattrs=())
         xattrs = tuple(pair for pair in entry.xattrs if pair[0].startswith("user.") and b"\n" not in pair[1])
-        return replace(entry, mtime_nsec=0, xattrs=() if before else xattrs[:1])
+        return replace(entry, mtime_nsec=0, xattrs=before.xattrs if before and is_directory else xattrs[:1])
 
 
 def compare(oracle: Builder, stack: list[Layer], work: Path) -> None:
@@ -77,7 +77,7 @@ def compare(oracle: Builder, stack: list[Layer], work: Path) -> None:
         create(CreateOptions(source, blob=blob, bootstrap=boot, compressor="none", chunk_size=CHUNK_SIZE))
         assert_same(blob.read_bytes(), theirs.blob)
         assert_same(clear_marks(boot.read_bytes()), theirs.bootstrap)
-        sources.append(save_layer(theirs, work))
+        sources.append(save_layer(theirs, work, tag=str(number)))
     merged, _ = oracle.merge(work, sources)
     if any(source.name in {path.name for path in (work / "blobs").iterdir()} for source in sources):
         merge(MergeOptions(tuple(sources), bootstrap=work / "ours"))
