@@ -28,20 +28,23 @@ class LockTimeout(NydusServiceError):
 
 
 def claim(path: Path) -> int:
-    """Create a file and lock it. Returns the open descriptor, whose closing ends the claim.
+    """Create a file and lock it, or take over one that a dead process left, with what is in it.
 
-    Between the two steps the file is there without its lock: create it where nobody looks meanwhile,
+    Between the two steps a new file is there without its lock: call this where nobody looks meanwhile,
     because both hold another lock.
 
+    Returns:
+        The open descriptor, which appends; closing it ends the claim.
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: a living process has claimed it.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BaseException as exc:
         os.close(fd)
-        path.unlink()
+        if isinstance(exc, BlockingIOError):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         raise
     return fd
 

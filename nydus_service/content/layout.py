@@ -85,6 +85,10 @@ class LayoutIngest:
     def size(self) -> int:
         return self._digester.size
 
+    @property
+    def digest(self) -> Digest:
+        return self._digester.digest()
+
     async def write(self, data: bytes | memoryview) -> None:
         await in_thread(f"write {self._ref} to {self._directory}", self._write, data)
 
@@ -95,7 +99,7 @@ class LayoutIngest:
         expected_digest: Digest | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Digest:
-        digest = self._digester.digest()
+        digest = self.digest
         if expected_digest is not None and expected_digest.algorithm != digest.algorithm:
             raise UnsupportedError(f"{self._ref}: content is written by sha256 only, not {expected_digest}")
         if expected_size not in (None, self.size):

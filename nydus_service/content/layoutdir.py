@@ -117,9 +117,9 @@ class LayoutDir:
         if not first:
             draft.chmod((self.path / INDEX).stat().st_mode & 0o777)
         for directory in (*self._blob_directories(), self.path):
-            _sync_directory(directory)
+            sync_directory(directory)
         draft.rename(self.path / INDEX)
-        _sync_directory(self.path)
+        sync_directory(self.path)
 
     def begin_ingest(self) -> tuple[int, Path]:
         """Create a temporary file: its descriptor, and its name."""
@@ -321,7 +321,7 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -110,6 +110,11 @@ class Ingest(Protocol):
         """Bytes written so far."""
         ...
 
+    @property
+    def digest(self) -> Digest:
+        """sha256 of the bytes written so far: nobody else need hash them for it."""
+        ...
+
     async def write(self, data: bytes | memoryview) -> None:
         """Append. The caller may use the buffer again when this returns.
 

@@ -1,0 +1,329 @@
+"""The stores over images in one tar file, read in place and replaced as a whole.
+
+What is written goes to a scratch layout beside the file, `.NAME.nydus-service-<random>`, and so does
+the new archive, until it takes the name of the old one by a rename. All that the old one held, other
+images and their blobs, is taken over. A scratch layout lives under a lease of its own (layoutdir.py):
+it vanishes when it ends, and what a killed process left is swept by the next one at the same file.
+
+    reading a blob    from the scratch layout, else from the archive as it was when it was opened last
+    writing a blob    to the scratch layout
+    naming an image   archive as it is now + that image -> new archive -> rename, if it is still that one;
+                      else again, from the one that somebody else made meanwhile
+"""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import anyio
+from anyio.from_thread import check_cancelled
+
+from nydus_service.content import claims
+from nydus_service.content.archivefile import ArchiveFile, Blob, BlobSource, write_archive
+from nydus_service.content.blocking import in_thread
+from nydus_service.content.layout import LayoutContent, check_lease_id
+from nydus_service.content.layoutdir import LayoutDir, sync_directory
+from nydus_service.content.layoutindex import all_images, get, point, remove
+from nydus_service.content.store import (
+    PIECE_SIZE,
+    ContentInfo,
+    ContentNotFound,
+    ContentStore,
+    Image,
+    ImageNotFound,
+    Ingest,
+    Lease,
+    ReaderAt,
+    Stores,
+    UnexpectedContent,
+)
+from nydus_service.content.transfer import closure
+from nydus_service.errors import UnsupportedError
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+from nydus_service.oci.document import Index
+from nydus_service.oci.mediatypes import OCI_INDEX, is_foreign_layer
+
+_OWN_LEASE = "archive"
+
+
+@asynccontextmanager
+async def open_archive(path: Path) -> AsyncIterator[Stores]:
+    """The stores over an archive file, which need not exist: it is made when the first image is named.
+
+    Takes an OCI layout in a tar, and to read from, archives of `docker save`.
+    """
+    archive = _Archive(path)
+    try:
+        content = ArchiveContent(archive)
+        yield Stores(str(archive), content, ArchiveImages(archive), ArchiveLeases(archive))
+    finally:
+        with anyio.CancelScope(shield=True):
+            await in_thread(f"finish {archive}", archive.close)
+
+
+class _Archive:
+    """The file, as it was opened last, and the scratch layout, once something is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._files: list[ArchiveFile] = []  # the last one is the newest; readers may use older ones
+        self._scratch: tuple[LayoutDir, int] | None = None
+        self._opening = anyio.Lock()
+
+    def __str__(self) -> str:
+        return f"oci-archive:{self.path}"
+
+    async def file(self) -> ArchiveFile | None:
+        """The archive as it is now; None if there is none."""
+        async with self._opening:
+            return await in_thread(f"read {self}", self._open_newest)
+
+    async def scratch(self) -> tuple[LayoutDir, int]:
+        """The scratch layout and the lease that keeps it; made when it is asked for first."""
+        async with self._opening:
+            if self._scratch is None:
+                self._scratch = await in_thread(f"write beside {self.path}", self._make_scratch)
+            return self._scratch
+
+    def scratch_path(self, digest: Digest) -> Path | None:
+        """The file of a blob that was written here; None if it wasn't."""
+        path = self._scratch[0].blob_path(digest) if self._scratch else None
+        return path if path and path.exists() else None
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+        if self._scratch:
+            directory, lease = self._scratch
+            directory.end_lease(lease)
+
+    def _open_newest(self) -> ArchiveFile | None:
+        if self._files and self._files[-1].files.is_current():
+            return self._files[-1]
+        try:
+            self._files.append(ArchiveFile(self.path))
+        except FileNotFoundError:
+            return None
+        return self._files[-1]
+
+    def _make_scratch(self) -> tuple[LayoutDir, int]:
+        prefix = f".{self.path.name}.nydus-service-"
+        if self.path.parent.is_dir():
+            for name in os.listdir(self.path.parent):
+                if name.startswith(prefix) and (self.path.parent / name).is_dir():
+                    LayoutDir(self.path.parent / name).tidy()
+        directory = LayoutDir(self.path.parent / f"{prefix}{secrets.token_hex(8)}")
+        return directory, directory.begin_lease(_OWN_LEASE)
+
+
+class ArchiveReader:
+    """A blob inside an archive."""
+
+    local_path = None
+
+    def __init__(self, file: ArchiveFile, blob: Blob) -> None:
+        self._file = file
+        self._blob = blob
+        self.size = file.size(blob)
+
+    async def read_at(self, offset: int, size: int) -> bytes:
+        return await in_thread(f"read {self._file.files.path}", self._file.read, self._blob, offset, size)
+
+
+class ArchiveContent:
+    """Blobs of the archive, and those that are to get into it."""
+
+    def __init__(self, archive: _Archive, written: LayoutContent | None = None) -> None:
+        """
+        Args:
+            written: the scratch layout under a lease of the caller's; None for that of the archive.
+        """
+        self._archive = archive
+        self._written = written
+
+    def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
+        return self._open_reader(desc)
+
+    @asynccontextmanager
+    async def _open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
+        if self._archive.scratch_path(desc.digest):
+            async with (await self._scratch()).open_reader(desc) as reader:
+                yield reader
+            return
+        file, blob = await self._find(desc.digest)
+        size = file.size(blob)
+        if size != desc.size:
+            where = f"{desc.digest} in {self._archive}"
+            raise UnexpectedContent(f"{where} has {size} bytes, its descriptor says {desc.size}")
+        yield ArchiveReader(file, blob)
+
+    async def info(self, digest: Digest) -> ContentInfo:
+        if self._archive.scratch_path(digest):
+            return await (await self._scratch()).info(digest)
+        file, blob = await self._find(digest)
+        return ContentInfo(digest, file.size(blob))
+
+    def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
+        return self._open_ingest(ref)
+
+    @asynccontextmanager
+    async def _open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
+        async with (await self._scratch()).open_ingest(ref) as ingest:
+            yield ingest
+
+    async def _scratch(self) -> LayoutContent:
+        return self._written or LayoutContent(*await self._archive.scratch())
+
+    async def _find(self, digest: Digest) -> tuple[ArchiveFile, Blob]:
+        file = await self._archive.file()
+        blob = file.blobs.get(digest) if file else None
+        if file is None or blob is None:
+            raise ContentNotFound(f"{self._archive} has no {digest}")
+        return file, blob
+
+
+class ArchiveImages:
+    """The index of the archive. Every change writes the archive anew."""
+
+    def __init__(self, archive: _Archive) -> None:
+        self._archive = archive
+        self._content = ArchiveContent(archive)
+
+    async def get(self, name: str) -> Image:
+        file = await self._archive.file()
+        if file is None:
+            raise ImageNotFound(f"there is no file {self._archive.path}")
+        return get(file.index, name, str(self._archive))
+
+    async def list(self) -> list[Image]:
+        file = await self._archive.file()
+        return all_images(file.index) if file else []
+
+    async def put(self, image: Image) -> None:
+        """Write the archive with this image in it."""
+        await self._content.info(image.target.digest)
+        await self._change(lambda index: point(index, image, str(self._archive)))
+
+    async def delete(self, name: str) -> None:
+        """Write the archive without this image, and without what only that one had."""
+        if await self._archive.file() is None:
+            raise ImageNotFound(f"there is no file {self._archive.path}")
+        await self._change(lambda index: remove(index, name, str(self._archive)))
+
+    async def _change(self, change: Callable[[Index], Index]) -> None:
+        while not await self._try_change(change):
+            pass  # somebody else replaced the archive meanwhile: its images are to be kept, too
+
+    async def _try_change(self, change: Callable[[Index], Index]) -> bool:
+        old = await self._archive.file()
+        if old and old.is_docker:
+            raise UnsupportedError(f"{self._archive.path} is a docker-archive: nothing can be added to it")
+        index = change(old.index if old else Index.new((), OCI_INDEX, f"{self._archive}: index.json"))
+        blobs = await self._blobs(index, old)
+        scratch, _ = await self._archive.scratch()
+        doing = f"write {self._archive}"
+        fd, draft = await in_thread(doing, scratch.begin_ingest)
+        placed = False
+        try:
+            await in_thread(doing, _write_draft, fd, index, blobs)
+            placed = await in_thread(doing, self._replace, draft, old)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await in_thread(doing, lambda: scratch.end_ingest(fd, draft, placed=placed, leased=True))
+        return placed
+
+    async def _blobs(self, index: Index, old: ArchiveFile | None) -> Sequence[BlobSource]:
+        """Where the blobs of all images are; non-distributable layers may be nowhere."""
+        sources = {}
+        for entry in index.manifests:
+            for desc in await closure(self._content, entry):
+                source = self._source(desc.digest, old)
+                if source:
+                    sources[desc.digest] = source
+                elif not is_foreign_layer(desc.media_type):
+                    raise ContentNotFound(
+                        f"{self._archive} has no {desc.digest}, which is a part of an image"
+                    )
+        return list(sources.values())
+
+    def _source(self, digest: Digest, old: ArchiveFile | None) -> BlobSource | None:
+        written = self._archive.scratch_path(digest)
+        if written:
+            return BlobSource(digest, written.stat().st_size, lambda: _pieces_of_file(written))
+        blob = old.blobs.get(digest) if old else None
+        if old is None or blob is None:
+            return None
+        return BlobSource(digest, old.size(blob), lambda: _pieces_of_blob(old, blob))
+
+    def _replace(self, draft: Path, old: ArchiveFile | None) -> bool:
+        """Give the new archive its name; not if the archive is another one by now."""
+        path = self._archive.path
+        lock_path = path.parent / f".{path.name}.nydus-service-lock"
+        lock = claims.lock(lock_path)
+        try:
+            if not old.files.is_current() if old else path.exists():
+                return False
+            if old:
+                draft.chmod(path.stat().st_mode & 0o777)
+            draft.rename(path)
+            sync_directory(path.parent)
+            return True
+        finally:
+            lock_path.unlink()
+            os.close(lock)
+
+
+class ArchiveLease:
+    """A lease of the scratch layout."""
+
+    def __init__(self, archive: _Archive, directory: LayoutDir, lease_id: str, fd: int) -> None:
+        self.id = lease_id
+        self.content: ContentStore = ArchiveContent(archive, LayoutContent(directory, fd))
+
+    async def hold(self, digest: Digest) -> None:
+        """Nothing to do but look: what is in the archive goes with its image only."""
+        await self.content.info(digest)
+
+
+class ArchiveLeases:
+    """What a lease kept is in the archive by its end, or gone with the scratch layout."""
+
+    def __init__(self, archive: _Archive) -> None:
+        self._archive = archive
+
+    def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
+        return self._open_lease(lease_id)
+
+    @asynccontextmanager
+    async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
+        check_lease_id(lease_id)
+        directory, _ = await self._archive.scratch()
+        doing = f"work on {self._archive}"
+        fd = await in_thread(doing, directory.begin_lease, f"user-{lease_id}")
+        try:
+            yield ArchiveLease(self._archive, directory, lease_id, fd)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await in_thread(doing, directory.end_lease, fd)
+
+
+def _write_draft(fd: int, index: Index, blobs: Sequence[BlobSource]) -> None:
+    with open(fd, "wb", closefd=False) as file:
+        write_archive(file, index, blobs)
+    os.fsync(fd)
+
+
+def _pieces_of_file(path: Path) -> Iterator[bytes]:
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(PIECE_SIZE):
+            check_cancelled()  # an archive may be large: no need to finish one that nobody wants
+            yield piece
+
+
+def _pieces_of_blob(file: ArchiveFile, blob: Blob) -> Iterator[bytes]:
+    for offset in range(0, file.size(blob), PIECE_SIZE):
+        check_cancelled()
+        yield file.read(blob, offset, PIECE_SIZE)

@@ -1,0 +1,100 @@
+"""Archives of `docker save` before 25, podman and skopeo: manifest.json, configs and layer tars.
+
+They have no manifests and no index; those are made here, of Docker's types, the same each time. A layer
+is named by its diffID, as it is a plain tar; whether it is the one is verified by who reads it.
+
+Source: moby image/spec v1.2 "Combined Image JSON + Filesystem Changeset Format".
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from nydus_service.content.tarfiles import Span, TarFiles
+from nydus_service.errors import FormatError, UsageError
+from nydus_service.oci.annotations import CONTAINERD_IMAGE_NAME, REF_NAME
+from nydus_service.oci.compression import sniff
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+from nydus_service.oci.document import Config, Index, Manifest
+from nydus_service.oci.mediatypes import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+)
+from nydus_service.oci.reference import normalise
+
+MANIFESTS: Final = "manifest.json"
+
+_LAYER_TYPES = {"none": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP, "zstd": DOCKER_LAYER_ZSTD}
+
+
+class DockerArchive:
+    """What is in such an archive.
+
+    `blobs`: where each is; a manifest itself, as it is in no file.
+    """
+
+    def __init__(self, files: TarFiles) -> None:
+        """
+        Raises:
+            FormatError: what should be in it is not.
+        """
+        self._files = files
+        self.blobs: dict[Digest, Span | bytes] = {}
+        entries: list[Descriptor] = []
+        for number, image in enumerate(self._read_manifests()):
+            entries += self._image(image, f"{files.path}: image {number}")
+        self.index = Index.new(entries, OCI_INDEX, f"{files.path}: {MANIFESTS}")
+
+    def _read_manifests(self) -> list[Mapping[str, Any]]:
+        try:
+            images = json.loads(self._files.document(MANIFESTS))
+        except (ValueError, RecursionError) as exc:
+            raise FormatError(f"{self._files.path}: {MANIFESTS} is not JSON: {exc}") from exc
+        if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+            raise FormatError(f"{self._files.path}: {MANIFESTS} is not a list of objects")
+        return images
+
+    def _image(self, image: Mapping[str, Any], where: str) -> list[Descriptor]:
+        """Make an image's manifest. Returns an entry for each of its names, or one without."""
+        names, tags = image.get("Layers") or [], image.get("RepoTags") or []
+        texts = (
+            [image.get("Config"), *names, *tags] if isinstance(names, list) and isinstance(tags, list) else []
+        )
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise FormatError(
+                f"{where} of {MANIFESTS} lacks Config, Layers or RepoTags, or they are no strings"
+            )
+        data = self._files.document(image["Config"])
+        config = self._keep(data, DOCKER_CONFIG)
+        diff_ids = Config.decode(data, f"{where}: {image['Config']}").diff_ids
+        if len(diff_ids) != len(names):
+            raise FormatError(f"{where} has {len(names)} layers, its config has {len(diff_ids)} diffIDs")
+        layers = [self._layer(name, diff_id) for name, diff_id in zip(names, diff_ids, strict=True)]
+        manifest = self._keep(Manifest.new(config, layers, DOCKER_MANIFEST).encode(), DOCKER_MANIFEST)
+        return [manifest.with_annotations(_names(tag)) for tag in tags] or [manifest]
+
+    def _keep(self, data: bytes, media_type: str) -> Descriptor:
+        digest = Digest.of(data)
+        self.blobs[digest] = data
+        return Descriptor.of(media_type, digest, len(data))
+
+    def _layer(self, name: str, diff_id: Digest) -> Descriptor:
+        span = self._files.files.get(name)
+        if span is None:
+            raise FormatError(f"{self._files.path} lacks the layer {name!r}")
+        compression = sniff(self._files.read(span, 0, 4))
+        digest = diff_id if compression == "none" else self._files.digest(span)
+        self.blobs[digest] = span
+        return Descriptor.of(_LAYER_TYPES[compression], digest, span.size)
+
+
+def _names(tag: str) -> dict[str, str]:
+    try:
+        return {REF_NAME: tag, CONTAINERD_IMAGE_NAME: normalise(tag)}
+    except UsageError:  # not a reference: known by this very name only
+        return {REF_NAME: tag}
