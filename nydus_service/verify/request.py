@@ -7,9 +7,10 @@
      "blob_id": "<hex>"}
 
 tree: compare the bootstrap with the layers, lowest first. full: read every chunk back, too. read: only
-read the bootstrap, and if there are `blobs`, every chunk; there is no source, so no `layers`. `blobs`, if
-given, names all that the image may use; a path may be null where it is not read (tree). `blob_id` is the
-id of a blob whose metadata is inlined in the bootstrap of a single layer.
+read the bootstrap, and if `blobs` have paths, every chunk; there is no source, so no `layers`. `blobs`, if
+given, names all that the image may use; the paths may be null where they are not read: all of them in a
+request to read, any in mode tree. `blob_id` is the id of a blob whose metadata is inlined in the bootstrap
+of a single layer.
 """
 
 from collections.abc import Mapping
@@ -39,6 +40,11 @@ class Request:
     layers: tuple[Layer, ...] = ()
     blobs: Mapping[str, str | None] | None = None
     blob_id: str | None = None
+
+    @property
+    def reads_chunks(self) -> bool:
+        """Whether what is stored in the blobs is looked at, too."""
+        return self.mode == "full" or (self.mode == "read" and any((self.blobs or {}).values()))
 
 
 def parse_request(value: object) -> Request:

@@ -28,11 +28,12 @@ def verify(request: Request) -> Report:
         _count(bootstrap, report)
     else:
         source.compare(bootstrap, report)
-    if request.blobs is not None and request.mode != "tree":
+    if request.reads_chunks:
         # Only here: its thread pool takes a moment to import.
         from nydus_service.verify.stored import check_stored
 
-        paths = {blob_id: path for blob_id, path in request.blobs.items() if path is not None}
+        blobs = request.blobs or {}
+        paths = {blob_id: path for blob_id, path in blobs.items() if path is not None}
         check_stored(bootstrap, paths, report)
     return report
 
