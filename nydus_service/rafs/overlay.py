@@ -86,10 +86,9 @@ def _new_directory(parent: Inode, described: Inode) -> Inode:
 
 
 def inherit_group(parent: Inode, directory: Inode) -> None:
-    """What mkdir does below a set-group-ID directory."""
+    """What mkdir does below a set-group-ID directory; containerd's chmod then takes the bit away."""
     if parent.mode & S_ISGID:
         directory.gid = parent.gid
-        directory.mode |= S_ISGID
 
 
 def _copy_metadata(upper: Inode, lower: Inode) -> None:

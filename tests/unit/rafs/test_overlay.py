@@ -74,7 +74,7 @@ def test_an_implied_directory_inherits_the_group_of_a_setgid_parent() -> None:
     parent = directory(mode=0o2775)
     parent.gid = 42
     root = merged(directory(srv=parent), implied(srv=implied(new=implied(f=file()))))
-    assert (at(root, "/srv/new").gid, at(root, "/srv/new").mode & 0o7777) == (42, 0o2755)
+    assert (at(root, "/srv/new").gid, at(root, "/srv/new").mode & 0o7777) == (42, 0o755)
 
 
 def test_an_opaque_mark_hides_the_lower_and_keeps_its_own() -> None:
