@@ -144,7 +144,8 @@ class Descriptor:
         return type(self)(fields)
 
     def _read_annotations(self) -> Mapping[str, str]:
-        value = self._fields.get("annotations") or {}
+        value = self._fields.get("annotations")
+        value = {} if value is None else value
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
             raise FormatError(
                 f"descriptor of {self._digest}: annotations are not a map of strings: {value!r:.200}"

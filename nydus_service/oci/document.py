@@ -90,7 +90,8 @@ class Document:
 
     @property
     def annotations(self) -> Mapping[str, str]:
-        value = self._fields.get("annotations") or {}
+        value = self._fields.get("annotations")
+        value = {} if value is None else value
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
             raise FormatError(f"{self.name}: annotations are not a map of strings")
         return dict(value)

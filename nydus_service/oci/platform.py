@@ -61,11 +61,11 @@ class Platform:
         """
         texts = {}
         for key in ("os", "architecture", "variant", "os.version"):
-            texts[key] = fields.get(key) or ""
+            texts[key] = "" if fields.get(key) is None else fields[key]
             if not isinstance(texts[key], str):
                 raise FormatError(f"{where}: {key} of the platform is not a string: {texts[key]!r:.100}")
-        features = fields.get("os.features") or ()
-        if not isinstance(features, list | tuple) or not all(isinstance(each, str) for each in features):
+        features = [] if fields.get("os.features") is None else fields["os.features"]
+        if not isinstance(features, list) or not all(isinstance(each, str) for each in features):
             raise FormatError(f"{where}: os.features of the platform is not a list of strings")
         return cls(texts["os"], texts["architecture"], texts["variant"], texts["os.version"], tuple(features))
 

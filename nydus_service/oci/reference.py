@@ -149,7 +149,7 @@ def check_tag(tag: str) -> None:
 def _split_digest(text: str) -> tuple[str, Digest | None]:
     """Part a reference from the digest that ends it, if one does."""
     bare, at, tail = text.rpartition("@")
-    if at and re.match(r"[a-z0-9]+:", tail) and "/" not in tail:
+    if at and tail.startswith(("sha256:", "sha512:")):
         return bare, Digest.parse(tail)
     return text, None
 
