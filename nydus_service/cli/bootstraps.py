@@ -12,9 +12,11 @@ from nydus_service.oci.compression import open_decompressor, sniff
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digester
 from nydus_service.oci.layertar import REGULAR, LayerTarReader
-from nydus_service.rafs.constants import BLOB_FEATURE_NAMES
+from nydus_service.rafs.constants import BLOB_FEATURE_NAMES, BLOCK_SIZE, SUPERBLOCK_OFFSET
+from nydus_service.rafs.erofs import Superblock
 from nydus_service.rafs.reader import Bootstrap
 from nydus_service.rafs.tree import Blob, walk
+from nydus_service.rafs.v6 import ExtendedSuperblock
 
 IMAGE_BOOT = b"image/image.boot"
 
@@ -64,6 +66,25 @@ def _plain_pieces(reader: ReaderAt, digester: Digester) -> Iterator[bytes]:
         yield from decompressor.feed(data)
     if decompressor is not None:
         decompressor.finish()
+
+
+def read_chunking(bootstrap: Path) -> tuple[int, str]:
+    """How the content of an image was cut and digested: bytes of a chunk, and blake3 or sha256.
+
+    Raises:
+        FormatError, UnsupportedError: it is no bootstrap that can be read.
+    """
+    try:
+        with bootstrap.open("rb") as file:
+            head = file.read(BLOCK_SIZE)
+            size = bootstrap.stat().st_size
+    except OSError as exc:
+        raise from_os_error(exc, f"read {str(bootstrap)!r}") from exc
+    if len(head) < BLOCK_SIZE:
+        raise FormatError(f"a bootstrap of {size} bytes is too small")
+    Superblock.unpack(head, SUPERBLOCK_OFFSET)
+    extended = ExtendedSuperblock.unpack(head, size)
+    return extended.chunk_size, extended.digester
 
 
 def describe_bootstrap(bootstrap: Bootstrap) -> dict[str, object]:

@@ -41,12 +41,12 @@ async def run(args: argparse.Namespace) -> int:
             _print_bootstrap(bootstrap)
         return 0
     reference = ImageReference.parse(args.image)
-    stores = open_stores(reference)
-    image = await resolve(stores, reference)
-    manifests = [
-        await _describe(stores.content, found, choose_work_dir(args))
-        for found in await find_manifests(stores.content, image.target)
-    ]
+    async with open_stores(reference) as stores:
+        image = await resolve(stores, reference)
+        manifests = [
+            await _describe(stores.content, found, choose_work_dir(args))
+            for found in await find_manifests(stores.content, image.target)
+        ]
     if args.format == "json":
         print_json({"image": str(reference), "target": image.target.to_json(), "manifests": manifests})
         return 0

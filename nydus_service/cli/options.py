@@ -1,6 +1,7 @@
 """Options that several commands share, and options of later versions, which fail by name."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,8 +12,10 @@ COMPRESSORS = ("none", "lz4_block", "zstd")
 
 REFERENCES = """\
 An image is one of
-  oci:DIR[:TAG]            an OCI layout directory
-  oci-archive:FILE[:TAG]   the same, in one tar file"""
+  oci:DIR[:TAG]              an OCI layout directory
+  oci-archive:FILE[:TAG]     the same, in one tar file
+  docker-archive:FILE[:REF]  what `docker save` writes; only to read
+and may end in @sha256:…"""
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +128,10 @@ def _chunk_size(text: str) -> int:
     if not 0x1000 <= value <= 0x1000000 or value & (value - 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a power of two from 0x1000 to 0x1000000")
     return value
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def positive_count(text: str) -> int:

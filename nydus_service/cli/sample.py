@@ -36,7 +36,8 @@ async def run(args: argparse.Namespace) -> int:
     check_tag(args.tag)
     reference = ImageReference.parse(f"oci:{args.directory}:{args.tag}")
     begun = time.monotonic()
-    sample = await write_sample(open_stores(reference), reference.name, args.size_mb * 10**6)
+    async with open_stores(reference) as stores:
+        sample = await write_sample(stores, reference.name, args.size_mb * 10**6)
     duration_s = time.monotonic() - begun
     if args.format == "json":
         print_json(describe_sample(sample, reference) | {"duration_s": round(duration_s, 3)})
