@@ -1,4 +1,4 @@
-"""What a manifest is: an image to convert, one that cannot be converted, something to leave as it is. Pure."""
+"""What a manifest is: an image to convert, one that cannot be, or something to leave as it is. Pure."""
 
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import UnsupportedError
@@ -63,6 +63,8 @@ def _why_not(layer: Descriptor, options: ConvertOptions) -> str | None:
         return _why_not_merged(layer, options)
     if not mediatypes.is_tar_layer(layer.media_type):
         return f"its type {layer.media_type} is not one of a tar"
+    if layer.digest.algorithm != "sha256":
+        return "its digest is not sha256, which is all that builders and runtimes know"
     return None
 
 

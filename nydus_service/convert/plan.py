@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider, UnexpectedContent
 from nydus_service.convert.classify import check_layers, name_layer, why_kept
-from nydus_service.convert.documents import read_document
 from nydus_service.convert.failures import about
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.rewrite import check_diff_ids
@@ -25,6 +25,7 @@ from nydus_service.oci.document import Config, Document, Index, Manifest
 from nydus_service.oci.platform import Platform
 
 D = TypeVar("D", bound=Document)
+P = TypeVar("P")
 
 NESTING_MAX = 8
 """Indexes inside each other. One inside another is rare, more are nobody's."""
@@ -72,22 +73,13 @@ class IndexPlan:
 Plan: TypeAlias = Kept | Dropped | ImagePlan | IndexPlan
 
 
-def images(plan: Plan) -> Iterator[ImagePlan]:
-    """All manifests to convert, in their order."""
-    if isinstance(plan, ImagePlan):
+def parts(plan: Plan, kind: type[P]) -> Iterator[P]:
+    """All plans of one kind, in their order."""
+    if isinstance(plan, kind):
         yield plan
-    elif isinstance(plan, IndexPlan):
+    if isinstance(plan, IndexPlan):
         for entry in plan.entries:
-            yield from images(entry)
-
-
-def kept(plan: Plan) -> Iterator[Kept]:
-    """All that passes as it is, in its order."""
-    if isinstance(plan, Kept):
-        yield plan
-    elif isinstance(plan, IndexPlan):
-        for entry in plan.entries:
-            yield from kept(entry)
+            yield from parts(entry, kind)
 
 
 def has_changes(plan: Plan) -> bool:
@@ -95,6 +87,15 @@ def has_changes(plan: Plan) -> bool:
     if isinstance(plan, IndexPlan):
         return any(map(has_changes, plan.entries))
     return not isinstance(plan, Kept)
+
+
+def unchanged_parts(plan: Plan) -> Iterator[Descriptor]:
+    """What the result has in common with the source: the outermost of it."""
+    if not has_changes(plan):
+        yield plan.descriptor
+    elif isinstance(plan, IndexPlan):
+        for entry in plan.entries:
+            yield from unchanged_parts(entry)
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:

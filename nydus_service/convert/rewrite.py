@@ -114,7 +114,9 @@ def rewrite_manifest(
     )
     new = manifest.with_media_type(media_type)
     new = new.with_config(describe(config.encode(), like=manifest.config, oci=oci))
-    new = new.with_layers([*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.blobs), bootstrap])
+    new = new.with_layers(
+        [*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.blobs), bootstrap]
+    )
     if with_referrer:
         new = new.with_subject(source.with_platform(None))  # some registries refuse one with a platform
     return describe_document(new, like=source, oci=oci), new
@@ -176,7 +178,9 @@ def check_diff_ids(manifest: Manifest, config: Config) -> None:
     """
     layers, diff_ids = len(manifest.layers), len(config.diff_ids)
     if layers != diff_ids:
-        raise FormatError(f"{manifest.name}: {layers} layers, but the config {config.name} has {diff_ids} diffIDs")
+        raise FormatError(
+            f"{manifest.name}: {layers} layers, but the config {config.name} has {diff_ids} diffIDs"
+        )
 
 
 def _new_type(media_type: str, oci: bool) -> str:

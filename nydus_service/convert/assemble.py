@@ -1,0 +1,124 @@
+"""A plan and what its layers have become, to all documents of the result. Pure.
+
+Each document is made once, in its final form: nothing half-way is ever stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.plan import Dropped, ImagePlan, Kept, Plan
+from nydus_service.convert.rewrite import (
+    NydusLayers,
+    config_labels,
+    index_labels,
+    manifest_labels,
+    rewrite_config,
+    rewrite_index,
+    rewrite_manifest,
+)
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+from nydus_service.oci.document import Config, Index, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """A document to write. `source` is the one that it was made of."""
+
+    source: Digest
+    document: Config | Manifest | Index
+    data: bytes
+    digest: Digest
+
+    @classmethod
+    def of(cls, source: Digest, document: Config | Manifest | Index) -> "NewDocument":
+        data = document.encode()
+        return cls(source, document, data, Digest.of(data))
+
+    def labels(self, of_source: Mapping[str, str]) -> dict[str, str]:
+        """Labels for it. `of_source`: those of the document that it was made of."""
+        if isinstance(self.document, Index):
+            return index_labels(of_source, self.document)
+        if isinstance(self.document, Manifest):
+            return manifest_labels(of_source, self.document)
+        return config_labels(of_source)
+
+
+@dataclass(slots=True)
+class Assembly:
+    """A result before it is written.
+
+    Attributes:
+        root: what the name is to point to.
+        documents: to write, children before their parents.
+        manifests: the new manifests and their descriptors, by the old descriptors.
+    """
+
+    root: Descriptor
+    documents: list[NewDocument] = field(default_factory=list)
+    manifests: dict[Descriptor, tuple[Descriptor, Manifest]] = field(default_factory=dict)
+
+
+def assemble(
+    plan: Plan,
+    layers: Mapping[Descriptor, NydusLayers],
+    options: ConvertOptions,
+    builder: BuilderIdentity,
+) -> Assembly:
+    """Make all documents of a result.
+
+    Args:
+        layers: of every `ImagePlan` in the plan, by its descriptor.
+    """
+    assembly = Assembly(plan.descriptor)
+    root = _assemble(assembly, plan, layers, options, builder)
+    assembly.root = plan.descriptor if root is None else root
+    return assembly
+
+
+def _assemble(
+    assembly: Assembly,
+    plan: Plan,
+    layers: Mapping[Descriptor, NydusLayers],
+    options: ConvertOptions,
+    builder: BuilderIdentity,
+) -> Descriptor | None:
+    """Returns what stands in the plan's place; None for nothing."""
+    if isinstance(plan, Dropped):
+        return None
+    if isinstance(plan, Kept):
+        return plan.descriptor
+    if isinstance(plan, ImagePlan):
+        return _assemble_image(assembly, plan, layers[plan.descriptor], options, builder)
+    entries = [_assemble(assembly, entry, layers, options, builder) for entry in plan.entries]
+    present = [entry for entry in entries if entry is not None]
+    descriptor, index = rewrite_index(plan.descriptor, plan.index, present, oci=options.oci)
+    if index is not None:
+        assembly.documents.append(NewDocument.of(plan.descriptor.digest, index))
+    return descriptor
+
+
+def _assemble_image(
+    assembly: Assembly,
+    plan: ImagePlan,
+    layers: NydusLayers,
+    options: ConvertOptions,
+    builder: BuilderIdentity,
+) -> Descriptor:
+    config = rewrite_config(plan.config, layers)
+    descriptor, manifest = rewrite_manifest(
+        plan.descriptor,
+        plan.manifest,
+        config,
+        layers,
+        fs_version=options.fs_version,
+        builder=builder,
+        oci=options.oci,
+        with_referrer=options.with_referrer,
+    )
+    assembly.documents.append(NewDocument.of(plan.manifest.config.digest, config))
+    assembly.documents.append(NewDocument.of(plan.descriptor.digest, manifest))
+    assembly.manifests[plan.descriptor] = (descriptor, manifest)
+    return descriptor

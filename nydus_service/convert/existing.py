@@ -1,0 +1,74 @@
+"""Whether a target is there already, made of the same source with the same options, and complete.
+
+What a name was made of is recorded in labels of the name, never in a document: the verdict of a
+verification must not change a digest.
+"""
+
+from typing import Final
+
+from nydus_service.content.documents import read_document
+from nydus_service.content.store import ContentNotFound, Image, ImageNotFound, Provider, Stores
+from nydus_service.convert.options import VERIFY_MODES
+from nydus_service.errors import FormatError
+from nydus_service.oci.annotations import OWN_PREFIX, is_attestation
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+from nydus_service.oci.document import Index, Manifest
+from nydus_service.oci.mediatypes import is_foreign_layer, is_index, is_manifest
+
+SOURCE: Final = f"{OWN_PREFIX}source"
+"""Digest that the source's name pointed to."""
+FINGERPRINT: Final = f"{OWN_PREFIX}fingerprint"
+"""`options.image_fingerprint` of the conversion."""
+VERIFIED: Final = f"{OWN_PREFIX}verified"
+"""How it was verified: none, tree or full."""
+
+
+def record(source: Digest, fingerprint: str, verified: str) -> dict[str, str]:
+    """Labels for a target's name."""
+    return {SOURCE: source, FINGERPRINT: fingerprint, VERIFIED: verified}
+
+
+async def find_image_named(stores: Stores, name: str) -> Image | None:
+    """What a target's name points to now, if it is there.
+
+    Raises:
+        UsageError: several images have the name, or there is something else in the store's place.
+    """
+    try:
+        return await stores.images.get(name)
+    except ImageNotFound:
+        return None
+
+
+async def is_finished(stores: Stores, image: Image, source: Digest, fingerprint: str, verify: str) -> bool:
+    """Whether an image is the result of a request, verified at least as it asks, and all there."""
+    labels = image.labels
+    if labels.get(SOURCE) != source or labels.get(FINGERPRINT) != fingerprint:
+        return False
+    verified = labels.get(VERIFIED, "")
+    if verified not in VERIFY_MODES or VERIFY_MODES.index(verified) < VERIFY_MODES.index(verify):
+        return False
+    return await is_complete(stores.content, image.target)
+
+
+async def is_complete(provider: Provider, root: Descriptor) -> bool:
+    """Whether all content of an image is there in its size. Digests of documents alone are verified.
+
+    Attestations and non-distributable layers may be missing: they were missing before.
+    """
+    try:
+        return await _is_there(provider, root)
+    except (ContentNotFound, FormatError):
+        return False
+
+
+async def _is_there(provider: Provider, desc: Descriptor) -> bool:
+    if is_index(desc.media_type):
+        entries = (await read_document(provider, desc, Index)).manifests
+        return all([await _is_there(provider, entry) for entry in entries if not is_attestation(entry)])
+    if is_manifest(desc.media_type):
+        manifest = await read_document(provider, desc, Manifest)
+        needed = [layer for layer in manifest.layers if not is_foreign_layer(layer.media_type)]
+        return all([await _is_there(provider, part) for part in (manifest.config, *needed)])
+    return (await provider.info(desc.digest)).size == desc.size

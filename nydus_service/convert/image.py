@@ -1,0 +1,316 @@
+"""One image from its name in one store to its nydus image's name in another, or the same.
+
+    look up ──► finished already? ──► plan ──► lease, work directory
+        layers, each distinct one once, biggest first ─┐
+        images: wait for their layers, merge, verify ◄─┘     all in one task group
+    ──► documents, each written once ──► the name moves, last
+
+- Builder processes are bounded by `jobs`, whatever they do: pack, merge or verify.
+- Nothing is visible under the target's name before all of it is committed, leased and verified.
+- A failure or a cancel anywhere ends the task group, and with it every builder; then the work directory
+  and the lease go, and with the lease what only it kept.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from nydus_service.builder.builder import Builder, BuilderIdentity
+from nydus_service.content.documents import write_document
+from nydus_service.content.store import ContentNotFound, Image, Lease, Stores, find_image
+from nydus_service.content.transfer import copy_image
+from nydus_service.convert.assemble import Assembly, NewDocument, assemble
+from nydus_service.convert.existing import VERIFIED, find_image_named, is_complete, is_finished, record
+from nydus_service.convert.failures import about, one_cause
+from nydus_service.convert.layer import LayerPacker
+from nydus_service.convert.options import ConvertOptions, image_fingerprint, layer_fingerprint
+from nydus_service.convert.pipeline import Builders, ConvertedImage, Pipeline
+from nydus_service.convert.plan import (
+    Dropped,
+    ImagePlan,
+    Kept,
+    Plan,
+    has_changes,
+    make_plan,
+    parts,
+    unchanged_parts,
+)
+from nydus_service.convert.progress import Named, Progress, silent
+from nydus_service.convert.result import (
+    CONVERTED,
+    UNCHANGED,
+    ConvertResult,
+    ImageResult,
+    LayerResult,
+    Preview,
+)
+from nydus_service.convert.rewrite import image_labels
+from nydus_service.convert.verification import Verifier
+from nydus_service.convert.workdir import open_work_dir
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image is, or is to be.
+
+    Attributes:
+        name: in its store.
+        digest: that the image must have; for sources.
+        shown: how messages name it; by default store and name.
+    """
+
+    stores: Stores
+    name: str
+    digest: Digest | None = None
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return self.shown or f"{self.stores.where}:{self.name}"
+
+
+async def convert_image(
+    source: Place,
+    target: Place,
+    builder: Builder,
+    verifier: Verifier,
+    options: ConvertOptions,
+    *,
+    work_root: Path | None = None,
+    job_id: str | None = None,
+    progress: Progress = silent,
+) -> ConvertResult:
+    """Convert an image, verify the result, and give it its name.
+
+    Args:
+        verifier: used unless the options say to verify nothing.
+        work_root: where to make the work directory; None: where the system has temporary files.
+        job_id: unique; letters, digits, "-", "_" and "."; by default a random one.
+        progress: told what happens.
+    Raises:
+        NotFoundError: the image, a part of it, or a platform that was asked for is not there.
+        FormatError: the source is damaged.
+        UnsupportedError, UsageError: it cannot be converted, or not so.
+        BuilderFailed: the builder did not do its work.
+        DiffersError: the result is not what the source is.
+        NydusServiceError: by the stores and the operating system. Every message names the image, and
+            where it is about one the layer.
+    """
+    with one_cause():
+        request = await _look_up(source, target, builder, options)
+        builders = Builders(builder, request.identity, verifier)
+        conversion = _Conversion(request, builders, job_id or uuid.uuid4().hex, progress)
+        return await conversion.run(work_root)
+
+
+async def preview_image(source: Place, target: Place, builder: Builder, options: ConvertOptions) -> Preview:
+    """What `convert_image` would do. Nothing is written anywhere.
+
+    Raises: as `convert_image` does before it writes.
+    """
+    request = await _look_up(source, target, builder, options)
+    return Preview(
+        unchanged=request.unchanged,
+        source_name=str(source),
+        source=request.image.target,
+        target_name=str(target),
+        builder=request.identity,
+        fingerprint=request.fingerprint,
+        plan=request.plan,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked for, and what is known before anything is written.
+
+    `existing` is what the target's name points to now; `plan` is None if that is the wanted result.
+    """
+
+    source: Place
+    target: Place
+    options: ConvertOptions
+    identity: BuilderIdentity
+    fingerprint: str
+    started: float
+    image: Image
+    existing: Image | None
+    plan: Plan | None
+
+    @property
+    def unchanged(self) -> str:
+        """Why there is nothing to convert; empty if there is something."""
+        if self.plan is None:
+            return "the target is there already, made of this source with these options"
+        if has_changes(self.plan):
+            return ""
+        return "; ".join(dict.fromkeys(kept.reason for kept in parts(self.plan, Kept)))
+
+    @property
+    def in_one_store(self) -> bool:
+        return self.source.stores.where == self.target.stores.where
+
+
+async def _look_up(source: Place, target: Place, builder: Builder, options: ConvertOptions) -> _Request:
+    started = anyio.current_time()
+    with about(str(source)):
+        image = await find_image(source.stores.images, source.name, source.digest)
+    with about(str(target)):
+        existing = await find_image_named(target.stores, target.name)
+    identity = await builder.identify()
+    fingerprint = image_fingerprint(options, identity)
+    finished = (
+        existing is not None
+        and not options.force
+        and await is_finished(target.stores, existing, image.target.digest, fingerprint, options.verify)
+    )
+    with about(str(source)):
+        plan = None if finished else await make_plan(source.stores.content, image.target, options)
+    return _Request(source, target, options, identity, fingerprint, started, image, existing, plan)
+
+
+class _Conversion:
+    """One run of a request that is known to be possible."""
+
+    def __init__(self, request: _Request, builders: Builders, job_id: str, progress: Progress) -> None:
+        self._request = request
+        self._builders = builders
+        self._job_id = job_id
+        self._progress = progress
+
+    async def run(self, work_root: Path | None) -> ConvertResult:
+        request = self._request
+        if request.plan is None:
+            assert request.existing is not None
+            return self._result(UNCHANGED, request.existing.target)
+        if request.unchanged and await self._is_named():
+            return self._result(UNCHANGED, request.image.target)
+        async with request.target.stores.leases.open_lease(self._job_id) as lease:
+            if request.in_one_store:
+                await lease.hold(request.image.target.digest)
+            if request.unchanged:
+                return await self._pass_on(lease)
+            return await self._convert(lease, request.plan, work_root)
+
+    async def _is_named(self) -> bool:
+        """Whether the target's name points to the source, needing no conversion, and that is all there."""
+        existing, source = self._request.existing, self._request.image.target
+        if existing is None or existing.target.digest != source.digest:
+            return False
+        return await is_complete(self._request.target.stores.content, source)
+
+    async def _pass_on(self, lease: Lease) -> ConvertResult:
+        """Give the target's name to the source as it is."""
+        source = self._request.image.target
+        if not self._request.in_one_store:
+            with about(f"copy {self._request.source}"):
+                await copy_image(self._request.source.stores.content, lease, source)
+        await self._name(source, {})
+        return self._result(UNCHANGED, source)
+
+    async def _convert(self, lease: Lease, plan: Plan, work_root: Path | None) -> ConvertResult:
+        request = self._request
+        async with open_work_dir(work_root) as work_dir:
+            converted = await self._run_pipeline(lease, plan, work_dir)
+        layers = {descriptor: image.nydus_layers for descriptor, image in converted.items()}
+        assembly = assemble(plan, layers, request.options, request.identity)
+        for untouched in unchanged_parts(plan):
+            await self._keep(lease, untouched)
+        async with anyio.create_task_group() as tasks:
+            for document in assembly.documents:
+                tasks.start_soon(self._write, lease, document)
+        made_of = record(request.image.target.digest, request.fingerprint, request.options.verify)
+        await self._name(assembly.root, made_of)
+        images = [_describe(each, assembly, converted[each.descriptor]) for each in parts(plan, ImagePlan)]
+        return self._result(CONVERTED, assembly.root, images)
+
+    async def _run_pipeline(
+        self, lease: Lease, plan: Plan, work_dir: Path
+    ) -> dict[Descriptor, ConvertedImage]:
+        request = self._request
+        packer = LayerPacker(
+            self._builders.builder,
+            request.source.stores.content,
+            lease,
+            request.options,
+            fingerprint=layer_fingerprint(request.options, request.identity),
+            work_dir=work_dir,
+            progress=self._progress,
+        )
+        pipeline = Pipeline(
+            self._builders,
+            packer,
+            lease,
+            request.options,
+            source_name=str(request.source),
+            work_dir=work_dir,
+            progress=self._progress,
+        )
+        return await pipeline.run(parts(plan, ImagePlan))
+
+    async def _keep(self, lease: Lease, desc: Descriptor) -> None:
+        """Have in the target store what passes as it is."""
+        with about(f"copy {desc.digest} of {self._request.source}, which passes as it is"):
+            if not self._request.in_one_store:
+                await copy_image(self._request.source.stores.content, lease, desc)
+                return
+            with suppress(ContentNotFound):  # it was missing before: attestations often are
+                await lease.hold(desc.digest)
+
+    async def _write(self, lease: Lease, new: NewDocument) -> None:
+        old = await self._request.source.stores.content.info(new.source)
+        labels = new.labels(old.labels)
+        await write_document(lease.content, new.data, new.digest, labels=labels, job_id=lease.id)
+
+    async def _name(self, target: Descriptor, labels: Mapping[str, str]) -> None:
+        place, taken_over = self._request.target, image_labels(self._request.image.labels)
+        with about(str(place)):
+            await place.stores.images.put(Image(place.name, target, {**taken_over, **labels}))
+        self._progress(Named(str(place), target))
+
+    def _result(self, status: str, target: Descriptor, images: Iterable[ImageResult] = ()) -> ConvertResult:
+        request = self._request
+        plan = request.plan
+        return ConvertResult(
+            status=status,
+            reason=request.unchanged,
+            source_name=str(request.source),
+            source=request.image.target,
+            target_name=str(request.target),
+            target=target,
+            builder=request.identity,
+            fingerprint=request.fingerprint,
+            job_id=self._job_id,
+            images=tuple(images),
+            kept=tuple(parts(plan, Kept)) if plan else (),
+            dropped=tuple(parts(plan, Dropped)) if plan else (),
+            verified=self._verified(),
+            duration_s=anyio.current_time() - request.started,
+        )
+
+    def _verified(self) -> str:
+        """How the images of the result were verified; those that were kept are not."""
+        existing, plan = self._request.existing, self._request.plan
+        if plan is None and existing is not None:
+            return existing.labels[VERIFIED]
+        return "none" if self._request.unchanged else self._request.options.verify
+
+
+def _describe(plan: ImagePlan, assembly: Assembly, image: ConvertedImage) -> ImageResult:
+    target, manifest = assembly.manifests[plan.descriptor]
+    return ImageResult(
+        platform=plan.platform,
+        source=plan.descriptor,
+        target=target,
+        config=manifest.config,
+        layers=tuple(map(LayerResult.of, image.layers)),
+        bootstrap=manifest.layers[-1],
+        bootstrap_diff_id=image.merged.layer.diff_id,
+        merge_duration_s=image.merged.duration_s,
+        verification=image.verification,
+    )

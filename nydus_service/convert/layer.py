@@ -1,0 +1,168 @@
+"""One OCI layer to one nydus blob, committed, and what merge and verification need of it.
+
+    store ──file or bytes──► builder ──blob──► tail, ingest ──► check the end ──► commit ──► take apart
+                                └──────notes of the plain tar──► work directory
+
+A blob is committed when the builder has succeeded and the blob ends as it should, never before. A layer
+that is a nydus blob already is only taken apart.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from nydus_service.builder.builder import Builder, BuilderFailed, PackOutcome, PackRequest
+from nydus_service.content.store import PIECE_SIZE, Ingest, Lease, Provider, ReaderAt
+from nydus_service.content.transfer import copy_image
+from nydus_service.convert.classify import is_nydus
+from nydus_service.convert.failures import about
+from nydus_service.convert.nydusblob import BlobMetadata, BlobTail, check_end, extract
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.progress import LayerFinished, LayerProgress, LayerStarted, Progress
+from nydus_service.convert.rewrite import blob_descriptor
+from nydus_service.errors import FormatError, from_os_error
+from nydus_service.oci.annotations import UNCOMPRESSED
+from nydus_service.oci.descriptor import Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """A layer that has become a blob.
+
+    Attributes:
+        source: the layer.
+        blob: as it goes into the manifest.
+        metadata: files that were inside the blob.
+        notes: file of what the plain tar holds; None for a layer that was a nydus blob already.
+        duration_s: of the builder; 0 where none ran.
+        warnings: the builder's last words.
+    """
+
+    source: Descriptor
+    blob: Descriptor
+    metadata: BlobMetadata
+    notes: Path | None
+    duration_s: float
+    warnings: str
+
+
+class LayerPacker:
+    """Packs layers of one job; `pack` may run for several at the same time."""
+
+    def __init__(
+        self,
+        builder: Builder,
+        source: Provider,
+        lease: Lease,
+        options: ConvertOptions,
+        *,
+        fingerprint: str,
+        work_dir: Path,
+        progress: Progress,
+    ) -> None:
+        """
+        Args:
+            lease: of the store to write to; its id is the job's, and goes into the refs.
+            fingerprint: of the options and the builder, `options.layer_fingerprint`.
+            work_dir: this job's own.
+        """
+        self._builder = builder
+        self._source = source
+        self._lease = lease
+        self._options = options
+        self._fingerprint = fingerprint
+        self._work_dir = work_dir
+        self._progress = progress
+
+    async def pack(self, layer: Descriptor, where: str) -> PackedLayer:
+        """Convert one layer.
+
+        Args:
+            where: names the layer in messages: its image, platform, place and digest.
+        Raises:
+            NydusServiceError: of any kind that reading, building or writing raises, with `where` before it.
+        """
+        with about(where):
+            directory = await self._make_directory(layer)
+            if is_nydus(layer):
+                return await self._take_over(layer, directory)
+            self._progress(LayerStarted(layer.digest, layer.size))
+            return await self._convert(layer, directory)
+
+    async def _take_over(self, layer: Descriptor, directory: Path) -> PackedLayer:
+        """Use a nydus blob as it is; it is copied if it is not in the target store yet."""
+        async with self._source.open_reader(layer) as reader:
+            metadata = await extract(reader, BlobTail(), layer.digest.hex, directory)
+        await copy_image(self._source, self._lease, layer)
+        return PackedLayer(layer, layer, metadata, None, 0, "")
+
+    async def _convert(self, layer: Descriptor, directory: Path) -> PackedLayer:
+        notes = directory / "notes" if self._options.verify != "none" else None
+        ref = f"nydus-service-layer-{layer.digest}-{self._fingerprint}-{self._lease.id}"
+        async with self._lease.content.open_ingest(ref) as ingest:
+            flow = _Flow(layer, ingest, self._progress)
+            outcome = await self._run_builder(layer, notes, flow)
+            blob = blob_descriptor(ingest.digest, outcome.bytes_out)
+            await ingest.commit(expected_size=blob.size, labels={UNCOMPRESSED: blob.digest})
+        self._progress(LayerFinished(layer.digest, blob.digest, layer.size, blob.size, outcome.duration_s))
+        async with self._lease.content.open_reader(blob) as reader:
+            metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
+        return PackedLayer(layer, blob, metadata, notes, outcome.duration_s, outcome.stderr_tail)
+
+    async def _run_builder(self, layer: Descriptor, notes: Path | None, flow: "_Flow") -> PackOutcome:
+        """Raises: BuilderFailed, if what it wrote is no nydus blob, and as `Builder.pack`."""
+        request = PackRequest(
+            source_digest=layer.digest,
+            source_size=layer.size,
+            compressor=self._options.compressor,
+            chunk_size=self._options.chunk_size,
+            digester=self._options.digester,
+            fs_version=self._options.fs_version,
+            prefetch_policy=self._options.prefetch_policy,
+            prefetch_patterns=self._options.prefetch_patterns,
+            notes=notes,
+        )
+        async with self._source.open_reader(layer) as reader:
+            source = reader.local_path or flow.pieces(reader)
+            outcome = await self._builder.pack(request, source, flow.take)
+        try:
+            check_end(flow.tail)
+        except FormatError as exc:
+            raise BuilderFailed(f"the builder succeeded, but: {exc}", outcome.stderr_tail) from exc
+        return outcome
+
+    async def _make_directory(self, layer: Descriptor) -> Path:
+        """For files of one layer: another layer may have the same blob, so the blob cannot name it."""
+        directory = self._work_dir / layer.digest.hex
+        try:
+            await anyio.to_thread.run_sync(directory.mkdir)
+        except OSError as exc:
+            raise from_os_error(exc, f"make {directory}") from exc
+        return directory
+
+
+class _Flow:
+    """The bytes of one layer on their way: in from the store, out into it."""
+
+    def __init__(self, layer: Descriptor, ingest: Ingest, progress: Progress) -> None:
+        self._layer = layer
+        self._ingest = ingest
+        self._progress = progress
+        self._bytes_in: int | None = None
+        self.tail = BlobTail()
+
+    async def pieces(self, reader: ReaderAt) -> AsyncIterator[bytes]:
+        """The layer, for a builder that cannot be given a file of it."""
+        self._bytes_in = 0
+        while self._bytes_in < reader.size:
+            piece = await reader.read_at(self._bytes_in, PIECE_SIZE)
+            self._bytes_in += len(piece)
+            yield piece
+
+    async def take(self, piece: bytes | memoryview) -> None:
+        """Keep the next piece of the blob."""
+        await self._ingest.write(piece)
+        self.tail.add(piece)
+        self._progress(LayerProgress(self._layer.digest, self._bytes_in, self._ingest.size))

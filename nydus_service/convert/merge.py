@@ -1,0 +1,113 @@
+"""The bootstraps of an image's layers to the image's bootstrap, and to the layer that carries it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from nydus_service.builder.builder import (
+    BootstrapLayerOutcome,
+    BootstrapLayerRequest,
+    Builder,
+    BuilderFailed,
+    MergeOutcome,
+    MergeRequest,
+)
+from nydus_service.content.store import PIECE_SIZE, Ingester
+from nydus_service.convert.layer import PackedLayer
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.rewrite import BootstrapLayer
+from nydus_service.errors import from_os_error
+from nydus_service.oci.annotations import UNCOMPRESSED
+
+
+@dataclass(frozen=True, slots=True)
+class MergedImage:
+    """An image's bootstrap.
+
+    Attributes:
+        bootstrap: a file.
+        layer: made of it and of the blobs' chunk tables, committed.
+        duration_s: of both processes.
+        warnings: the builder's last words.
+    """
+
+    bootstrap: Path
+    layer: BootstrapLayer
+    duration_s: float
+    warnings: str
+
+
+async def merge_layers(
+    builder: Builder,
+    store: Ingester,
+    layers: Sequence[PackedLayer],
+    options: ConvertOptions,
+    *,
+    directory: Path,
+    job_id: str,
+) -> MergedImage:
+    """Merge an image's layers, and commit the bootstrap layer.
+
+    Args:
+        layers: lowest first; a layer may be there more than once.
+        directory: for files of this one merge.
+    Raises:
+        BuilderFailed: the builder fails, or its result names blobs that are no layers.
+        NydusServiceError: as `Builder.merge`, and by the store.
+    """
+    started = anyio.current_time()
+    bootstrap = directory / "image.boot"
+    outcome = await builder.merge(
+        MergeRequest(
+            bootstraps=tuple(layer.metadata.bootstrap for layer in layers),
+            target=bootstrap,
+            output_json=directory / "merge.json",
+            prefetch_policy=options.prefetch_policy,
+            prefetch_patterns=options.prefetch_patterns,
+        )
+    )
+    _check_blobs(outcome, layers)
+    # By blob: two layers can have the same one, and its table belongs into the layer once.
+    tables = {
+        layer.blob.digest.hex: layer.metadata.chunk_table for layer in layers if layer.metadata.chunk_table
+    }
+    packed = directory / "bootstrap-layer.tar.gz"
+    written = await builder.bootstrap_layer(
+        BootstrapLayerRequest(
+            bootstrap=bootstrap,
+            blob_metas=tuple(tables.items()),
+            output=packed,
+            output_json=directory / "bootstrap-layer.json",
+        )
+    )
+    await _commit(store, packed, written, job_id)
+    layer = BootstrapLayer(written.digest, written.size, written.diff_id)
+    return MergedImage(bootstrap, layer, anyio.current_time() - started, outcome.stderr_tail)
+
+
+def _check_blobs(outcome: MergeOutcome, layers: Sequence[PackedLayer]) -> None:
+    """A manifest names the blobs of its layers; an image that needs others could not be mounted."""
+    strange = set(outcome.blobs) - {layer.blob.digest.hex for layer in layers}
+    if strange:
+        raise BuilderFailed(
+            f"the merged bootstrap refers to blobs that are no layers: {', '.join(sorted(strange))}",
+            outcome.stderr_tail,
+        )
+
+
+async def _commit(store: Ingester, path: Path, written: BootstrapLayerOutcome, job_id: str) -> None:
+    async with store.open_ingest(f"nydus-service-bootstrap-{written.digest}-{job_id}") as ingest:
+        try:
+            async with await anyio.open_file(path, "rb") as file:
+                while piece := await file.read(PIECE_SIZE):
+                    await ingest.write(piece)
+        except OSError as exc:
+            raise from_os_error(exc, f"read {path}") from exc
+        await ingest.commit(
+            expected_size=written.size,
+            expected_digest=written.digest,
+            labels={UNCOMPRESSED: written.diff_id},
+        )

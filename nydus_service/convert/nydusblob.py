@@ -1,0 +1,168 @@
+"""What a conversion needs of a nydus blob beside its bytes: a sound end, its bootstrap, its chunk table.
+
+Both are at the blob's end, which has just gone by on its way into the store: as a rule nothing is read
+back. rafs/blob.py knows where things are.
+"""
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+import anyio.to_thread
+
+from nydus_service.content.store import ReaderAt
+from nydus_service.errors import FormatError, from_os_error
+from nydus_service.rafs import blob as sections
+from nydus_service.rafs.blob import Range, Section
+from nydus_service.rafs.constants import BLOCK_SIZE, align
+from nydus_service.rafs.toc import ENTRY_SIZE
+
+T = TypeVar("T")
+
+TAIL_SIZE: Final = 2 << 20
+"""Bytes of a blob's end to keep in memory: bootstrap and chunk table of most layers."""
+
+
+class BlobTail:
+    """The end of a blob that is being written. Holds the pieces themselves, not copies."""
+
+    def __init__(self, limit: int = TAIL_SIZE) -> None:
+        self._limit = limit
+        self._pieces: deque[bytes | memoryview] = deque()
+        self._start = 0
+        self.size = 0
+        """Bytes of the blob so far."""
+
+    def add(self, piece: bytes | memoryview) -> None:
+        """Take the next piece, which its owner must not change any more."""
+        self._pieces.append(piece)
+        self.size += len(piece)
+        while self.size - self._start - len(self._pieces[0]) >= self._limit:
+            self._start += len(self._pieces.popleft())
+
+    def has(self, where: Range) -> bool:
+        return self._start <= where.offset and where.offset + where.size <= self.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the blob.
+
+        Raises:
+            FormatError: they are not in its end.
+        """
+        if not self.has(Range(offset, size)):
+            raise FormatError(f"bytes {offset} to {offset + size} are not at the end of the blob")
+        parts = []
+        at = self._start
+        for piece in self._pieces:
+            part = piece[max(0, offset - at) : max(0, offset + size - at)]
+            parts.append(bytes(part))
+            at += len(piece)
+        return b"".join(parts)
+
+
+def check_end(tail: BlobTail) -> None:
+    """Whether a blob ends as every nydus blob with its metadata inside does.
+
+    Raises:
+        FormatError: no table of contents, or no bootstrap in front of it.
+    """
+    toc = sections.run(sections.read_toc(tail.size), tail.read)
+    if not toc:
+        raise FormatError("the blob has no table of contents")
+    boot = next((entry for entry in toc if entry.name == sections.BOOTSTRAP), None)
+    if boot is None:
+        raise FormatError(f"the blob's table of contents has no {sections.BOOTSTRAP}")
+    toc_start = tail.size - sections.HEADER_SIZE - ENTRY_SIZE * len(toc)
+    at = toc_start - sections.HEADER_SIZE
+    header = sections.unpack_header(tail.read(at, sections.HEADER_SIZE), at)
+    if header != Section(sections.BOOTSTRAP, boot.compressed_size):
+        raise FormatError(f"the blob's {sections.BOOTSTRAP} is not where its table of contents says")
+    if boot.compressed_offset + boot.compressed_size != at:
+        raise FormatError(f"the blob's {sections.BOOTSTRAP} is not where its table of contents says")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobMetadata:
+    """Files with what was inside a blob.
+
+    Attributes:
+        bootstrap: named by the blob's hex digest, as `merge` wants it.
+        chunk_table: as the runtime caches it: `blob.meta`, filled up to whole blocks of 4096 bytes, then
+            `blob.meta.header`. None for a blob without chunks.
+    """
+
+    bootstrap: Path
+    chunk_table: Path | None
+
+
+async def extract(reader: ReaderAt, tail: BlobTail, hex_digest: str, directory: Path) -> BlobMetadata:
+    """Take bootstrap and chunk table out of a blob; digests and sizes are checked against its TOC.
+
+    Args:
+        reader: of the blob.
+        tail: its end as far as it is known; may be empty.
+        directory: for files of this one blob.
+    Raises:
+        FormatError: the blob is damaged, or not a nydus blob.
+        NoSpaceError, NydusServiceError: the files cannot be written.
+    """
+    blob = _Blob(reader, tail)
+    toc = await blob.search(sections.read_toc(reader.size))
+    bootstrap, table = directory / hex_digest, None
+    data = await blob.search(sections.read_entry(sections.BOOTSTRAP, reader.size))
+    await anyio.to_thread.run_sync(_write, bootstrap, [data])
+    if any(entry.name == sections.META for entry in toc):
+        table = directory / f"{hex_digest}.blob.meta"
+        chunks = await blob.search(sections.read_entry(sections.META, reader.size))
+        header = await blob.search(sections.read_entry(sections.META_HEADER, reader.size))
+        padding = bytes(align(len(chunks), BLOCK_SIZE) - len(chunks))
+        await anyio.to_thread.run_sync(_write, table, [chunks, padding, header])
+    return BlobMetadata(bootstrap, table)
+
+
+class _Blob:
+    """Answers the searches of rafs/blob.py from memory, else from the store."""
+
+    def __init__(self, reader: ReaderAt, tail: BlobTail) -> None:
+        self._reader = reader
+        self._tail = tail
+
+    async def search(self, search: Generator[Range, bytes, T]) -> T:
+        """Drive a search; its own work, such as decompressing, is done in a thread."""
+        data = None
+        while True:
+            step = await anyio.to_thread.run_sync(_advance, search, data)
+            if not isinstance(step, Range):
+                return step.value
+            data = await self._read(step)
+
+    async def _read(self, where: Range) -> bytes:
+        if self._tail.has(where):
+            return self._tail.read(where.offset, where.size)
+        data = await self._reader.read_at(where.offset, where.size)
+        if len(data) != where.size:
+            raise FormatError(f"the blob ends at {where.offset + len(data)}, within its metadata")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class _Found(Generic[T]):
+    value: T
+
+
+def _advance(search: Generator[Range, bytes, T], data: bytes | None) -> Range | _Found[T]:
+    # StopIteration cannot leave a thread: a future does not take it.
+    try:
+        return next(search) if data is None else search.send(data)
+    except StopIteration as stop:
+        return _Found(stop.value)
+
+
+def _write(path: Path, parts: list[bytes]) -> None:
+    try:
+        with path.open("wb") as file:
+            file.writelines(parts)
+    except OSError as exc:
+        raise from_os_error(exc, f"write {path}") from exc

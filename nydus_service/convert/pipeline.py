@@ -1,0 +1,183 @@
+"""The work of one job between plan and documents: layers, and images that wait for them.
+
+    layer ─┐                    a task for each distinct layer, the biggest first
+    layer ─┼─► image            a task for each image: waits for its layers, merges, verifies
+    layer ─┴─► image
+
+All tasks are in one group: the first failure ends them all, builders included. No more than `jobs`
+builder processes run at the same time, whatever they do.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from nydus_service.builder.builder import Builder, BuilderIdentity
+from nydus_service.content.store import Lease
+from nydus_service.convert.classify import name_layer
+from nydus_service.convert.failures import about
+from nydus_service.convert.layer import LayerPacker, PackedLayer
+from nydus_service.convert.merge import MergedImage, merge_layers
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.plan import ImagePlan
+from nydus_service.convert.progress import (
+    MergeFinished,
+    MergeStarted,
+    Planned,
+    Progress,
+    VerifyFinished,
+    VerifyStarted,
+)
+from nydus_service.convert.rewrite import NydusLayers
+from nydus_service.convert.verification import Verification, Verifier, verify_image
+from nydus_service.errors import from_os_error
+from nydus_service.oci.descriptor import Descriptor
+
+if TYPE_CHECKING:
+    from nydus_service.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Builders:
+    """Who works: `identity` is the builder's; `verifier` is used unless nothing is to be verified."""
+
+    builder: Builder
+    identity: BuilderIdentity
+    verifier: Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedImage:
+    """What an image's layers have become, merged and verified."""
+
+    layers: tuple[PackedLayer, ...]
+    merged: MergedImage
+    verification: Verification | None
+
+    @property
+    def nydus_layers(self) -> NydusLayers:
+        return NydusLayers(tuple(layer.blob for layer in self.layers), self.merged.layer)
+
+
+class Pipeline:
+    """One job's work, done once by `run`."""
+
+    def __init__(
+        self,
+        builders: Builders,
+        packer: LayerPacker,
+        lease: Lease,
+        options: ConvertOptions,
+        *,
+        source_name: str,
+        work_dir: Path,
+        progress: Progress,
+    ) -> None:
+        """
+        Args:
+            lease: of the store to write to.
+            source_name: the image's, for messages.
+            work_dir: the job's own.
+        """
+        self._builders = builders
+        self._packer = packer
+        self._lease = lease
+        self._options = options
+        self._source_name = source_name
+        self._work_dir = work_dir
+        self._progress = progress
+        self._limiter = anyio.CapacityLimiter(options.jobs)
+        self._packed: dict[Digest, PackedLayer] = {}
+        self._ready: dict[Digest, anyio.Event] = {}
+        self._converted: dict[Descriptor, ConvertedImage] = {}
+
+    async def run(self, plans: Iterable[ImagePlan]) -> dict[Descriptor, ConvertedImage]:
+        """Convert, merge and verify images.
+
+        Returns:
+            Images by the descriptors of their old manifests.
+        Raises:
+            ExceptionGroup: of what went wrong, all of it NydusServiceError if it was on purpose.
+        """
+        images = list({plan.descriptor: plan for plan in plans}.values())
+        layers = self._distinct_layers(images)
+        self._progress(Planned(tuple(map(image_name, images)), tuple(layer for layer, _ in layers)))
+        async with anyio.create_task_group() as tasks:
+            for layer, where in layers:
+                self._ready[layer.digest] = anyio.Event()
+                tasks.start_soon(self._pack, layer, where)
+            for number, plan in enumerate(images):
+                tasks.start_soon(self._convert, plan, self._work_dir / f"image-{number}")
+        return self._converted
+
+    def _distinct_layers(self, images: list[ImagePlan]) -> list[tuple[Descriptor, str]]:
+        """Layers to convert, the biggest first, each with what messages call it: its first use."""
+        found: dict[Digest, tuple[Descriptor, str]] = {}
+        for plan in images:
+            for position, layer in enumerate(plan.layers, 1):
+                place = name_layer(position, len(plan.layers), layer)
+                found.setdefault(layer.digest, (layer, f"{place} of {self._shown(plan)}"))
+        return sorted(found.values(), key=lambda use: -use[0].size)
+
+    async def _pack(self, layer: Descriptor, where: str) -> None:
+        # Those who wait for the limiter get it in the order in which they came.
+        async with self._limiter:
+            self._packed[layer.digest] = await self._packer.pack(layer, where)
+        self._ready[layer.digest].set()
+
+    async def _convert(self, plan: ImagePlan, directory: Path) -> None:
+        for layer in plan.layers:
+            await self._ready[layer.digest].wait()
+        layers = tuple(self._packed[layer.digest] for layer in plan.layers)
+        with about(self._shown(plan)):
+            async with self._limiter:
+                merged = await self._merge(plan, layers, directory)
+                verification = await self._verify(plan, layers, merged, directory)
+        self._converted[plan.descriptor] = ConvertedImage(layers, merged, verification)
+
+    async def _merge(self, plan: ImagePlan, layers: tuple[PackedLayer, ...], directory: Path) -> MergedImage:
+        self._progress(MergeStarted(image_name(plan)))
+        try:
+            await anyio.to_thread.run_sync(directory.mkdir)
+        except OSError as exc:
+            raise from_os_error(exc, f"make {directory}") from exc
+        merged = await merge_layers(
+            self._builders.builder,
+            self._lease.content,
+            layers,
+            self._options,
+            directory=directory,
+            job_id=self._lease.id,
+        )
+        self._progress(MergeFinished(image_name(plan), merged.duration_s))
+        return merged
+
+    async def _verify(
+        self, plan: ImagePlan, layers: tuple[PackedLayer, ...], merged: MergedImage, directory: Path
+    ) -> Verification | None:
+        if self._options.verify == "none":
+            return None
+        self._progress(VerifyStarted(image_name(plan), self._options.verify))
+        verification = await verify_image(
+            self._builders.verifier,
+            self._lease.content,
+            self._options.verify,
+            merged.bootstrap,
+            layers,
+            builder=self._builders.identity,
+            work_dir=directory,
+        )
+        self._progress(VerifyFinished(image_name(plan), verification.entries, verification.duration_s))
+        return verification
+
+    def _shown(self, plan: ImagePlan) -> str:
+        return f"{self._source_name} ({image_name(plan)})"
+
+
+def image_name(plan: ImagePlan) -> str:
+    """What tells an image from the others of its index."""
+    return str(plan.platform or plan.descriptor.digest)
