@@ -36,6 +36,7 @@ def _write(text: str) -> None:
     """Raises NydusServiceError: stdout cannot be written."""
     try:
         sys.stdout.write(text)
+        sys.stdout.flush()  # in order with what goes to stderr meanwhile
     except BrokenPipeError:
         _discard_stdout()
     except OSError as exc:

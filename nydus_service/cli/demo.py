@@ -1,0 +1,116 @@
+"""`demo`: a sample of this machine's own files, converted, verified, checked again; all of it real."""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from nydus_service.builder.verifier import VerifierProcess
+from nydus_service.cli import check, convert, sample
+from nydus_service.cli.builders import choose_builder, choose_work_dir
+from nydus_service.cli.imagecheck import Checked, ImageCheck
+from nydus_service.cli.images import find_manifests
+from nydus_service.cli.options import add_builder, add_common, add_work_dir
+from nydus_service.cli.output import print_json, print_line
+from nydus_service.cli.progress import open_progress
+from nydus_service.cli.table import format_seconds, print_verdict
+from nydus_service.content.layout import open_layout
+from nydus_service.content.store import Stores
+from nydus_service.convert.image import Place, convert_image
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.result import ConvertResult
+from nydus_service.convert.workdir import open_work_dir
+from nydus_service.errors import DiffersError, from_os_error
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.reference import ImageReference
+from nydus_service.sample.image import write_sample
+
+SAMPLE, NYDUS = "sample", "sample-nydus"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", metavar="DIR", help="keep the images there (default: a temporary directory)")
+    sample.add_size(parser)
+    add_builder(parser)
+    add_work_dir(parser)
+    add_common(parser)
+
+
+async def run(args: argparse.Namespace) -> int:
+    if args.dir:
+        return await _demonstrate(args, Path(args.dir))
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="nydus-service-demo-", dir=choose_work_dir(args))
+    except OSError as exc:
+        raise from_os_error(exc, "make a directory for the demo") from exc
+    with directory as path:
+        return await _demonstrate(args, Path(path))
+
+
+async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
+    stores = open_layout(directory)
+    source, target = (ImageReference.parse(f"oci:{directory}:{tag}") for tag in (SAMPLE, NYDUS))
+    builder = choose_builder(args)
+    begun = time.monotonic()
+    made = await write_sample(stores, SAMPLE, args.size_mb * 10**6)
+    sample_s = time.monotonic() - begun
+    if args.format != "json":
+        print_line(f"1. a sample image of this machine's own files: {source}\n")
+        sample.print_sample(made, sample_s)
+        print_line(f"\n2. converted to nydus: {target}\n")
+    with open_progress(args) as progress:
+        result = await convert_image(
+            Place(stores, SAMPLE, None, str(source)),
+            Place(stores, NYDUS, None, str(target)),
+            builder,
+            VerifierProcess(timeout_s=args.builder_timeout),
+            ConvertOptions(),
+            work_root=choose_work_dir(args),
+            progress=progress,
+        )
+    if args.format != "json":
+        convert.tell_result(args, result)
+        print_line("\n3. checked again, every chunk of every file read back and compared with the sample\n")
+    checked = await _check(args, stores, result.source, result.target)
+    _tell(args, sample.describe_sample(made, source), result, checked, time.monotonic() - begun)
+    return 0 if all(each.is_good for each in checked) else DiffersError.exit_code
+
+
+async def _check(
+    args: argparse.Namespace, stores: Stores, source: Descriptor, target: Descriptor
+) -> list[Checked]:
+    """The whole check again, as `check --against --verify full` does it, with notes taken anew."""
+    sources = await find_manifests(stores.content, source)
+    manifests = await find_manifests(stores.content, target)
+    async with open_work_dir(choose_work_dir(args)) as work_dir:
+        image_check = ImageCheck(stores.content, stores.content, "full", ConvertOptions().jobs, work_dir)
+        pairs = zip(manifests, sources, strict=True)
+        return [await image_check.run(manifest, against) for manifest, against in pairs]
+
+
+def _tell(
+    args: argparse.Namespace,
+    made: dict[str, object],
+    result: ConvertResult,
+    checked: list[Checked],
+    duration_s: float,
+) -> None:
+    if args.format == "json":
+        print_json(
+            {
+                "sample": made,
+                "conversion": result.as_json(),
+                "check": [each.as_json() for each in checked],
+                "duration_s": round(duration_s, 3),
+            }
+        )
+        return
+    check.print_checked(checked)
+    print_line()
+    good = all(each.is_good for each in checked)
+    told = "the nydus image holds what the sample holds" if good else "the images differ"
+    print_verdict(
+        "done" if good else "failed", f"in {format_seconds(duration_s)}: {told}", "ok" if good else "bad"
+    )
+    if args.dir:
+        print_line(f"images: oci:{args.dir}:{SAMPLE} and oci:{args.dir}:{NYDUS}")
