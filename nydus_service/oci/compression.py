@@ -66,6 +66,7 @@ class Decompressor(Protocol):
 
         Raises:
             FormatError: the data is corrupt.
+            UnsupportedError: it is zstd with a window larger than `WINDOW_MAX`.
         """
         ...
 
@@ -227,7 +228,8 @@ class _Zstd:
     """Frames of zstd, decompressed some whole blocks at a time, which bounds what comes out at once.
 
     `_pending` holds stored bytes from `_offset` on, cut so that it never has more than an unfinished
-    block. libzstd verifies frames' checksums and content sizes.
+    block. libzstd verifies frames' checksums and content sizes. What small frames make is put together:
+    layers of zstd:chunked have one for each file.
     """
 
     def __init__(self) -> None:
@@ -245,6 +247,8 @@ class _Zstd:
     def feed(self, data: bytes) -> Iterator[bytes]:
         data = self._pending + data if self._pending else data
         at = 0
+        parts: list[bytes] = []
+        room = PIECE_SIZE
         while True:
             if self._skip:
                 skipped = min(self._skip, len(data) - at)
@@ -256,11 +260,17 @@ class _Zstd:
                 stop, expands = self._whole_blocks(data, at), True
             if stop == at:
                 break
-            if expands and (piece := self._decompress(data[at:stop])):
-                yield piece
+            if expands and (part := self._decompress(data[at:stop])):
+                if len(part) > room:
+                    yield b"".join(parts)
+                    parts, room = [], PIECE_SIZE
+                parts.append(part)
+                room -= len(part)
             self._offset += stop - at
             at = stop
         self._pending = data[at:]
+        if parts:
+            yield b"".join(parts)
 
     def finish(self) -> None:
         if self._pending or self._skip or self._frame is not None or not self._frames:
