@@ -23,7 +23,7 @@ from anyio.from_thread import check_cancelled
 from nydus_service.content import claims
 from nydus_service.content.archivefile import ArchiveFile, Blob, BlobSource, write_archive
 from nydus_service.content.blocking import in_thread
-from nydus_service.content.layout import LayoutContent, check_lease_id
+from nydus_service.content.layout import LayoutContent
 from nydus_service.content.layoutdir import LayoutDir, sync_directory
 from nydus_service.content.layoutindex import all_images, get, point, remove
 from nydus_service.content.store import (
@@ -299,7 +299,6 @@ class ArchiveLeases:
 
     @asynccontextmanager
     async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
-        check_lease_id(lease_id)
         directory, _ = await self._archive.scratch()
         doing = f"work on {self._archive}"
         fd = await in_thread(doing, directory.begin_lease, f"user-{lease_id}")

@@ -1,7 +1,6 @@
 """The stores over an OCI layout directory; layoutdir.py has the rules of the directory."""
 
 import os
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -23,12 +22,10 @@ from nydus_service.content.store import (
     Stores,
     UnexpectedContent,
 )
-from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.errors import UnsupportedError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest, Digester
 from nydus_service.oci.document import Index
-
-_LEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def open_layout(path: Path) -> Stores:
@@ -241,22 +238,9 @@ class LayoutLeases:
     @asynccontextmanager
     async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
         doing = f"work on {self._directory}"
-        fd = await in_thread(doing, self._begin, lease_id)
+        fd = await in_thread(doing, self._directory.begin_lease, lease_id)
         try:
             yield LayoutLease(self._directory, lease_id, fd)
         finally:
             with anyio.CancelScope(shield=True):
                 await in_thread(doing, self._directory.end_lease, fd)
-
-    def _begin(self, lease_id: str) -> int:
-        check_lease_id(lease_id)
-        try:
-            return self._directory.begin_lease(lease_id)
-        except FileExistsError:
-            raise UsageError(f"lease {lease_id} of {self._directory} is in use") from None
-
-
-def check_lease_id(lease_id: str) -> None:
-    """Raises: ValueError: it could not be a part of a file name."""
-    if not _LEASE_ID.fullmatch(lease_id):
-        raise ValueError(f"not a lease id: {lease_id!r}")

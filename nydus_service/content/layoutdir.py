@@ -46,6 +46,7 @@ WORK: Final = ".nydus-service"
 
 _MARKER_FIELDS = {"imageLayoutVersion": "1.0.0"}
 _LOCK, _MADE, _INGEST, _LEASE = "lock", "made", "ingest-", "lease-"
+_LEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _DIGESTS = re.compile(rb"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Without O_NONBLOCK the open of a FIFO that someone put there would wait for ever."""
@@ -154,11 +155,17 @@ class LayoutDir:
         """Start a lease; what killed processes left is removed first.
 
         Raises:
-            FileExistsError: this lease is alive.
+            UsageError: there is a living one of this id.
+            ValueError: an id that is no part of a file name.
         """
+        if not _LEASE_ID.fullmatch(lease_id):
+            raise ValueError(f"not a lease id: {lease_id!r}")
         with self._changing():
             self._sweep()
-            return claim(self._work / f"{_LEASE}{lease_id}")
+            try:
+                return claim(self._work / f"{_LEASE}{lease_id}")
+            except FileExistsError:
+                raise UsageError(f"{self}: lease {lease_id} is in use") from None
 
     def end_lease(self, fd: int) -> None:
         """End a lease, and remove what it alone kept."""
