@@ -188,7 +188,9 @@ class NotesRecorder:
             kind = piece[at + 156]
             size_digits = piece[at + 124 : at + 135]
             sum_digits = piece[at + 148 : at + 154]
-            if not size_digits.isdigit() or piece[at + 135] > 0x20 or not sum_digits.isdigit():
+            if not size_digits.isdigit() or not sum_digits.isdigit():
+                break
+            if piece[at + 135] > 0x20 or piece[at + 154] > 0x20:  # one more digit
                 break
             # The low half of Adler-32 is one more than the sum of the bytes, modulo a prime near 2**16.
             total = (adler(view[at + 156 : begin], adler(view[at : at + 148])) & 0xFFFF) + 8 * 0x20 - 1

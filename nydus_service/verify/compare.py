@@ -13,7 +13,7 @@ from typing import Final
 from nydus_service.oci.filechunks import DIGEST_SIZE
 from nydus_service.rafs.tree import Chunk, Inode
 from nydus_service.verify.overlay import Node
-from nydus_service.verify.report import Difference, Report, Value, text_of
+from nydus_service.verify.report import KEPT_MAX, Difference, Report, Value, text_of
 
 _TYPE: Final = 0o170000
 _TYPE_NAMES: Final = {
@@ -48,6 +48,7 @@ class Comparison:
         # An inode that was met is its node's twin. Both ways: two nodes may not have one twin.
         self._met: set[int] = set()
         self._unlike: list[tuple[bytes, Node, Inode]] = []
+        self._unlike_count = 0
 
     def run(self) -> None:
         """Compare everything; what differs goes into the report."""
@@ -68,6 +69,8 @@ class Comparison:
                     missing += 1
                     self._differs(path + name, child, "path", _type_of(child.mode), None)
                     continue
+                if child.twin is other:
+                    continue  # one more name of a file that has been compared
                 if not self._is_equal(child, other):
                     self._compare(path + name, child, other)
                 if child.children is not None:
@@ -143,8 +146,8 @@ class Comparison:
             node.twin = inode
             self._met.add(id(inode))
         elif node.twin is not inode:
-            self._report.total += 1
-            if not self._report.is_full():
+            self._unlike_count += 1
+            if len(self._unlike) < KEPT_MAX:
                 self._unlike.append((path + name, node, inode))
 
     def _report_links(self) -> None:
@@ -153,7 +156,7 @@ class Comparison:
             return
         wanted = _names(self._wanted, {id(node) for _, node, _ in self._unlike})
         found = _names(self._found, {id(inode) for _, _, inode in self._unlike})
-        self._report.total -= len(self._unlike)
+        self._report.total += self._unlike_count - len(self._unlike)
         for path, node, inode in self._unlike:
             self._differs(path, node, "hard links", wanted[id(node)], found[id(inode)])
 

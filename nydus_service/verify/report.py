@@ -25,8 +25,9 @@ class Difference(NamedTuple):
 class Report:
     """Grows while the comparison goes on; `as_json` is what the process prints.
 
-    `entries` counts the names looked at, `content_bytes` the bytes of their files, `read_bytes` those
-    read from blobs. `set_aside` counts, by reason, what rightly differs and was not compared.
+    `entries` counts the names looked at, `content_bytes` the bytes of their files (a hard link's once),
+    `read_bytes` those read from blobs. `set_aside` counts, by reason, what rightly differs and was not
+    compared.
     """
 
     def __init__(self, mode: str) -> None:
@@ -44,9 +45,10 @@ class Report:
         if len(self._kept) < KEPT_MAX:
             self._kept.append(difference)
 
-    def is_full(self) -> bool:
-        """Whether no more than their number will be kept of further differences."""
-        return self.total > KEPT_MAX
+    @property
+    def differences(self) -> list[Difference]:
+        """Those that were kept, by path."""
+        return sorted(self._kept, key=_order)
 
     @property
     def verdict(self) -> str:
@@ -57,24 +59,22 @@ class Report:
 
     def summary(self) -> str:
         """The differences in one line, for an error."""
-        first = min(self._kept, key=_order)
+        first = self.differences[0]
         where = f"{text_of(first.path)}: " if first.path else ""
         more = f"; {self.total - 1} more differences" if self.total > 1 else ""
         return f"{where}{first.field} should be {first.wanted!r}, and is {first.found!r}{more}"
 
     def as_json(self) -> dict[str, object]:
         """The report as a JSON object. Text that is no UTF-8 has its bytes escaped."""
-        differences = [
-            difference._asdict() | {"path": text_of(difference.path)}
-            for difference in sorted(self._kept, key=_order)
-        ]
         return {
             "verdict": self.verdict,
             "mode": self.mode,
             "entries": self.entries,
             "bytes": self.content_bytes,
             "bytes_read": self.read_bytes,
-            "differences": differences,
+            "differences": [
+                difference._asdict() | {"path": text_of(difference.path)} for difference in self.differences
+            ],
             "differences_total": self.total,
             "legitimate": [
                 {"reason": reason, "count": count} for reason, count in sorted(self.set_aside.items())

@@ -119,7 +119,7 @@ class EntryReader:
             name, owner, size, time, checksum, flag, target, magic, major, minor, prefix = unpack(headers)
             self.name = name = name.partition(b"\0")[0]
             total = (adler(headers[156:], adler(headers[:148])) & 0xFFFF) + 8 * 0x20 - 1
-            if not checksum[:6].isdigit() or int(checksum[:6], 8) != total:
+            if not checksum[:6].isdigit() or checksum[6] > 0x20 or int(checksum[:6], 8) != total:
                 check_checksum(headers)
             if prefix[0]:
                 self.name = name = _prefixed(prefix, magic, headers) + name

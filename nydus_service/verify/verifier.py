@@ -100,6 +100,8 @@ def _check_blob_table(bootstrap: Bootstrap, request: Request, report: Report) ->
 
 
 def _count(bootstrap: Bootstrap, report: Report) -> None:
+    files = set()
     for _, inode in walk(bootstrap.root):
         report.entries += 1
-        report.content_bytes += inode.size
+        files.add(inode)
+    report.content_bytes = sum(inode.size for inode in files)

@@ -1,0 +1,83 @@
+"""The reader of notes: what a recorder wrote, cut off and damaged in every way."""
+
+import io
+from struct import pack
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nydus_service.errors import FormatError
+from nydus_service.oci.layernotes import CHUNKS_MAX, END, HEAD, MAGIC, RECORD
+from nydus_service.verify.notes import LayerNotes
+from tests.layers import BLOCK, directory, file, layer, symlink
+from tests.unit.verify.trees import CHUNK, notes_of
+
+TAR = layer(directory("d"), *(file(f"d/{n}", b"%d" % n * 3000) for n in range(300)), symlink("s", "d"))
+NOTES = notes_of(TAR)
+CHECKSUM = 4
+"""Bytes at the end of a frame: without them all is there, if not proven."""
+
+
+def read(notes: bytes) -> list[tuple[bytes, bytes]]:
+    return list(LayerNotes(io.BytesIO(notes)))
+
+
+def framed(*parts: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(b"".join(parts))
+
+
+def head(magic: bytes = MAGIC, chunk_size: int = CHUNK, digester: int = 0) -> bytes:
+    return HEAD.pack(magic, chunk_size, digester)
+
+
+END_OF_NOTHING = RECORD.pack(0, 0) + END.pack(0, 0, 1024)
+
+
+def test_what_was_written_is_read() -> None:
+    notes = LayerNotes(io.BytesIO(notes_of(TAR, 8192, "sha256")))
+    assert (notes.chunk_size, notes.digester) == (8192, "sha256")
+    assert len(list(notes)) == notes.entries == 302
+    assert notes.tar_bytes == len(TAR)
+    assert notes.content_bytes == sum(len(b"%d" % n) * 3000 for n in range(300))
+
+
+def test_a_record_may_be_larger_than_what_is_read_at_once() -> None:
+    content = bytes(range(256)) * 200
+    notes = notes_of(layer(*(file("n" * 2000 + str(n), content) for n in range(2))), 1)
+    assert [len(digests) for _, digests in read(notes)] == [len(content) * 32] * 2
+
+
+@given(st.integers(0, len(NOTES) - 1 - CHECKSUM))
+def test_cut_notes_are_refused(size: int) -> None:
+    with pytest.raises(FormatError, match="cut off"):
+        read(NOTES[:size])
+
+
+@given(st.integers(0, len(NOTES) - 1), st.integers(1, 255))
+def test_changed_notes_are_refused(at: int, change: int) -> None:
+    notes = bytearray(NOTES)
+    notes[at] ^= change
+    with pytest.raises(FormatError):
+        read(bytes(notes))
+
+
+@pytest.mark.parametrize(
+    ("notes", "problem"),
+    [
+        (b"", "cut off"),
+        (b"something else entirely", "damaged"),
+        (framed(head()), "cut off"),
+        (framed(head(b"NOTNOTES"), END_OF_NOTHING), "no notes of a layer"),
+        (framed(head(chunk_size=0), END_OF_NOTHING), "no notes of a layer"),
+        (framed(head(digester=2), END_OF_NOTHING), "no notes of a layer"),
+        (framed(head(), END_OF_NOTHING, b"more"), "go on behind their end"),
+        (framed(head(), pack("<II", 1 << 31, 0), bytes(BLOCK)), "2147483648 header blocks"),
+        (framed(head(), pack("<II", 1, CHUNKS_MAX + 1), bytes(BLOCK)), "16777216 chunks"),
+        (framed(head(), pack("<II", 1, 5), bytes(BLOCK)), "cut off"),
+    ],
+)
+def test_hostile_notes_are_refused(notes: bytes, problem: str) -> None:
+    with pytest.raises(FormatError, match=problem):
+        read(notes)
