@@ -143,7 +143,7 @@ def print_checked(checked: Sequence[Checked]) -> None:
         [
             str(each.manifest.platform),
             each.report["verdict"],
-            str(each.report["entries"]),
+            f"{each.report['entries']:,}",
             format_size(each.report["bytes"]),
             format_size(each.report["bytes_read"]),
             format_seconds(each.duration_s),

@@ -208,7 +208,7 @@ def print_image(image: ImageResult) -> None:
         print_verdict("not verified", "as --verify none asked", "warn")
         return
     verification = image.verification
-    told = f"{verification.entries} names, {format_size(verification.content_bytes)} of content"
+    told = f"{verification.entries:,} names, {format_size(verification.content_bytes)} of content"
     if verification.bytes_read:
         told += f", {format_size(verification.bytes_read)} read back"
     print_verdict("verified", f"{told}, in {format_seconds(verification.duration_s)}", "ok")

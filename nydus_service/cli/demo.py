@@ -13,7 +13,7 @@ from nydus_service.cli.images import find_manifests
 from nydus_service.cli.options import add_builder, add_common, add_work_dir
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.progress import open_progress
-from nydus_service.cli.table import format_seconds, print_verdict
+from nydus_service.cli.table import format_seconds, print_heading, print_verdict
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import Stores
 from nydus_service.convert.image import Place, convert_image
@@ -52,12 +52,12 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
     source, target = (ImageReference.parse(f"oci:{directory}:{tag}") for tag in (SAMPLE, NYDUS))
     builder = choose_builder(args)
     begun = time.monotonic()
+    _head(args, f"1. A sample image of this machine's own files: {source}")
     made = await write_sample(stores, SAMPLE, args.size_mb * 10**6)
     sample_s = time.monotonic() - begun
     if args.format != "json":
-        print_line(f"1. a sample image of this machine's own files: {source}\n")
         sample.print_sample(made, sample_s)
-        print_line(f"\n2. converted to nydus: {target}\n")
+    _head(args, f"2. Converted to nydus: {target}")
     with open_progress(args) as progress:
         result = await convert_image(
             Place(stores, SAMPLE, None, str(source)),
@@ -70,10 +70,15 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
         )
     if args.format != "json":
         convert.tell_result(args, result)
-        print_line("\n3. checked again, every chunk of every file read back and compared with the sample\n")
+    _head(args, "3. Checked again, with every chunk read back from the blobs and compared with the sample")
     checked = await _check(args, stores, result.source, result.target)
     _tell(args, sample.describe_sample(made, source), result, checked, time.monotonic() - begun)
     return 0 if all(each.is_good for each in checked) else DiffersError.exit_code
+
+
+def _head(args: argparse.Namespace, text: str) -> None:
+    if args.format != "json":
+        print_heading(text)
 
 
 async def _check(

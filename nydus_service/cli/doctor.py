@@ -11,12 +11,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from nydus_service.builder.builder import BuilderFailed
+from nydus_service.builder.embedded import EmbeddedBuilder
+from nydus_service.builder.facts import FactsCache
+from nydus_service.builder.locate import EMBEDDED, find_builder
 from nydus_service.cli.options import add_common
 from nydus_service.cli.output import print_json
 from nydus_service.cli.table import Column, format_size, print_table
-from nydus_service.config import Settings, load_settings
+from nydus_service.config import Settings, load_settings, search_path
 
 CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "crc32c")
+NATIVE = "nydus-image"
 SCRATCH_WANTED = 2 * 10**9
 """Bytes: room for the layers in flight of a large image."""
 
@@ -37,7 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(args: argparse.Namespace) -> int:
     settings = load_settings()
-    findings = [*_python(), *_kernel(), *_containerd(settings), *_scratch(settings)]
+    findings = [
+        *_python(),
+        *await _builders(settings),
+        *_kernel(),
+        *_containerd(settings),
+        *_scratch(settings),
+    ]
     if args.format == "json":
         print_json({"findings": [asdict(finding) for finding in findings]})
         return 0
@@ -57,6 +68,24 @@ def _python() -> Iterator[Finding]:
             yield Finding(name, "ok", version(name))
         except PackageNotFoundError:
             yield Finding(name, "missing", "not installed", f"pip install {name}")
+
+
+async def _builders(settings: Settings) -> list[Finding]:
+    """The embedded builder, and a native one: where NYDUS_BUILDER says, else on PATH."""
+    identity = await EmbeddedBuilder().identify()
+    found = [Finding("embedded builder", "ok", str(identity))]
+    wanted = settings.builder if settings.builder not in (None, EMBEDDED) else NATIVE
+    try:
+        program = find_builder(wanted, None, search_path())
+        assert program is not None  # only "embedded" has none
+        facts = FactsCache()
+        features = ", ".join(sorted(each.value for each in await facts.features(program))) or "no features"
+        detail = f"{program}: {await facts.identity(program)}; {features}"
+        found.append(Finding("native builder", "ok", detail))
+    except BuilderFailed as exc:
+        advice = "not needed; releases are at github.com/dragonflyoss/nydus"
+        found.append(Finding("native builder", "missing", str(exc).partition(":")[0], advice))
+    return found
 
 
 def _kernel() -> Iterator[Finding]:

@@ -68,7 +68,7 @@ class _Lines:
         if isinstance(event, MergeFinished):
             return f"{event.image}: merged in {format_seconds(event.duration_s)}"
         if isinstance(event, VerifyFinished):
-            return f"{event.image}: verified, {event.entries} names in {format_seconds(event.duration_s)}"
+            return f"{event.image}: verified, {event.entries:,} names in {format_seconds(event.duration_s)}"
         return ""
 
 
@@ -117,7 +117,7 @@ class _Live:
         elif isinstance(event, MergeFinished):
             self._end_step("merge", event.image, format_seconds(event.duration_s))
         elif isinstance(event, VerifyFinished):
-            told = f"{event.entries} names, {format_seconds(event.duration_s)}"
+            told = f"{event.entries:,} names, {format_seconds(event.duration_s)}"
             self._end_step("verify", event.image, told)
 
     def _show_layer(self, event: LayerProgress) -> None:

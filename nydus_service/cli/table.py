@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nydus_service.cli.output import print_line
 
-STYLES = {"ok": "green", "changed": "green", "bad": "bold red", "warn": "yellow"}
+STYLES = {"ok": "green", "bad": "bold red", "warn": "yellow"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,17 @@ def print_table(
     else:
         for line in plain_lines(columns, [*rows, *([total] if total else [])]):
             print_line(line)
+
+
+def print_heading(text: str) -> None:
+    """Print what comes next, with an empty line before and behind."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(soft_wrap=True).print(Text(f"\n{text}\n", "bold cyan"))
+    else:
+        print_line(f"\n{text}\n")
 
 
 def print_verdict(word: str, text: str, style: str) -> None:
@@ -49,12 +60,14 @@ def _print_styled(
         box=SIMPLE, header_style="bold", show_edge=False, pad_edge=False, show_footer=total is not None
     )
     for i, column in enumerate(columns):
+        cells = [column.title, *(row[i] for row in rows), *([total[i]] if total else [])]
         table.add_column(
             column.title,
             footer=Text(total[i], "bold") if total else "",
             justify="right" if column.right else "left",
+            min_width=max(map(len, cells)) if column.right else None,
             no_wrap=column.right,
-            overflow="fold",
+            overflow="ellipsis",  # a digest in a narrow window; JSON has it whole
         )
     for row in rows:
         table.add_row(*map(Text, row))
