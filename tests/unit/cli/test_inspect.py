@@ -5,13 +5,6 @@ import pytest
 from tests.unit.cli.command import run, run_json
 
 
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("layout")
-    assert run("sample", directory, "--size-mb", "4").returncode == 0
-    return directory
-
-
 def test_an_image_that_is_not_nydus(layout: Path) -> None:
     told = run_json("inspect", f"oci:{layout}:sample")
     (manifest,) = told["manifests"]
@@ -23,21 +16,21 @@ def test_an_image_that_is_not_nydus(layout: Path) -> None:
 
 def test_text_ends_with_name_and_digest(layout: Path) -> None:
     told = run_json("inspect", f"oci:{layout}:sample")
-    last = run("inspect", f"oci:{layout}").stdout.splitlines()[-1]
-    assert last == f"oci:{layout}@{told['target']['digest']}"
+    last = run("inspect", f"oci:{layout}:sample").stdout.splitlines()[-1]
+    assert last == f"oci:{layout}:sample@{told['target']['digest']}"
 
 
 @pytest.mark.parametrize(
     ("image", "status", "said"),
     [
-        ("oci:{layout}:nothing", 4, "it has sample"),
+        ("oci:{layout}:nothing", 4, "it has "),
         ("oci:{layout}/nowhere:x", 4, "no OCI layout"),
         ("docker://alpine", 5, "the registry store is not there yet"),
         ("alpine", 5, "the containerd store is not there yet"),
         ("containerd:alpine", 5, "the containerd store is not there yet"),
         ("docker-daemon:alpine", 5, "docker-daemon is not supported"),
         ("oci:", 2, "no path"),
-        ("oci:{layout}:a?b", 2, "not a tag"),
+        ("oci:{layout}:a\nb", 2, "white space"),
         ("/etc/passwd", 6, "/etc/passwd: "),
     ],
 )

@@ -30,5 +30,5 @@ def test_a_place_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_bad_tag(tmp_path: Path) -> None:
-    assert run("sample", tmp_path / "s", "--tag", "a b").returncode == 2
+    assert run("sample", tmp_path / "s", "--tag", "a\nb").returncode == 2
     assert not (tmp_path / "s").exists()

@@ -1,0 +1,226 @@
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.command import ARGV, environment, run, run_json
+from tests.unit.cli.layouts import blob_path, flip_byte, manifest_of, names, state
+
+
+def test_the_result_in_words(layout: Path) -> None:
+    done = run("convert", f"oci:{layout}:sample", f"oci:{layout}:again", "--force")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"oci:{layout}:again@{names(layout)['again']['digest']}"
+    assert lines[0].split() == ["LAYER", "IN", "OUT", "RATIO", "TIME"]
+    for layer in manifest_of(layout, "sample")["layers"]:
+        assert layer["digest"] in done.stdout
+    assert any(line.startswith("verified ") for line in lines)
+    assert "layer 6/6 sha256:" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_the_result_as_json(layout: Path) -> None:
+    told = run_json("convert", f"oci:{layout}:sample", f"oci:{layout}:new", "--compressor", "none")
+    assert told["status"] == "converted"
+    assert told["target"]["descriptor"]["digest"] == names(layout)["new"]["digest"]
+    assert told["builder"]["name"] == "nydus-image-py"
+    (image,) = told["images"]
+    sources = [layer["source"]["digest"] for layer in image["layers"]]
+    blobs = [layer["blob"] for layer in image["layers"]]
+    assert sources == [layer["digest"] for layer in manifest_of(layout, "sample")["layers"]]
+    layers = manifest_of(layout, "new")["layers"]
+    assert [(each["digest"], each["size"]) for each in layers[:-1]] == [
+        (b["digest"], b["size"]) for b in blobs
+    ]
+    assert image["bootstrap"]["digest"] == layers[-1]["digest"]
+    assert image["verification"]["verdict"] == "equal"
+    assert {"fingerprint", "job", "duration_s", "kept", "dropped", "verified"} <= told.keys()
+
+
+def test_again_is_unchanged(layout: Path) -> None:
+    before = state(layout)
+    told = run_json("convert", f"oci:{layout}:sample", f"oci:{layout}:nydus")
+    assert told["status"] == "unchanged"
+    assert state(layout) == before
+    done = run("convert", f"oci:{layout}:sample", f"oci:{layout}:nydus")
+    assert done.stdout.startswith("unchanged in ")
+    assert done.stdout.splitlines()[-1].startswith(f"oci:{layout}:nydus@sha256:")
+
+
+def test_a_dry_run_writes_nothing(layout: Path, tmp_path: Path) -> None:
+    before = state(tmp_path)
+    done = run("convert", f"oci:{layout}:sample", f"oci:{tmp_path}/other:new", "--dry-run")
+    assert done.returncode == 0
+    assert f"would become oci:{tmp_path}/other:new" in done.stdout
+    told = run_json("convert", f"oci:{layout}:sample", f"oci:{tmp_path}/other:new", "--dry-run")
+    assert told["status"] == "would be converted"
+    assert state(tmp_path) == before
+
+
+def test_from_a_layout_into_an_archive_and_back_the_same(layout: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "app.tar"
+    assert run("convert", f"oci:{layout}:sample", f"oci-archive:{archive}:nydus", "-q").returncode == 0
+    told = run_json("inspect", f"oci-archive:{archive}:nydus")
+    assert told["target"]["digest"] == names(layout)["nydus"]["digest"]
+    assert run("check", f"oci-archive:{archive}", "--against", f"oci:{layout}:sample").returncode == 0
+
+
+def test_quiet_says_nothing_but_the_result(layout: Path) -> None:
+    done = run("convert", f"oci:{layout}:sample", f"oci:{layout}:new", "-q", "--verify", "none")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not verified" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["oci:{}:nothing", "oci:{}:new"], 4, "it has "),
+        (["oci:{}/nowhere:x", "oci:{}:new"], 4, "no OCI layout"),
+        (["oci:{}:sample", "oci:{}:new", "--platform", "linux/s390x"], 4, "linux/s390x"),
+        (["oci:{}:sample", "oci:{}:new", "--platform", "x"], 2, "not a platform"),
+        (["oci:{}:sample", "oci:{}"], 2, "needs a name"),
+        (["oci:{}:sample", "docker://app:1"], 5, "the registry store is not there yet"),
+        (["app:1", "oci:{}:new"], 5, "the containerd store is not there yet"),
+        (["oci:{}:sample", "docker-archive:{}/x.tar:new"], 5, "only read"),
+        (["oci:{}:sample", "oci:{}:new", "--fs-version", "5"], 5, "5"),
+        (["oci:{}:sample", "oci:{}:new", "--jobs", "0"], 2, "--jobs"),
+        (["oci:{}:sample", "oci:{}:new", "--nydus-image", "/nowhere/builder"], 20, "/nowhere/builder"),
+        (["oci:{}:sample", "oci:{}:new", "--nydus-image", "/bin/false"], 20, "/bin/false"),
+        (["oci:{}:sample", "oci:{}:new", "--chunk-dict", "x"], 5, "--chunk-dict is not there yet"),
+        (["oci:{}:sample", "oci:{}:new", "-n", "k8s.io"], 5, "-n is not there yet"),
+    ],
+)
+def test_failures(layout: Path, tmp_path: Path, words: list[str], status: int, said: str) -> None:
+    before = state(tmp_path)
+    done = run("convert", *(word.format(layout) for word in words), env=environment(tmp_path))
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize(("damage", "status"), [("cut", 6), ("flip", 6), ("missing", 4)])
+def test_a_damaged_layer_is_told_by_its_digest(
+    layout: Path, tmp_path: Path, damage: str, status: int
+) -> None:
+    layer = manifest_of(layout, "sample")["layers"][4]["digest"]
+    path = blob_path(layout, layer)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "flip":
+        flip_byte(path, path.stat().st_size // 2)
+    else:
+        path.unlink()
+    before = state(tmp_path)
+    done = run("convert", f"oci:{layout}:sample", f"oci:{layout}:new", "-q", env=environment(tmp_path))
+    assert (done.returncode, done.stdout) == (status, "")
+    assert layer in done.stderr
+    assert state(tmp_path) == before
+
+
+HANGING_BUILDER = """#!/bin/sh
+case "$*" in
+*-h*) echo "--type tar-rafs --features blob-toc" ;;
+*-V*) echo "Version: v0.0.0" ;;
+*) echo $$ > "$READY"; exec sleep 600 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_builder_works_leaves_nothing(
+    layout: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    ready, builder = tmp_path / "ready", tmp_path / "builder"
+    os.mkfifo(ready)
+    builder.write_text(HANGING_BUILDER)
+    builder.chmod(0o755)
+    work_dir = tmp_path / "work"
+    index = (layout / "index.json").read_bytes()
+    blobs = set(state(layout))
+    words = [
+        "convert",
+        f"oci:{layout}:sample",
+        f"oci:{layout}:new",
+        "--nydus-image",
+        str(builder),
+        "--jobs",
+        "1",
+    ]
+    with subprocess.Popen(
+        [*ARGV, *words, "--work-dir", str(work_dir)],
+        env=environment(READY=str(ready)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        pid = int(ready.read_text())  # blocks until the builder is at work
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-1] == "nydus-service: interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(pid, 0)
+    assert not work_dir.exists()
+    assert (layout / "index.json").read_bytes() == index
+    assert set(state(layout)) == blobs
+
+
+def test_a_signal_between_layers_leaves_nothing(layout: Path, tmp_path: Path) -> None:
+    before = state(layout)
+    words = ["convert", f"oci:{layout}:sample", f"oci:{layout}:new", "--jobs", "1", "--compressor", "none"]
+    with subprocess.Popen(
+        [*ARGV, *words], env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("layer 1/"):
+                break
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (130, "")
+    assert state(layout) == before
+    assert not list(tmp_path.glob("*nydus-converter-*"))
+
+
+def test_a_builder_that_takes_too_long(layout: Path, tmp_path: Path) -> None:
+    builder = tmp_path / "builder"
+    builder.write_text(HANGING_BUILDER)
+    builder.chmod(0o755)
+    words = ["--nydus-image", str(builder), "--builder-timeout", "0.2", "-q"]
+    env = environment(tmp_path, READY="/dev/null")
+    done = run("convert", f"oci:{layout}:sample", f"oci:{layout}:new", *words, env=env)
+    assert done.returncode == 20
+    assert "did not finish within 0.2 s" in done.stderr
+    assert "new" not in names(layout)
+
+
+def test_a_reader_that_leaves_does_not_undo_the_work(layout: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    words = [*ARGV, "convert", f"oci:{layout}:sample", f"oci:{layout}:new", "-q", "--format", "json"]
+    try:
+        done = subprocess.run(words, stdout=write_end, stderr=subprocess.PIPE, env=environment())
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "new" in names(layout)
+
+
+def test_demo_keeps_its_images_where_it_is_told_to(tmp_path: Path) -> None:
+    done = run("demo", "--dir", tmp_path / "d", "--size-mb", "4", env=environment(tmp_path))
+    assert done.returncode == 0
+    assert "done in " in done.stdout
+    assert set(names(tmp_path / "d")) == {"sample", "sample-nydus"}
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_demo_leaves_nothing(tmp_path: Path) -> None:
+    done = run("demo", "--size-mb", "4", "--format", "json", env=environment(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert [each["verdict"] for each in told["check"]] == ["equal"]
+    assert not list(tmp_path.iterdir())
