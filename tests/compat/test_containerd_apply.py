@@ -182,7 +182,7 @@ def expected(layers: Layers) -> Tree:
 
 
 def comparable(tree: Tree, since: int) -> Tree:
-    """Without the root, permissions of symlinks, and what times unpacking set: directories' from `since` on."""
+    """Without the root, permissions of symlinks, and times of directories from `since` on."""
     nodes = {}
     for path, node in tree.items():
         if path == b"/":
