@@ -14,7 +14,7 @@ it vanishes when it ends, and what a killed process left is swept by the next on
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -111,12 +111,20 @@ class _Archive:
 
     def _make_scratch(self) -> tuple[LayoutDir, int]:
         prefix = f".{self.path.name}.nydus-service-"
-        if self.path.parent.is_dir():
-            for name in os.listdir(self.path.parent):
-                if name.startswith(prefix) and (self.path.parent / name).is_dir():
-                    LayoutDir(self.path.parent / name).tidy()
+        self._sweep(prefix)
         directory = LayoutDir(self.path.parent / f"{prefix}{secrets.token_hex(8)}")
         return directory, directory.begin_lease(_OWN_LEASE)
+
+    def _sweep(self, prefix: str) -> None:
+        """Remove the scratch layouts of killed processes."""
+        if not self.path.parent.is_dir():
+            return
+        for name in os.listdir(self.path.parent):
+            scratch = self.path.parent / name
+            if name.startswith(prefix) and scratch.is_dir():
+                LayoutDir(scratch).tidy()
+                with suppress(OSError):  # in use; or empty, if its maker was killed at once
+                    scratch.rmdir()
 
 
 class ArchiveReader:
