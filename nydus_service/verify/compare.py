@@ -33,12 +33,14 @@ class Comparison:
     def __init__(
         self, wanted: Node, found: Inode, layers: Sequence[str], report: Report, *, content: bool = True
     ) -> None:
-        """Args:
-        wanted: the root that the source makes. Its nodes get their twins.
-        found: the root of the result.
-        layers: digests, lowest first; a node's `described` is an index.
-        report: takes the differences.
-        content: False leaves the digests out, which can't be compared if chunks are cut in another way.
+        """Prepare to compare.
+
+        Args:
+            wanted: the root that the source makes. Its nodes get their twins.
+            found: the root of the result.
+            layers: digests, lowest first; a node's `described` is an index.
+            report: takes the differences.
+            content: False leaves the digests out, which can't be compared if chunks are cut in another way.
         """
         self._wanted = wanted
         self._found = found

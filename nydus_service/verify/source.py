@@ -41,6 +41,8 @@ _KINDS: Final = {
     b"6": S_IFIFO,
 }
 _EXTENSIONS: Final = frozenset(b"xgLK")
+_USTAR: Final = b"ustar\0"
+_GNU: Final = b"ustar  \0"
 _SYMLINK_MAX: Final = 4095
 _ID_MAX: Final = 2**32 - 1
 _NANOSECONDS: Final = 10**9
@@ -156,7 +158,8 @@ class EntryReader:
                 if len(digests) != -(-length // chunk_size) * DIGEST_SIZE:
                     raise FormatError(f"{len(digests) // DIGEST_SIZE} chunks noted for {length} bytes")
             elif kind != S_IFDIR:
-                _read_special(node, kind, target, major, minor)
+                is_v7 = magic[:6] != _USTAR and magic != _GNU
+                _read_special(node, kind, target, b"\0" if is_v7 else major, b"\0" if is_v7 else minor)
             if more is not None and more.xattrs:
                 node.xattrs = more.xattrs
             yield name, node
@@ -255,12 +258,19 @@ class _Extensions:
 
 
 def _prefixed(prefix: bytes, magic: bytes, header: bytes) -> bytes:
-    """What stands before the name, with its slash; in GNU's format these bytes are times."""
-    if magic[:6] != b"ustar\0":
-        return b""
-    if header[508:] == b"tar\0":  # star keeps times behind a shorter prefix
-        prefix = prefix[:131]
-    return prefix.partition(b"\0")[0] + b"/"
+    """What stands before the name, with its slash."""
+    if magic[:6] == _USTAR:
+        if header[508:] == b"tar\0":  # star keeps times behind a shorter prefix
+            prefix = prefix[:131]
+        return prefix.partition(b"\0")[0] + b"/"
+    if magic == _GNU:
+        try:  # two times; but programs in Go before 1.8 wrote a prefix into this format, too
+            header_number(prefix[:12])
+            header_number(prefix[12:24])
+        except FormatError:
+            name = prefix.partition(b"\0")[0]
+            return name + b"/" if name.isascii() else b""
+    return b""
 
 
 def _read_special(node: Node, kind: int, target: bytes, major: bytes, minor: bytes) -> None:

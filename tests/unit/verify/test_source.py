@@ -74,6 +74,12 @@ def test_blank_device_numbers_are_zero() -> None:
     assert only(entry("c", b"3", device=None)).rdev == 0
 
 
+def test_v7_has_no_device_numbers() -> None:
+    block = header(b"c", b"3", device=(1, 3))
+    assert only(block).rdev == 0x103
+    assert only(with_field(block, 257, bytes(8))).rdev == 0
+
+
 class TestNames:
     LONG = "d" * 120 + "/" + "n" * 120
 
@@ -89,6 +95,12 @@ class TestNames:
 
     def test_of_gnu_have_times_in_place_of_a_prefix(self) -> None:
         block = header(b"n", b"0", prefix=b"14000000000\0", magic=b"ustar  \0")
+        assert names(overlay_of(layer(block))) == ["n"]
+
+    def test_of_gnu_have_a_prefix_if_old_go_wrote_them(self) -> None:
+        block = header(b"n", b"0", prefix=b"some/long/path", magic=b"ustar  \0")
+        assert "some/long/path/n" in names(overlay_of(layer(block)))
+        block = header(b"n", b"0", prefix="é".encode() * 10, magic=b"ustar  \0")
         assert names(overlay_of(layer(block))) == ["n"]
 
     def test_of_v7_have_no_prefix(self) -> None:
