@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import anyio
@@ -34,10 +35,10 @@ async def stall(path: Path) -> None:
 
 
 async def add(path: Path, first: str, count: str) -> None:
-    """Add images to a layout, one by one."""
-    stores = open_layout(path)
-    for number in range(int(first), int(first) + int(count)):
-        await add_image(stores, f"app-{number}")
+    """Add images to a layout or, if it is a .tar, to an archive, one by one."""
+    async with open_archive(path) if path.suffix == ".tar" else nullcontext(open_layout(path)) as stores:
+        for number in range(int(first), int(first) + int(count)):
+            await add_image(stores, f"app-{number}")
 
 
 async def name_in_layout(path: Path) -> None:
