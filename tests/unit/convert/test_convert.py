@@ -1,0 +1,561 @@
+"""Whole conversions with the embedded builder and the verifying process, in stores on disk and in memory."""
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from nydus_service.builder.builder import (
+    BootstrapLayerOutcome,
+    BootstrapLayerRequest,
+    Builder,
+    BuilderIdentity,
+    MergeOutcome,
+    MergeRequest,
+    PackOutcome,
+    PackRequest,
+    Sink,
+)
+from nydus_service.builder.embedded import EmbeddedBuilder
+from nydus_service.builder.verifier import VerifierProcess
+from nydus_service.content.documents import read_document
+from nydus_service.content.layout import open_layout
+from nydus_service.content.store import Stores
+from nydus_service.convert.image import Place, convert_image, preview_image
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.progress import (
+    Event,
+    LayerFinished,
+    LayerProgress,
+    LayerStarted,
+    MergeFinished,
+    MergeStarted,
+    Named,
+    Planned,
+    VerifyFinished,
+    VerifyStarted,
+)
+from nydus_service.convert.result import ConvertResult
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+from nydus_service.oci.document import Config, Index, Manifest
+from nydus_service.oci.platform import Platform
+from nydus_service.rafs.reader import read_bootstrap
+from nydus_service.rafs.tree import walk
+from tests.layers import directory, file, layer, symlink
+from tests.unit.convert.makers import AMD64, ARM64, BASE, DOCKER, EMPTY, OCI, TOP, JsonMap, Maker, config_of
+from tests.unit.convert.memory import Memory
+
+
+class CountingBuilder:
+    """The embedded builder; notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self._builder: Builder = EmbeddedBuilder()
+        self.packed: list[Digest] = []
+        self.from_file: list[bool] = []
+        self.merges = 0
+
+    async def identify(self) -> BuilderIdentity:
+        return await self._builder.identify()
+
+    async def pack(
+        self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
+    ) -> PackOutcome:
+        self.packed.append(request.source_digest)
+        self.from_file.append(isinstance(source, Path))
+        return await self._builder.pack(request, source, sink)
+
+    async def merge(self, request: MergeRequest) -> MergeOutcome:
+        self.merges += 1
+        return await self._builder.merge(request)
+
+    async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
+        return await self._builder.bootstrap_layer(request)
+
+
+class Run:
+    """Conversions into one store, the work directory beside it."""
+
+    def __init__(self, source: Stores, target: Stores, tmp_path: Path) -> None:
+        self.source = source
+        self.target = target
+        self.work_root = tmp_path / "work"
+        self.builder = CountingBuilder()
+        self.events: list[Event] = []
+
+    async def convert(self, name: str = "app", to: str = "app-nydus", **options: Any) -> ConvertResult:
+        result = await convert_image(
+            Place(self.source, name),
+            Place(self.target, to),
+            self.builder,
+            VerifierProcess(),
+            ConvertOptions(**options),
+            work_root=self.work_root,
+            progress=self.events.append,
+        )
+        assert not self.work_root.exists()
+        return result
+
+    async def manifest(self, desc: Descriptor) -> Manifest:
+        return await read_document(self.target.content, desc, Manifest)
+
+    async def config(self, manifest: Manifest) -> Config:
+        return await read_document(self.target.content, manifest.config, Config)
+
+    async def read(self, desc: Descriptor) -> bytes:
+        async with self.target.content.open_reader(desc) as reader:
+            return await reader.read_at(0, reader.size)
+
+    async def paths(self, manifest: Manifest) -> list[str]:
+        """All paths of the image, by its bootstrap layer."""
+        files = await self.bootstrap_files(manifest)
+        bootstrap = read_bootstrap(files["image/image.boot"])
+        return [path.decode() for path, _ in walk(bootstrap.root)]
+
+    async def bootstrap_files(self, manifest: Manifest) -> dict[str, bytes]:
+        data = await self.read(manifest.layers[-1])
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as tar:
+            return {
+                member.name: (content.read() if (content := tar.extractfile(member)) else b"")
+                for member in tar.getmembers()
+            }
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Run:
+    stores = open_layout(tmp_path / "layout")
+    return Run(stores, stores, tmp_path)
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def run(memory: Memory, tmp_path: Path) -> Run:
+    stores = memory.stores()
+    return Run(stores, stores, tmp_path)
+
+
+def all_files(root: Path) -> list[Path]:
+    return sorted(root.rglob("*"))
+
+
+class TestOneImage:
+    async def test_its_documents_are_those_of_a_nydus_image(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        source = await make.name("app", await make.image(BASE, TOP, vendor={"x": 1}))
+        result = await layout.convert()
+        (image,) = result.images
+        assert (result.status, result.source, result.target) == ("converted", source, image.target)
+        named = await layout.target.images.get("app-nydus")
+        assert named.target == result.target
+        manifest = await layout.manifest(result.target)
+        assert [layer.digest for layer in manifest.layers] == [
+            *(each.blob.digest for each in image.layers),
+            image.bootstrap.digest,
+        ]
+        config = await layout.config(manifest)
+        blobs = [layer.digest for layer in manifest.layers[:-1]]
+        assert list(config.diff_ids) == [*blobs, image.bootstrap_diff_id]
+        plain = gzip.decompress(await layout.read(manifest.layers[-1]))
+        assert Digest.of(plain) == image.bootstrap_diff_id
+        fields = config.to_json()
+        assert fields["vendor"] == {"x": 1}
+        assert fields["config"]["Healthcheck"] == {"Test": ["NONE"]}
+        assert (await layout.source.images.get("app")).target == source
+
+    async def test_it_holds_the_merged_tree_and_the_chunk_tables(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE, TOP))
+        manifest = await layout.manifest((await layout.convert()).target)
+        paths = ["/", "/bin", "/etc", "/etc/motd", "/etc/new", "/etc/newer", "/usr"]
+        assert sorted(await layout.paths(manifest)) == paths
+        files = await layout.bootstrap_files(manifest)
+        tables = [f"image/{layer.digest.hex}.blob.meta" for layer in manifest.layers[:-1]]
+        assert list(files) == ["image", "image/image.boot", *tables]
+        assert all(len(files[table]) % 4096 == 0 for table in tables)
+
+    async def test_the_result_is_verified_and_told(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE, TOP))
+        result = await layout.convert(verify="full")
+        (image,) = result.images
+        assert image.verification is not None
+        assert (image.verification.mode, image.verification.entries) == ("full", 7)
+        assert image.verification.bytes_read > 0
+        told = json.loads(json.dumps(result.as_json()))
+        assert told["status"] == "converted"
+        assert told["target"] == {
+            "name": str(Place(layout.target, "app-nydus")),
+            "descriptor": result.target.to_json(),
+        }
+        assert told["builder"]["name"] == "nydus-image-py"
+        assert told["images"][0]["verification"]["verdict"] == "equal"
+        assert told["images"][0]["platform"] == "linux/amd64"
+        assert [each["source"]["size"] for each in told["images"][0]["layers"]] == [
+            each.source.size for each in result.layers
+        ]
+
+    async def test_progress_goes_through_all_stages(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE, TOP))
+        await layout.convert(jobs=1)
+        kinds = [type(event) for event in layout.events]
+        layer_kinds = [LayerStarted, LayerProgress, LayerFinished]
+        ending = [MergeStarted, MergeFinished, VerifyStarted, VerifyFinished, Named]
+        assert kinds == [Planned, *layer_kinds, *layer_kinds, *ending]
+        planned, started = layout.events[:2]
+        assert isinstance(planned, Planned)
+        assert isinstance(started, LayerStarted)
+        sizes = [layer.size for layer in planned.layers]
+        assert sizes == sorted(sizes, reverse=True)
+        assert started.digest == planned.layers[0].digest
+
+    @pytest.mark.parametrize(
+        "tars",
+        [
+            [EMPTY],
+            [layer(directory("only"), directory("only/these"))],
+            [layer(symlink("a", "b"))],
+            [BASE, EMPTY, TOP],
+            [layer(file(".wh.nothing"))],
+        ],
+        ids=["empty", "directories", "symlinks", "empty among others", "whiteouts"],
+    )
+    async def test_layers_without_content_are_layers(self, layout: Run, tars: Sequence[bytes]) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(*tars))
+        manifest = await layout.manifest((await layout.convert()).target)
+        assert len(manifest.layers) == len(tars) + 1
+
+    async def test_a_layer_that_is_there_twice_is_converted_once(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE, TOP, BASE))
+        result = await layout.convert()
+        assert len(layout.builder.packed) == 2
+        manifest = await layout.manifest(result.target)
+        blobs = [layer.digest for layer in manifest.layers[:-1]]
+        assert len(blobs) == 3
+        assert blobs[0] == blobs[2]
+        files = await layout.bootstrap_files(manifest)
+        assert len(files) == 2 + len(set(blobs))
+
+    async def test_one_tar_in_two_compressions_gives_one_blob(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        zstd = await make.blob(f"{OCI.plain}+zstd", zstandard.compress(BASE))
+        layers = [await make.layer(BASE), zstd, await make.blob(OCI.plain, BASE), await make.layer(TOP)]
+        config = await make.document(OCI.config, config_of([BASE, BASE, BASE, TOP]))
+        await make.name("app", await make.manifest(config, layers))
+        manifest = await layout.manifest((await layout.convert()).target)
+        assert len({layer.digest for layer in manifest.layers}) == 3
+
+    async def test_compression_goes_by_the_bytes_and_not_by_the_type(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        layers = [await make.blob(OCI.plain, gzip.compress(BASE)), await make.blob(OCI.gzip, TOP)]
+        config = await make.document(OCI.config, config_of([BASE, TOP]))
+        await make.name("app", await make.manifest(config, layers))
+        assert (await layout.convert()).status == "converted"
+
+    @pytest.mark.parametrize(
+        "options", [{"compressor": "none"}, {"compressor": "lz4_block"}, {"chunk_size": 0x1000}]
+    )
+    async def test_options_reach_the_builder(self, layout: Run, options: dict[str, Any]) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE, TOP))
+        manifest = await layout.manifest((await layout.convert(**options)).target)
+        files = await layout.bootstrap_files(manifest)
+        bootstrap = read_bootstrap(files["image/image.boot"])
+        assert bootstrap.compressor == options.get("compressor", "zstd")
+        assert bootstrap.chunk_size == options.get("chunk_size", 0x100000)
+        assert len(files) == 4, "each compressor's chunk tables are there"
+
+    async def test_docker_types_stay_and_are_known_again(self, layout: Run) -> None:
+        make = Maker(layout.source, DOCKER)
+        await make.name("app", await make.image(BASE))
+        manifest = await layout.manifest((await layout.convert()).target)
+        assert manifest.media_type == DOCKER.manifest
+        assert manifest.layers[-1].media_type == DOCKER.gzip
+        again = await layout.convert("app-nydus", "again")
+        assert (again.status, again.reason) == ("unchanged", "it is a nydus image already")
+
+    async def test_docker_types_become_oci_s_if_asked(self, layout: Run) -> None:
+        make = Maker(layout.source, DOCKER)
+        await make.name("app", await make.image(BASE))
+        result = await layout.convert(oci=True)
+        manifest = await layout.manifest(result.target)
+        assert result.target.media_type == manifest.media_type == OCI.manifest
+        assert (manifest.config.media_type, manifest.layers[-1].media_type) == (OCI.config, OCI.gzip)
+
+    async def test_a_referrer_says_what_it_is_of(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        source = await make.name("app", await make.image(BASE))
+        manifest = await layout.manifest((await layout.convert(with_referrer=True)).target)
+        assert manifest.subject == source
+
+    async def test_nydus_blobs_among_tars_are_merged_as_they_are(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("base", await make.image(BASE))
+        base = await layout.manifest((await layout.convert("base", "base-nydus")).target)
+        config = await make.document(OCI.config, config_of([BASE, TOP]))
+        mixed = await make.manifest(config, [base.layers[0].to_json(), await make.layer(TOP)])
+        await make.name("app", mixed)
+        result = await layout.convert(verify="none")
+        manifest = await layout.manifest(result.target)
+        assert manifest.layers[0] == base.layers[0]
+        await make.name("whole", await make.image(BASE, TOP))
+        whole = await layout.convert("whole", "whole-nydus")
+        assert whole.images[0].bootstrap.digest == result.images[0].bootstrap.digest
+
+
+class TestIndexes:
+    async def test_platforms_share_their_layers(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        amd = await make.image(BASE, TOP, in_index=True)
+        arm = await make.image(BASE, layer(file("arm", b"x")), platform=ARM64, in_index=True)
+        attestation = await make.attestation()
+        await make.name("app", await make.index(amd, arm, attestation, annotations={"k": "v"}))
+        result = await layout.convert()
+        assert len(layout.builder.packed) == 3
+        assert layout.builder.merges == 2
+        index = await read_document(layout.target.content, result.target, Index)
+        assert [str(entry.platform) for entry in index.manifests] == [
+            "linux/amd64",
+            "linux/arm64/v8",
+            "unknown/unknown",
+        ]
+        assert index.manifests[2] == Descriptor(attestation)
+        assert index.annotations == {"k": "v"}
+        assert [kept.descriptor for kept in result.kept] == [Descriptor(attestation)]
+        for entry in index.manifests[:2]:
+            assert len((await layout.manifest(entry)).layers) == 3
+
+    async def test_one_of_several_platforms_stands_for_the_index(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        amd = await make.image(BASE, in_index=True)
+        await make.name("app", await make.index(amd, await make.image(TOP, platform=ARM64, in_index=True)))
+        result = await layout.convert(platforms=(Platform("linux", "arm64"),))
+        assert result.target.media_type == OCI.manifest
+        assert str(result.target.platform) == "linux/arm64/v8"
+        assert [dropped.descriptor for dropped in result.dropped] == [Descriptor(amd)]
+
+    async def test_docker_s_list(self, layout: Run) -> None:
+        make = Maker(layout.source, DOCKER)
+        entries = [
+            await make.image(BASE, in_index=True),
+            await make.image(BASE, platform=ARM64, in_index=True),
+        ]
+        await make.name("app", await make.index(*entries))
+        docker = await layout.convert()
+        assert docker.target.media_type == DOCKER.index
+        oci = await layout.convert(to="oci", oci=True)
+        index = await read_document(layout.target.content, oci.target, Index)
+        assert oci.target.media_type == index.media_type == OCI.index
+        assert {entry.media_type for entry in index.manifests} == {OCI.manifest}
+
+
+class TestSameBytes:
+    async def test_jobs_stores_streams_and_compressions_do_not_count(
+        self, layout: Run, run: Run, tmp_path: Path
+    ) -> None:
+        """From files and gzip with one job; from streams and zstd with four."""
+        make = Maker(layout.source)
+        image = await make.image(BASE, TOP)
+        await make.name("app", await make.index(image | {"platform": AMD64}, await make.attestation()))
+        one = await layout.convert(jobs=1, verify="none")
+        assert layout.builder.from_file == [True, True]
+        other_make = Maker(run.source)
+        layers = [await other_make.blob(f"{OCI.plain}+zstd", zstandard.compress(tar)) for tar in (BASE, TOP)]
+        config = await other_make.document(OCI.config, config_of([BASE, TOP]))
+        manifest = await other_make.manifest(config, layers, {"platform": AMD64})
+        await other_make.name("app", await other_make.index(manifest, await other_make.attestation()))
+        other = await run.convert(jobs=4, verify="full")
+        assert run.builder.from_file == [False, False]
+        assert one.target == other.target
+
+
+class TestAgain:
+    async def test_a_result_that_is_there_is_unchanged(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE))
+        first = await layout.convert()
+        second = await layout.convert()
+        assert (second.status, second.target) == ("unchanged", first.target)
+        assert second.verified == "tree"
+        assert len(layout.builder.packed) == 1
+
+    @pytest.mark.parametrize(
+        "options", [{"force": True}, {"verify": "full"}, {"compressor": "none"}, {"with_referrer": True}]
+    )
+    async def test_another_request_builds_anew(self, layout: Run, options: dict[str, Any]) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE))
+        await layout.convert()
+        assert (await layout.convert(**options)).status == "converted"
+        assert len(layout.builder.packed) == 2
+
+    async def test_less_verification_is_content_with_more(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE))
+        await layout.convert(verify="full")
+        again = await layout.convert(verify="none")
+        assert (again.status, again.verified) == ("unchanged", "full")
+
+    async def test_a_result_that_lost_content_is_built_anew(self, run: Run, memory: Memory) -> None:
+        make = Maker(run.source)
+        await make.name("app", await make.image(BASE, TOP))
+        first = await run.convert()
+        for part in (await run.manifest(first.target)).layers[1:]:
+            lost = memory.blobs.pop(part.digest)
+            again = await run.convert()
+            assert (again.status, again.target) == ("converted", first.target)
+            assert memory.blobs[part.digest] == lost
+
+    async def test_a_source_that_moved_is_converted(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE))
+        await layout.convert()
+        await make.name("app", await make.image(TOP))
+        assert (await layout.convert()).status == "converted"
+
+    async def test_in_place(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE))
+        first = await layout.convert(to="app")
+        second = await layout.convert(to="app")
+        assert (second.status, second.target) == ("unchanged", first.target)
+
+    async def test_an_image_that_needs_nothing_gets_its_other_name(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        empty = await make.name("app", await make.image())
+        result = await layout.convert()
+        assert (result.status, result.reason, result.target) == ("unchanged", "it has no layers", empty)
+        assert (await layout.target.images.get("app-nydus")).target == empty
+        assert layout.builder.packed == []
+
+    async def test_a_preview_tells_and_does_nothing(self, layout: Run, tmp_path: Path) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE))
+
+        async def preview() -> JsonMap:
+            places = Place(layout.source, "app"), Place(layout.target, "app-nydus")
+            told = await preview_image(*places, layout.builder, ConvertOptions())
+            fields: JsonMap = json.loads(json.dumps(told.as_json()))
+            return fields
+
+        before = all_files(tmp_path)
+        told = await preview()
+        assert (told["status"], told["plan"]["action"]) == ("would be converted", "convert")
+        assert all_files(tmp_path) == before
+        result = await layout.convert()
+        told = await preview()
+        assert (told["status"], told["plan"]) == ("would be unchanged", None)
+        assert told["fingerprint"] == result.fingerprint
+
+
+class TestTwoStores:
+    async def test_what_passes_is_copied_and_source_layers_are_not(
+        self, layout: Run, run: Run, memory: Memory, tmp_path: Path
+    ) -> None:
+        make = Maker(layout.source)
+        image = await make.image(BASE, in_index=True)
+        attestation = await make.attestation()
+        await make.name("app", await make.index(image, attestation))
+        across = Run(layout.source, run.target, tmp_path)
+        result = await across.convert()
+        index = await read_document(across.target.content, result.target, Index)
+        statement = await across.manifest(index.manifests[1])
+        assert await across.read(statement.layers[0])
+        sources = {layer.source.digest for layer in result.layers}
+        assert not sources & memory.blobs.keys()
+
+    async def test_an_image_that_needs_nothing_is_copied_whole(
+        self, layout: Run, run: Run, tmp_path: Path
+    ) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE))
+        first = await layout.convert()
+        across = Run(layout.source, run.target, tmp_path)
+        result = await across.convert("app-nydus", "copy")
+        assert (result.status, result.target) == ("unchanged", first.target)
+        assert await across.paths(await across.manifest(result.target))
+
+    async def test_nydus_blobs_that_are_merged_are_copied(
+        self, layout: Run, run: Run, tmp_path: Path
+    ) -> None:
+        make = Maker(layout.source)
+        await make.name("base", await make.image(BASE))
+        base = await layout.manifest((await layout.convert("base", "base-nydus")).target)
+        config = await make.document(OCI.config, config_of([BASE, TOP]))
+        await make.name("app", await make.manifest(config, [base.layers[0].to_json(), await make.layer(TOP)]))
+        across = Run(layout.source, run.target, tmp_path)
+        manifest = await across.manifest((await across.convert(verify="none")).target)
+        assert await across.read(manifest.layers[0])
+
+
+class TestLabels:
+    async def test_content_is_kept_from_garbage_collection(self, run: Run, memory: Memory) -> None:
+        make = Maker(run.source)
+        amd = await make.image(BASE, in_index=True)
+        image = await make.index(amd, await make.attestation())
+        memory.labels[amd["digest"]] |= {
+            "containerd.io/distribution.source.docker.io": "library/app",
+            "vendor/label": "kept",
+        }
+        await make.name("app", image, {"team": "a", "nydus-service/convert": "app-nydus"})
+        result = await run.convert()
+        index = await read_document(run.target.content, result.target, Index)
+        manifest = await run.manifest(index.manifests[0])
+        assert memory.labels[result.target.digest] == {
+            "containerd.io/gc.ref.content.m.0": index.manifests[0].digest,
+            "containerd.io/gc.ref.content.m.1": index.manifests[1].digest,
+        }
+        assert memory.labels[index.manifests[0].digest] == {
+            "containerd.io/gc.ref.content.config": manifest.config.digest,
+            "containerd.io/gc.ref.content.l.0": manifest.layers[0].digest,
+            "containerd.io/gc.ref.content.l.1": manifest.layers[1].digest,
+            "vendor/label": "kept",
+        }
+        blob, bootstrap = manifest.layers
+        assert memory.labels[blob.digest] == {"containerd.io/uncompressed": blob.digest}
+        diff_id = result.images[0].bootstrap_diff_id
+        assert memory.labels[bootstrap.digest] == {"containerd.io/uncompressed": diff_id}
+        assert memory.images["app-nydus"].labels == {
+            "team": "a",
+            "nydus-service/source": image["digest"],
+            "nydus-service/fingerprint": result.fingerprint,
+            "nydus-service/verified": "tree",
+        }
+
+    async def test_labels_are_set_on_documents_that_are_there_already(self, run: Run, memory: Memory) -> None:
+        make = Maker(run.source)
+        await make.name("app", await make.image(BASE))
+        first = await run.convert()
+        before = {digest: dict(labels) for digest, labels in memory.labels.items()}
+        memory.labels.clear()
+        await run.convert(force=True)
+        for digest in (first.target.digest, first.images[0].bootstrap.digest, first.layers[0].blob.digest):
+            assert memory.labels[digest] == before[digest]
+
+    async def test_each_document_is_written_once_and_under_the_lease(self, run: Run, memory: Memory) -> None:
+        make = Maker(run.source)
+        source = await make.index(
+            await make.image(BASE, in_index=True), await make.image(TOP, platform=ARM64)
+        )
+        await make.name("app", source)
+        memory.commits.clear()
+        memory.refs.clear()
+        result = await run.convert()
+        assert len(memory.commits) == len(set(memory.commits)) == 2 * (1 + 1 + 2) + 1
+        assert result.target.digest in memory.commits
+        assert all(ref.endswith(f"-{result.job_id}") for ref in memory.refs)
+        assert source["digest"] in memory.held
+        assert not memory.leases

@@ -1,0 +1,418 @@
+"""What goes wrong: one clear error of its kind that names the layer, and nothing left of the attempt."""
+
+import gzip
+import os
+from collections.abc import AsyncIterable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from nydus_service.builder.builder import (
+    BootstrapLayerOutcome,
+    BootstrapLayerRequest,
+    Builder,
+    BuilderFailed,
+    BuilderIdentity,
+    MergeOutcome,
+    MergeRequest,
+    PackOutcome,
+    PackRequest,
+    Sink,
+)
+from nydus_service.builder.embedded import EmbeddedBuilder
+from nydus_service.builder.verifier import VerifierProcess
+from nydus_service.content.layout import open_layout
+from nydus_service.content.store import ContentNotFound, ImageNotFound, UnexpectedContent
+from nydus_service.convert.failures import about, one_cause
+from nydus_service.convert.image import Place, convert_image
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.progress import (
+    Event,
+    LayerFinished,
+    LayerProgress,
+    LayerStarted,
+    MergeFinished,
+    MergeStarted,
+    Planned,
+    Progress,
+    VerifyFinished,
+    VerifyStarted,
+    silent,
+)
+from nydus_service.convert.result import ConvertResult
+from nydus_service.convert.verification import ResultDiffers
+from nydus_service.errors import (
+    DiffersError,
+    FormatError,
+    NoSpaceError,
+    NotFoundError,
+    NydusServiceError,
+    SourceDiffersError,
+    UnsupportedError,
+)
+from nydus_service.oci.digest import Digest
+from tests.layers import directory, file, layer
+from tests.unit.builder.fakes import ALL_READ, fake_builder, nothing_left
+from tests.unit.convert.makers import BASE, OCI, TOP, JsonMap, Maker, config_of
+from tests.unit.convert.memory import Memory
+
+PLATFORM = "(linux/amd64)"
+
+
+class Delegating:
+    """The embedded builder, to change in one respect."""
+
+    def __init__(self) -> None:
+        self.embedded: Builder = EmbeddedBuilder()
+
+    async def identify(self) -> BuilderIdentity:
+        return BuilderIdentity("nydus-image", "2.3.0")
+
+    async def pack(
+        self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
+    ) -> PackOutcome:
+        return await self.embedded.pack(request, source, sink)
+
+    async def merge(self, request: MergeRequest) -> MergeOutcome:
+        return await self.embedded.merge(request)
+
+    async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
+        return await self.embedded.bootstrap_layer(request)
+
+
+class Scene:
+    """A layout with an image `app`, whose conversion is to fail."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.root = tmp_path
+        self.layout = tmp_path / "layout"
+        self.stores = open_layout(self.layout)
+        self.make = Maker(self.stores)
+
+    async def name(self, *layers: JsonMap) -> None:
+        config = await self.make.document(OCI.config, config_of([b"x"] * len(layers)))
+        await self.make.name("app", await self.make.manifest(config, layers))
+
+    async def convert(
+        self, builder: Builder | None = None, progress: Progress = silent, **options: Any
+    ) -> ConvertResult:
+        return await convert_image(
+            Place(self.stores, "app"),
+            Place(self.stores, "app-nydus"),
+            builder or EmbeddedBuilder(),
+            VerifierProcess(),
+            ConvertOptions(**options),
+            work_root=self.root / "work",
+            progress=progress,
+        )
+
+    def listing(self) -> dict[str, bytes]:
+        """All files below the test's directory and what is in them."""
+        return {
+            str(path.relative_to(self.root)): path.read_bytes()
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file() and path.name != "fake-builder"
+        }
+
+    def path_of(self, desc: JsonMap) -> Path:
+        return self.layout / "blobs" / "sha256" / Digest(desc["digest"]).hex
+
+    @contextmanager
+    def left_as_it_was(self) -> Iterator[None]:
+        before = self.listing()
+        with nothing_left():
+            yield
+        assert self.listing() == before
+        assert not (self.root / "work").exists()
+
+    async def fails(
+        self, kind: type[NydusServiceError], builder: Builder | None = None, **options: Any
+    ) -> str:
+        """Convert; it has to fail with this very class, and to leave nothing. Returns the message."""
+        with self.left_as_it_was(), pytest.raises(NydusServiceError) as caught:
+            await self.convert(builder, **options)
+        assert type(caught.value) is kind, caught.value
+        with pytest.raises(ImageNotFound):
+            await self.stores.images.get("app-nydus")
+        return str(caught.value)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def layer_of(scene: Scene, position: int, count: int, desc: JsonMap) -> str:
+    """How a message about a layer begins."""
+    where = Place(scene.stores, "app")
+    return f"layer {position} of {count} {desc['digest']} of {where} {PLATFORM}: "
+
+
+NOISE = layer(file("noise", os.urandom(200_000)))
+
+
+def truncated(packed: bytes) -> bytes:
+    return packed[: len(packed) // 2]
+
+
+def flipped(packed: bytes) -> bytes:
+    half = len(packed) // 2
+    return packed[:half] + bytes([packed[half] ^ 0x55]) + packed[half + 1 :]
+
+
+def not_a_tar(packed: bytes) -> bytes:
+    return gzip.compress(b"these are no tar headers" * 100)
+
+
+def cut_tar(packed: bytes) -> bytes:
+    return gzip.compress(NOISE[:100_000])
+
+
+def nothing_at_all(packed: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, not_a_tar, cut_tar, nothing_at_all])
+async def test_a_damaged_layer_is_named(scene: Scene, damage: Callable[[bytes], bytes]) -> None:
+    """Its digest is right: it was pushed like that."""
+    bad = await scene.make.blob(OCI.gzip, damage(gzip.compress(NOISE, 1)))
+    await scene.name(await scene.make.layer(BASE), bad)
+    assert (await scene.fails(FormatError)).startswith(layer_of(scene, 2, 2, bad))
+
+
+async def test_a_layer_that_containerd_could_not_apply_is_named(scene: Scene) -> None:
+    below_a_file = await scene.make.layer(layer(file("etc/motd/x", b"below a file")))
+    await scene.name(await scene.make.layer(BASE), below_a_file)
+    message = await scene.fails(FormatError)
+    assert "layer 2 of 2" in message
+    assert "etc/motd" in message
+
+
+async def test_a_layer_with_other_bytes_than_its_digest_s_is_named(scene: Scene) -> None:
+    good = await scene.make.layer(BASE)
+    await scene.name(good)
+    path = scene.path_of(good)
+    path.write_bytes(gzip.compress(BASE, 1, mtime=1)[: good["size"]].ljust(good["size"], b"\0"))
+    message = await scene.fails(SourceDiffersError)
+    assert message.startswith(layer_of(scene, 1, 1, good))
+
+
+async def test_a_missing_layer_is_named_before_any_builder_runs(scene: Scene, tmp_path: Path) -> None:
+    missing = await scene.make.layer(TOP)
+    await scene.name(await scene.make.layer(BASE), missing)
+    scene.path_of(missing).unlink()
+    message = await scene.fails(ContentNotFound, fake_builder(tmp_path, "exit 99\n"))
+    assert f"layer 2 of 2 {missing['digest']}" in message
+
+
+async def test_a_layer_of_another_size_is_named(scene: Scene) -> None:
+    wrong = (await scene.make.layer(BASE)) | {"size": 5}
+    await scene.name(wrong)
+    assert f"layer 1 of 1 {wrong['digest']}" in await scene.fails(UnexpectedContent)
+
+
+async def test_an_image_that_is_not_there(scene: Scene) -> None:
+    await scene.make.name("other", await scene.make.image(BASE))
+    assert "it has other" in await scene.fails(ImageNotFound)
+
+
+async def test_an_encrypted_layer(scene: Scene) -> None:
+    await scene.name(await scene.make.blob(f"{OCI.gzip}+encrypted", b"secret"))
+    assert "encrypted" in await scene.fails(UnsupportedError)
+
+
+GARBAGE = 'head -c 3000 /dev/zero > "$blob"\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("echo my last words >&2; exit 3\n", "my last words"),
+        (f"{GARBAGE}kill -9 $$\n", "SIGKILL"),
+        (f"{ALL_READ}{GARBAGE}echo wrong >&2; exit 1\n", "wrong"),
+        (f"{ALL_READ}{GARBAGE}exit 0\n", "the builder succeeded, but: no section header"),
+        (f"{ALL_READ}exit 0\n", "the builder succeeded, but: a blob of 0 bytes"),
+        ("exit 0\n", "before it had read its whole input"),
+    ],
+    ids=["at once", "killed midway", "after its last byte", "garbage", "nothing", "unread"],
+)
+async def test_a_builder_that_fails(scene: Scene, tmp_path: Path, body: str, said: str) -> None:
+    bad = await scene.make.layer(layer(file("f", os.urandom(2 << 20))))
+    await scene.name(bad)
+    message = await scene.fails(BuilderFailed, fake_builder(tmp_path, body))
+    assert message.startswith(layer_of(scene, 1, 1, bad))
+    assert said in message
+
+
+async def test_a_builder_that_hangs(scene: Scene, tmp_path: Path) -> None:
+    await scene.name(await scene.make.layer(BASE))
+    builder = fake_builder(tmp_path, f"{ALL_READ}exec sleep 600\n", timeout_s=1)
+    assert "did not finish within 1 s" in await scene.fails(BuilderFailed, builder)
+
+
+async def test_a_builder_that_is_missing(scene: Scene, tmp_path: Path) -> None:
+    await scene.name(await scene.make.layer(BASE))
+    builder = fake_builder(tmp_path, "")
+    (tmp_path / "fake-builder").unlink()
+    assert "no builder" in await scene.fails(BuilderFailed, builder)
+
+
+async def test_a_failure_ends_the_other_layers(scene: Scene, tmp_path: Path) -> None:
+    """Two would run for ever; the one that fails ends them."""
+    layers = [await scene.make.layer(layer(file(str(n), bytes(n)))) for n in range(1, 4)]
+    await scene.name(*layers)
+
+    class Partly(Delegating):
+        async def pack(
+            self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
+        ) -> PackOutcome:
+            body = f"{ALL_READ}exec sleep 600\n"
+            if request.source_digest == layers[1]["digest"]:
+                body = "exit 5\n"
+            own = tmp_path / request.source_digest.hex
+            own.mkdir()
+            return await fake_builder(own, body).pack(request, source, sink)
+
+    message = await scene.fails(BuilderFailed, Partly(), jobs=3)
+    assert message.startswith(layer_of(scene, 2, 3, layers[1]))
+
+
+async def test_a_merge_that_loses_a_layer_does_not_get_the_name(scene: Scene) -> None:
+    await scene.make.name("app", await scene.make.image(BASE, TOP))
+
+    class Forgetful(Delegating):
+        async def merge(self, request: MergeRequest) -> MergeOutcome:
+            return await self.embedded.merge(replace(request, bootstraps=request.bootstraps[:1]))
+
+    message = await scene.fails(ResultDiffers, Forgetful())
+    assert "the result differs from its source in" in message
+    assert "/etc/old" in message
+    assert message.endswith("built by nydus-image 2.3.0; --nydus-image embedded builds without it")
+
+
+async def test_a_bootstrap_that_is_damaged_does_not_get_the_name(scene: Scene) -> None:
+    await scene.make.name("app", await scene.make.image(BASE, TOP))
+
+    class Damaging(Delegating):
+        async def merge(self, request: MergeRequest) -> MergeOutcome:
+            outcome = await self.embedded.merge(request)
+            await anyio.Path(request.target).write_bytes(bytes(5000))
+            return outcome
+
+    message = await scene.fails(DiffersError, Damaging())
+    assert message.endswith("--nydus-image embedded builds without it")
+
+
+async def test_a_blob_whose_chunks_are_damaged_is_found_by_full(scene: Scene) -> None:
+    """Its length and end are right, and so are all tables."""
+    await scene.name(await scene.make.layer(NOISE))
+
+    class Damaging(Delegating):
+        async def pack(
+            self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
+        ) -> PackOutcome:
+            first = True
+
+            async def damaging(piece: bytes | memoryview) -> None:
+                nonlocal first
+                await sink(b"\xff" + bytes(piece[1:]) if first else piece)
+                first = False
+
+            return await self.embedded.pack(request, source, damaging)
+
+    assert "/noise" in await scene.fails(ResultDiffers, Damaging(), verify="full", compressor="none")
+
+
+async def test_a_merge_with_a_blob_of_nowhere_is_refused(scene: Scene) -> None:
+    await scene.make.name("app", await scene.make.image(BASE))
+
+    class Strange(Delegating):
+        async def merge(self, request: MergeRequest) -> MergeOutcome:
+            outcome = await self.embedded.merge(request)
+            return replace(outcome, blobs=(*outcome.blobs, "0" * 64))
+
+    message = await scene.fails(BuilderFailed, Strange(), verify="none")
+    assert "refers to blobs that are no layers" in message
+
+
+async def test_a_name_that_is_taken_keeps_what_it_meant(scene: Scene, tmp_path: Path) -> None:
+    before = await scene.make.name("app-nydus", await scene.make.image(TOP))
+    await scene.make.name("app", await scene.make.image(BASE))
+    with scene.left_as_it_was(), pytest.raises(BuilderFailed):
+        await scene.convert(fake_builder(tmp_path, "exit 1\n"))
+    assert (await scene.stores.images.get("app-nydus")).target == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+async def test_a_full_store(tmp_path: Path, share: float) -> None:
+    memory = Memory()
+    make = Maker(memory.stores())
+    await make.name("app", await make.image(NOISE, layer(directory("d"))))
+    place = Place(make.stores, "app")
+    need = 205_000
+    memory.free = int(need * share)
+    before = dict(memory.images)
+    with nothing_left(), pytest.raises(NoSpaceError) as caught:
+        await convert_image(
+            place, Place(make.stores, "n"), EmbeddedBuilder(), VerifierProcess(), ConvertOptions(jobs=1)
+        )
+    assert str(place) in str(caught.value)
+    assert (memory.images, memory.ingests, memory.leases) == (before, set(), set())
+
+
+STAGES = [
+    Planned,
+    LayerStarted,
+    LayerProgress,
+    LayerFinished,
+    MergeStarted,
+    MergeFinished,
+    VerifyStarted,
+    VerifyFinished,
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_cancel_at_any_stage_leaves_nothing(scene: Scene, stage: type[Event]) -> None:
+    await scene.make.name("app", await scene.make.image(BASE, TOP, NOISE))
+    with scene.left_as_it_was(), anyio.CancelScope() as scope:
+
+        def cancel(event: Event) -> None:
+            if isinstance(event, stage):
+                scope.cancel()
+
+        await scene.convert(progress=cancel)
+    assert scope.cancelled_caught
+
+
+def test_an_error_keeps_all_but_its_message() -> None:
+    error = BuilderFailed("it died", stderr_tail="last words")
+    with pytest.raises(BuilderFailed) as caught, about("outer"), about("inner"):
+        raise error
+    assert caught.value is error
+    assert str(error) == "outer: inner: it died"
+    assert (error.stderr_tail, error.exit_code, error.code) == ("last words", 20, "builder_failed")
+
+
+def test_what_is_not_raised_on_purpose_passes_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError, match=r"^[^:]*by zero$"), about("outer"):
+        _ = 1 // 0
+
+
+async def test_the_first_of_several_failures_is_the_one() -> None:
+    async def fail(message: str) -> None:
+        raise NotFoundError(message)
+
+    async def fail_twice() -> None:
+        with one_cause():
+            async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+                inner.start_soon(fail, "first")
+                outer.start_soon(fail, "second")
+
+    with pytest.raises(NotFoundError, match=r"^first$") as caught:
+        await fail_twice()
+    assert caught.value.__context__ is None

@@ -1,0 +1,337 @@
+"""The special images of the field: what is converted, what passes as it is, what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+from nydus_service.content.store import ContentNotFound, UnexpectedContent
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.plan import (
+    NESTING_MAX,
+    Dropped,
+    ImagePlan,
+    IndexPlan,
+    Kept,
+    Plan,
+    has_changes,
+    make_plan,
+    parts,
+    plan_as_json,
+    unchanged_parts,
+)
+from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, UsageError
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+from nydus_service.oci.platform import Platform
+from tests.unit.convert.makers import (
+    AMD64,
+    ARM64,
+    ATTESTATION,
+    BASE,
+    DOCKER,
+    EMPTY,
+    OCI,
+    TOP,
+    JsonMap,
+    Maker,
+    config_of,
+)
+from tests.unit.convert.memory import Memory
+
+NYDUS_BLOB = "application/vnd.oci.image.layer.nydus.blob.v1"
+BLOB_MARK = {"containerd.io/snapshot/nydus-blob": "true"}
+BOOTSTRAP_MARK = {"containerd.io/snapshot/nydus-bootstrap": "true"}
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def make(memory: Memory) -> Maker:
+    return Maker(memory.stores())
+
+
+async def plan(make: Maker, target: JsonMap, **options: Any) -> Plan:
+    return await make_plan(make.stores.content, Descriptor(target), ConvertOptions(**options))
+
+
+async def manifest_of(make: Maker, *layers: JsonMap, config_type: str = "", **config: Any) -> JsonMap:
+    """A manifest of these layers, its config with as many diffIDs."""
+    fields = config_of([b"x"] * len(layers), **config)
+    return await make.manifest(await make.document(config_type or make.types.config, fields), layers)
+
+
+class TestManifests:
+    async def test_an_image_is_converted(self, make: Maker, memory: Memory) -> None:
+        image = await make.image(BASE, TOP)
+        planned = await plan(make, image)
+        assert isinstance(planned, ImagePlan)
+        assert planned.descriptor == Descriptor(image)
+        assert [layer.to_json() for layer in planned.layers] == _layers(memory, image)
+        assert str(planned.platform) == "linux/amd64"
+        assert has_changes(planned)
+
+    async def test_a_docker_image_is_converted(self, memory: Memory) -> None:
+        make = Maker(memory.stores(), DOCKER)
+        assert isinstance(await plan(make, await make.image(BASE)), ImagePlan)
+
+    async def test_the_same_layer_twice_is_fine(self, make: Maker) -> None:
+        assert isinstance(await plan(make, await make.image(BASE, BASE, EMPTY)), ImagePlan)
+
+    async def test_without_layers_it_stays(self, make: Maker) -> None:
+        assert await plan(make, image := await make.image()) == Kept(Descriptor(image), "it has no layers")
+
+    async def test_a_nydus_image_stays_the_very_same(self, make: Maker) -> None:
+        blob = await make.blob(NYDUS_BLOB, b"blob", annotations=BLOB_MARK)
+        bootstrap = await make.blob(OCI.gzip, b"boot", annotations=BOOTSTRAP_MARK)
+        for image in (await manifest_of(make, blob, bootstrap), await manifest_of(make, bootstrap)):
+            assert await plan(make, image) == Kept(Descriptor(image), "it is a nydus image already")
+
+    async def test_an_encrypted_bootstrap_makes_a_nydus_image_too(self, make: Maker) -> None:
+        bootstrap = await make.blob(f"{OCI.gzip}+encrypted", b"boot", annotations=BOOTSTRAP_MARK)
+        assert isinstance(await plan(make, await manifest_of(make, bootstrap)), Kept)
+
+    async def test_a_config_of_another_type_makes_an_artifact_which_stays(self, make: Maker) -> None:
+        chart = "application/vnd.cncf.helm.config.v1+json"
+        image = await manifest_of(make, await make.layer(BASE), config_type=chart)
+        planned = await plan(make, image)
+        assert planned == Kept(Descriptor(image), f"it is no container image: its config is {chart}")
+
+    async def test_layers_that_are_no_tars_make_an_artifact_which_stays(self, make: Maker) -> None:
+        signature = "application/vnd.dev.cosign.simplesigning.v1+json"
+        image = await manifest_of(make, await make.blob(signature, b"{}"))
+        planned = await plan(make, image)
+        assert planned == Kept(Descriptor(image), f"it is no container image: its layers are {signature}")
+
+    async def test_an_attestation_alone_stays(self, make: Maker) -> None:
+        assert isinstance(await plan(make, await make.attestation()), Kept)
+
+    async def test_an_unknown_type_stays(self, make: Maker) -> None:
+        target = await make.blob("application/x-what", b"?")
+        assert await plan(make, target) == Kept(
+            Descriptor(target), "its type application/x-what is neither an index nor a manifest"
+        )
+
+    async def test_docker_s_schema_1_is_refused(self, make: Maker) -> None:
+        target = await make.blob("application/vnd.docker.distribution.manifest.v1+prettyjws", b"{}")
+        with pytest.raises(UnsupportedError, match="schema 1"):
+            await plan(make, target)
+
+    @pytest.mark.parametrize(
+        ("media_type", "annotations", "reason"),
+        [
+            (f"{OCI.gzip}+encrypted", {}, "it is encrypted"),
+            (
+                "application/vnd.erofs.layer.v1",
+                {},
+                "its type application/vnd.erofs.layer.v1 is not one of a tar",
+            ),
+            ("application/x-what", {}, "its type application/x-what is not one of a tar"),
+            (NYDUS_BLOB, {}, "it is a nydus blob already"),
+            (OCI.plain, BLOB_MARK, "it is a nydus blob already"),
+            (NYDUS_BLOB, {"containerd.io/snapshot/nydus-ref": "sha256:x"}, "refers to another layer"),
+            (NYDUS_BLOB, {"containerd.io/snapshot/nydus-encrypted-blob": "true"}, "encrypted nydus blob"),
+            (OCI.gzip, BOOTSTRAP_MARK, "the bootstrap of a nydus image on which layers were put"),
+        ],
+    )
+    async def test_a_layer_that_no_builder_reads_is_refused_by_name(
+        self, make: Maker, media_type: str, annotations: dict[str, str], reason: str
+    ) -> None:
+        strange = await make.blob(media_type, b"??", annotations=annotations)
+        image = await manifest_of(make, await make.layer(BASE), strange, await make.layer(TOP))
+        with pytest.raises(UnsupportedError) as caught:
+            await plan(make, image)
+        where = f"{image['digest']} (linux/amd64): layer 2 of 3 {strange['digest']}: "
+        assert str(caught.value).startswith(where)
+        assert reason in str(caught.value)
+
+    async def test_encrypted_layers_alone_are_refused_too(self, make: Maker) -> None:
+        layer = await make.blob(f"{OCI.gzip}+encrypted", b"??")
+        with pytest.raises(UnsupportedError, match="layer 1 of 1"):
+            await plan(make, await manifest_of(make, layer))
+
+    async def test_nydus_blobs_among_tars_are_merged_where_nothing_is_verified(self, make: Maker) -> None:
+        blob = await make.blob(NYDUS_BLOB, b"blob", annotations=BLOB_MARK)
+        image = await manifest_of(make, blob, await make.layer(TOP))
+        assert isinstance(await plan(make, image, verify="none"), ImagePlan)
+
+    async def test_sha512_is_refused_for_layers(self, make: Maker) -> None:
+        layer = (await make.layer(BASE)) | {"digest": f"sha512:{0:0128x}"}
+        with pytest.raises(UnsupportedError, match="not sha256"):
+            await plan(make, await manifest_of(make, layer))
+
+    async def test_a_rootfs_of_another_kind_is_refused(self, make: Maker) -> None:
+        image = await manifest_of(make, await make.layer(BASE), rootfs={"type": "erofs"})
+        with pytest.raises(UnsupportedError, match=r"rootfs\.type is 'erofs'"):
+            await plan(make, image)
+
+    async def test_diff_ids_that_are_too_few_are_corrupt(self, make: Maker) -> None:
+        image = await manifest_of(make, await make.layer(BASE), rootfs={"type": "layers", "diff_ids": []})
+        with pytest.raises(FormatError, match="1 layers, but the config"):
+            await plan(make, image)
+
+    async def test_a_platform_that_the_image_is_not_for_is_an_error(self, make: Maker) -> None:
+        image = await make.image(BASE)
+        assert isinstance(await plan(make, image, platforms=(Platform("linux", "amd64"),)), ImagePlan)
+        with pytest.raises(NotFoundError, match="the image is for linux/amd64, not linux/arm64"):
+            await plan(make, image, platforms=(Platform("linux", "arm64"),))
+
+    async def test_a_referrer_must_be_of_oci_s_type(self, memory: Memory) -> None:
+        make = Maker(memory.stores(), DOCKER)
+        image = await make.image(BASE)
+        with pytest.raises(UsageError, match="Docker's type"):
+            await plan(make, image, with_referrer=True)
+        assert isinstance(await plan(make, image, with_referrer=True, oci=True), ImagePlan)
+
+
+class TestMissingContent:
+    async def test_a_layer_is_named(self, make: Maker, memory: Memory) -> None:
+        image = await make.image(BASE, TOP)
+        missing = _layers(memory, image)[1]["digest"]
+        del memory.blobs[missing]
+        with pytest.raises(ContentNotFound) as caught:
+            await plan(make, image)
+        assert f"layer 2 of 2 {missing}: " in str(caught.value)
+
+    async def test_a_non_distributable_layer_is_told_where_to_get(self, make: Maker, memory: Memory) -> None:
+        foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        layer = await make.blob(foreign, b"x", urls=["https://example.com/layer"])
+        image = await manifest_of(make, layer)
+        assert isinstance(await plan(make, image), ImagePlan)
+        del memory.blobs[layer["digest"]]
+        with pytest.raises(
+            ContentNotFound, match=r"layer 1 of 1 .*non-distributable.* https://example.com/layer"
+        ):
+            await plan(make, image)
+
+    async def test_a_layer_of_another_size_is_corrupt(self, make: Maker, memory: Memory) -> None:
+        layer = await make.layer(BASE)
+        image = await manifest_of(make, layer | {"size": layer["size"] + 1})
+        with pytest.raises(UnexpectedContent, match=f"layer 1 of 1 {layer['digest']}"):
+            await plan(make, image)
+
+    async def test_a_config_is_named(self, make: Maker, memory: Memory) -> None:
+        image = await make.image(BASE)
+        config = Descriptor(image)
+        del memory.blobs[Digest(_manifest(memory, image)["config"]["digest"])]
+        with pytest.raises(ContentNotFound, match=f"config of {config.digest}"):
+            await plan(make, image)
+
+    async def test_an_index_says_that_platforms_can_be_named(self, make: Maker, memory: Memory) -> None:
+        arm = await make.image(TOP, platform=ARM64, in_index=True)
+        index = await make.index(await make.image(BASE, in_index=True), arm)
+        del memory.blobs[arm["digest"]]
+        with pytest.raises(ContentNotFound) as caught:
+            await plan(make, index)
+        assert f"{arm['digest']} (linux/arm64/v8) of the index {index['digest']}" in str(caught.value)
+        assert "--platform" in str(caught.value)
+        assert isinstance(await plan(make, index, platforms=(Platform("linux", "amd64"),)), IndexPlan)
+
+    async def test_a_damaged_document_is_corrupt(self, make: Maker, memory: Memory) -> None:
+        image = await make.image(BASE)
+        memory.blobs[image["digest"]] = memory.blobs[image["digest"]].replace(b"2", b"3", 1)
+        with pytest.raises(UnexpectedContent, match="damaged"):
+            await plan(make, image)
+
+
+class TestIndexes:
+    async def test_all_platforms_are_converted(self, make: Maker) -> None:
+        amd, arm = await make.image(BASE, in_index=True), await make.image(TOP, platform=ARM64, in_index=True)
+        planned = await plan(make, await make.index(amd, arm))
+        assert [str(image.platform) for image in parts(planned, ImagePlan)] == [
+            "linux/amd64",
+            "linux/arm64/v8",
+        ]
+
+    async def test_attestations_stay_unread(self, make: Maker, memory: Memory) -> None:
+        attestation = await make.attestation()
+        index = await make.index(await make.image(BASE, in_index=True), attestation)
+        del memory.blobs[attestation["digest"]]
+        planned = await plan(make, index)
+        assert [kept.descriptor for kept in parts(planned, Kept)] == [Descriptor(attestation)]
+        assert list(unchanged_parts(planned)) == [Descriptor(attestation)]
+
+    async def test_one_platform_leaves_the_others_out(self, make: Maker) -> None:
+        amd, arm = await make.image(BASE, in_index=True), await make.image(TOP, platform=ARM64, in_index=True)
+        index = await make.index(amd, arm, await make.attestation())
+        planned = await plan(make, index, platforms=(Platform("linux", "arm64"),))
+        assert [image.descriptor for image in parts(planned, ImagePlan)] == [Descriptor(arm)]
+        reasons = [dropped.reason for dropped in parts(planned, Dropped)]
+        assert reasons == [
+            "its platform linux/amd64 is not linux/arm64",
+            "its platform unknown/unknown is not linux/arm64",
+        ]
+
+    async def test_an_entry_without_a_platform_is_for_all(self, make: Maker) -> None:
+        index = await make.index(await make.image(BASE), await make.image(TOP, in_index=True))
+        planned = await plan(make, index, platforms=(Platform("linux", "arm64"),))
+        assert len(list(parts(planned, ImagePlan))) == 1
+
+    async def test_no_match_is_an_error_that_lists_what_there_is(self, make: Maker) -> None:
+        index = await make.index(await make.image(BASE, in_index=True), await make.attestation())
+        with pytest.raises(
+            NotFoundError, match="no image for linux/s390x; there is: linux/amd64, unknown/unknown"
+        ):
+            await plan(make, index, platforms=(Platform("linux", "s390x"),))
+
+    async def test_a_nested_index_is_walked(self, make: Maker) -> None:
+        inner = await make.index(await make.image(BASE, in_index=True))
+        planned = await plan(make, await make.index(inner, await make.image(TOP, in_index=True)))
+        assert len(list(parts(planned, ImagePlan))) == 2
+
+    async def test_a_nested_index_without_a_match_is_left_out(self, make: Maker) -> None:
+        inner = await make.index(await make.image(BASE, platform=ARM64, in_index=True))
+        outer = await make.index(inner, await make.image(TOP, in_index=True))
+        planned = await plan(make, outer, platforms=(Platform("linux", "amd64"),))
+        assert isinstance(planned, IndexPlan)
+        assert isinstance(planned.entries[0], Dropped)
+        with pytest.raises(NotFoundError, match="no image for linux/s390x"):
+            await plan(make, await make.index(inner, inner), platforms=(Platform("linux", "s390x"),))
+
+    async def test_nesting_has_an_end(self, make: Maker) -> None:
+        index = await make.index(await make.image(BASE))
+        for _ in range(NESTING_MAX):
+            index = await make.index(index)
+        with pytest.raises(FormatError, match="indexes inside each other"):
+            await plan(make, index)
+
+    async def test_without_entries_it_stays(self, make: Maker) -> None:
+        assert isinstance(await plan(make, await make.index()), Kept)
+
+    async def test_one_of_nydus_images_has_no_changes(self, make: Maker) -> None:
+        bootstrap = await make.blob(OCI.gzip, b"boot", annotations=BOOTSTRAP_MARK)
+        index = await make.index(await manifest_of(make, bootstrap), await make.attestation())
+        planned = await plan(make, index)
+        assert not has_changes(planned)
+        assert list(unchanged_parts(planned)) == [Descriptor(index)]
+
+    async def test_unknown_entries_stay(self, make: Maker) -> None:
+        unknown = await make.blob("application/x-what", b"?")
+        planned = await plan(make, await make.index(unknown, await make.image(BASE)))
+        assert isinstance(planned, IndexPlan)
+        assert isinstance(planned.entries[0], Kept)
+
+    async def test_a_plan_can_be_read_by_machines(self, make: Maker) -> None:
+        amd, arm = await make.image(BASE, in_index=True), await make.image(TOP, platform=ARM64, in_index=True)
+        index = await make.index(amd, arm, await make.attestation())
+        planned = await plan(
+            make, index, platforms=(Platform("linux", "amd64"), Platform("unknown", "unknown"))
+        )
+        told = plan_as_json(planned)
+        assert (told["action"], told["descriptor"]) == ("walk", index)
+        assert [entry["action"] for entry in told["entries"]] == ["convert", "drop", "keep"]
+        assert told["entries"][0]["platform"] == AMD64["os"] + "/" + AMD64["architecture"]
+        assert told["entries"][2]["descriptor"]["annotations"] == ATTESTATION
+
+
+def _manifest(memory: Memory, image: JsonMap) -> JsonMap:
+    fields: JsonMap = json.loads(memory.blobs[image["digest"]])
+    return fields
+
+
+def _layers(memory: Memory, image: JsonMap) -> list[JsonMap]:
+    layers: list[JsonMap] = _manifest(memory, image)["layers"]
+    return layers
