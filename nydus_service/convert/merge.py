@@ -1,6 +1,7 @@
 """The bootstraps of an image's layers to the image's bootstrap, and to the layer that carries it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from nydus_service.content.store import PIECE_SIZE, Ingester
 from nydus_service.convert.layer import PackedLayer
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.rewrite import BootstrapLayer
-from nydus_service.errors import from_os_error
+from nydus_service.errors import FormatError, UnsupportedError, from_os_error
 from nydus_service.oci.annotations import UNCOMPRESSED
 
 
@@ -60,15 +61,15 @@ async def merge_layers(
     """
     started = anyio.current_time()
     bootstrap = directory / "image.boot"
-    outcome = await builder.merge(
-        MergeRequest(
-            bootstraps=tuple(layer.metadata.bootstrap for layer in layers),
-            target=bootstrap,
-            output_json=directory / "merge.json",
-            prefetch_policy=options.prefetch_policy,
-            prefetch_patterns=options.prefetch_patterns,
-        )
+    request = MergeRequest(
+        bootstraps=tuple(layer.metadata.bootstrap for layer in layers),
+        target=bootstrap,
+        output_json=directory / "merge.json",
+        prefetch_policy=options.prefetch_policy,
+        prefetch_patterns=options.prefetch_patterns,
     )
+    with _naming_layers(layers):
+        outcome = await builder.merge(request)
     _check_blobs(outcome, layers)
     # By blob: two layers can have the same one, and its table belongs into the layer once.
     tables = {
@@ -86,6 +87,19 @@ async def merge_layers(
     await _commit(store, packed, written, job_id)
     layer = BootstrapLayer(written.digest, written.size, written.diff_id)
     return MergedImage(bootstrap, layer, anyio.current_time() - started, outcome.stderr_tail)
+
+
+@contextmanager
+def _naming_layers(layers: Sequence[PackedLayer]) -> Iterator[None]:
+    """Put digests of layers where an error has the paths of their bootstraps, which nobody can look up."""
+    try:
+        yield
+    except (FormatError, UnsupportedError) as exc:
+        message = str(exc)
+        for layer in layers:
+            message = message.replace(str(layer.metadata.bootstrap), layer.source.digest)
+        exc.args = (message, *exc.args[1:])
+        raise
 
 
 def _check_blobs(outcome: MergeOutcome, layers: Sequence[PackedLayer]) -> None:

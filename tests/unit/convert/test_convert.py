@@ -23,6 +23,8 @@ from nydus_service.builder.builder import (
     Sink,
 )
 from nydus_service.builder.embedded import EmbeddedBuilder
+from nydus_service.builder.facts import FactsCache
+from nydus_service.builder.foreign import ForeignBuilder
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
@@ -42,6 +44,7 @@ from nydus_service.convert.progress import (
     VerifyStarted,
 )
 from nydus_service.convert.result import ConvertResult
+from nydus_service.convert.verification import ResultDiffers
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Config, Index, Manifest
@@ -49,6 +52,7 @@ from nydus_service.oci.platform import Platform
 from nydus_service.rafs.reader import read_bootstrap
 from nydus_service.rafs.tree import walk
 from tests.layers import directory, file, layer, symlink
+from tests.tools import require_tool
 from tests.unit.convert.makers import AMD64, ARM64, BASE, DOCKER, EMPTY, OCI, TOP, JsonMap, Maker, config_of
 from tests.unit.convert.memory import Memory
 
@@ -499,6 +503,57 @@ class TestTwoStores:
         across = Run(layout.source, run.target, tmp_path)
         manifest = await across.manifest((await across.convert(verify="none")).target)
         assert await across.read(manifest.layers[0])
+
+
+class TestForeignBuilders:
+    """The reference builder, given only what a feeder of ours has checked and noted."""
+
+    @pytest.fixture
+    def builder(self) -> Builder:
+        return ForeignBuilder(require_tool("rafs-reference").path, FactsCache())
+
+    async def convert(self, layout: Run, builder: Builder, **options: Any) -> ConvertResult:
+        return await convert_image(
+            Place(layout.source, "app"),
+            Place(layout.target, "foreign"),
+            builder,
+            VerifierProcess(),
+            ConvertOptions(**options),
+            work_root=layout.work_root,
+        )
+
+    async def test_their_image_is_verified_and_named_after_them(self, layout: Run, builder: Builder) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE, TOP))
+        result = await self.convert(layout, builder, verify="full")
+        assert result.images[0].verification is not None
+        version = result.images[0].bootstrap.annotations["containerd.io/snapshot/nydus-builder-version"]
+        assert version == str(await builder.identify())
+        assert version.startswith("rafs-reference ")
+
+    @pytest.mark.parametrize("compressor", ["none", "lz4_block", "zstd"])
+    async def test_their_tree_is_ours(self, layout: Run, builder: Builder, compressor: str) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE, TOP))
+        theirs = await self.convert(layout, builder, compressor=compressor)
+        ours = await layout.convert(compressor=compressor)
+        trees = [await layout.paths(await layout.manifest(each.target)) for each in (theirs, ours)]
+        assert trees[0] == trees[1]
+        tables = [await layout.bootstrap_files(await layout.manifest(each.target)) for each in (theirs, ours)]
+        assert len(tables[0]) == len(tables[1]) == 4
+
+    async def test_what_they_get_wrong_is_not_named_and_the_way_out_is_told(
+        self, layout: Run, builder: Builder
+    ) -> None:
+        """The native merge takes a directory that a layer only implies for one that it describes."""
+        make = Maker(layout.source)
+        lower = layer(directory("d", mode=0o700, uid=5))
+        await make.name("app", await make.image(lower, layer(file("d/f", b"x"))))
+        with pytest.raises(ResultDiffers) as caught:
+            await self.convert(layout, builder)
+        assert "/d: mode should be '0700', and is '0755'" in str(caught.value)
+        assert "--nydus-image embedded" in str(caught.value)
+        assert (await layout.convert()).status == "converted"
 
 
 class TestLabels:

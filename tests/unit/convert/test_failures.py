@@ -188,7 +188,7 @@ async def test_a_layer_that_containerd_could_not_apply_is_named(scene: Scene) ->
     below_a_file = await scene.make.layer(layer(file("etc/motd/x", b"below a file")))
     await scene.name(await scene.make.layer(BASE), below_a_file)
     message = await scene.fails(FormatError)
-    assert "layer 2 of 2" in message
+    assert f"{PLATFORM}: layer 2 of 2, {below_a_file['digest']}: " in message
     assert "etc/motd" in message
 
 
