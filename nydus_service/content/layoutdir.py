@@ -28,13 +28,13 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from nydus_service.content.claims import claim, is_claimed, lock
-from nydus_service.errors import FormatError, UnsupportedError, UsageError
+from nydus_service.errors import FormatError, NydusServiceError, UnsupportedError, UsageError
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import DOCUMENT_SIZE_MAX, Index, decode, encode
 from nydus_service.oci.mediatypes import OCI_INDEX
@@ -188,14 +188,10 @@ class LayoutDir:
             (self._work / name).unlink()
         if not (self.path / INDEX).exists():
             (self.path / MARKER).unlink(missing_ok=True)
-            for directory in reversed(self._blob_directories()):
-                with suppress(OSError):  # not empty
-                    directory.rmdir()
+            _remove_empty(reversed(self._blob_directories()))
         (self._work / _LOCK).unlink()  # who waits for it finds it gone and makes another
         self._work.rmdir()
-        for directory in made:
-            with suppress(OSError):  # not empty: someone has a use for it
-                directory.rmdir()
+        _remove_empty(made)
 
     def _sweep(self) -> None:
         """Remove what dead processes left. The lock is held."""
@@ -212,6 +208,10 @@ class LayoutDir:
             self._end_leases(dead)
 
     def _end_leases(self, leases: list[Path]) -> None:
+        try:
+            self.read_index()
+        except NydusServiceError:  # damaged, or half written by another tool: not the time to remove anything
+            return
         new = {found.decode() for lease in leases for found in _DIGESTS.findall(lease.read_bytes())}
         for digest in new - self._reachable() if new else ():
             self.blob_path(Digest(digest)).unlink(missing_ok=True)
@@ -243,42 +243,50 @@ class LayoutDir:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Hold the lock. Directories that are missing are made, and `made` says so."""
-        held, made = self._enter()
+        held = self._enter()
         try:
-            if made:
-                _append(self._work / _MADE, b"".join(os.fsencode(each) + b"\0" for each in made))
             yield
         finally:
             os.close(held)
 
-    def _enter(self) -> tuple[int, list[Path]]:
+    def _enter(self) -> int:
         made: list[Path] = []
-        while True:
-            made += self._make_directories()
-            with suppress(FileNotFoundError):  # the last one left, and removed it under our feet
-                self._work.mkdir(exist_ok=True)
-                return lock(self._work / _LOCK), made
+        held = -1
+        try:
+            while held < 0:
+                self._make_directories(made)
+                with suppress(FileNotFoundError):  # the last one left, and removed it under our feet
+                    self._work.mkdir(exist_ok=True)
+                    held = lock(self._work / _LOCK)
+            if made:
+                _append(self._work / _MADE, b"".join(os.fsencode(each) + b"\0" for each in made))
+        except BaseException:  # a full disk, say: nothing tells anybody later that these are ours
+            if held >= 0:
+                self._tidy()
+                os.close(held)
+            _remove_empty([self._work, *reversed(made)])
+            raise
+        return held
 
-    def _make_directories(self) -> list[Path]:
+    def _make_directories(self, made: list[Path]) -> None:
+        """Make the layout's directory and those around it; `made` gets those that were missing."""
         missing = []
         here = self.path
         while not here.exists():
             missing.append(here)
             here = here.parent
-        made = []
         for directory in reversed(missing):
             with suppress(FileExistsError):
                 directory.mkdir()
                 made.append(directory)
         if not missing and not (self.path / MARKER).exists() and not self._is_bare():
             raise UsageError(f"{self.path} is neither empty nor an OCI layout: nothing is written there")
-        return made
 
     def _read_made(self) -> list[Path]:
         """The directories that were missing, innermost first."""
         with suppress(FileNotFoundError):
-            names = (self._work / _MADE).read_bytes().split(b"\0")
-            return sorted((Path(os.fsdecode(name)) for name in names if name), key=_depth, reverse=True)
+            *names, _ = (self._work / _MADE).read_bytes().split(b"\0")  # the last one is cut off, or empty
+            return sorted((Path(os.fsdecode(name)) for name in names), key=_depth, reverse=True)
         return []
 
     def _is_bare(self) -> bool:
@@ -314,6 +322,13 @@ def _is_regular(fd: int) -> bool:
 
 def _depth(path: Path) -> int:
     return len(path.parts)
+
+
+def _remove_empty(directories: Iterable[Path]) -> None:
+    """Remove these, innermost first; what is not empty stays, as someone has a use for it."""
+    for directory in directories:
+        with suppress(OSError):
+            directory.rmdir()
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -193,6 +193,28 @@ async def test_a_disk_too_full_for_another_name(small_disk: Path) -> None:
     assert not (small_disk / "layout" / WORK).exists()
 
 
+async def test_a_disk_too_full_to_begin(small_disk: Path) -> None:
+    free = os.statvfs(small_disk)
+    (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_bsize))
+    with pytest.raises(NoSpaceError):
+        await write(open_layout(small_disk / "a" / "b").content, b"content")
+    assert files(small_disk) == {"ballast"}
+
+
+async def test_nothing_is_removed_while_the_index_is_unreadable(tmp_path: Path) -> None:
+    stores = open_layout(tmp_path)
+    async with stores.leases.open_lease("job") as lease:
+        target = await write_manifest(lease.content, "app")
+        await stores.images.put(Image("app", target))
+        index = (tmp_path / "index.json").read_bytes()
+        (tmp_path / "index.json").write_bytes(index[:20])  # as another tool may, which writes it in place
+    (tmp_path / "index.json").write_bytes(index)
+    await verify(stores)
+    await sweep(stores)
+    assert await verify(stores) == blobs(tmp_path)
+    assert not (tmp_path / WORK).exists()
+
+
 async def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
     stores = open_layout(tmp_path)
     image = await add_image(stores, "app")
