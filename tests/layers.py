@@ -105,7 +105,8 @@ def pax_records(records: Records) -> bytes:
 
 def pax_header(body: bytes, typeflag: bytes = b"x") -> bytes:
     """A PAX header over a body made by `pax_records`, or by hand; typeflag `g` for a global one."""
-    return header(b"PaxHeaders.0/x", typeflag, size=len(body)) + padded(body)
+    name = b"pax_global_header" if typeflag == b"g" else b"PaxHeaders.0/x"
+    return header(name, typeflag, size=len(body)) + padded(body)
 
 
 def gnu_long(text: bytes, typeflag: bytes) -> bytes:

@@ -6,6 +6,7 @@ works on whole layers, nor with verify/.
 """
 
 import os
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
@@ -241,7 +242,7 @@ class Overlay:
 
     def _implied(self, parent: File) -> File:
         if parent.mode & S_ISGID:
-            return File(S_IFDIR | 0o755 | S_ISGID, gid=parent.gid)
+            return File(S_IFDIR | 0o755, gid=parent.gid)
         return File(S_IFDIR | 0o755)
 
     def _hide_lower(self, there: File) -> None:
@@ -327,6 +328,39 @@ class OrderlyOverlay(Overlay):
         super()._describe(there, entry)
 
 
+class PlainOverlay(Overlay):
+    """Refuses, too, what containerd's code handles oddly, so that all else can be held against it.
+
+    - It passes over an entry for the root.
+    - It sets the times of directories last, by their names: whatever is there then gets them.
+    - An opaque mark removes directories of the same layer that have no entry of their own.
+    """
+
+    def apply(self, entry: Entry) -> None:
+        if not entry.path:
+            raise RefusedError("the root")
+        super().apply(entry)
+
+    def _note(self, path: Steps, place: Place, *, removes: bool) -> None:
+        gone = place.there.children.get(path[-1]) if path != place.path else None
+        if removes and gone and any(below.described == self.layer for below in directories(gone)):
+            raise RefusedError(f"{path}: a directory with an entry, removed")
+
+    def _hide_lower(self, there: File) -> None:
+        ways = (below for below in directories(there) if below is not there and below.described != self.layer)
+        if any(self.layer in below.placed.values() for below in ways):
+            raise RefusedError("an opaque mark over a directory without an entry")
+        super()._hide_lower(there)
+
+
+def directories(there: File) -> Iterator[File]:
+    """All directories of a subtree, itself included if it is one."""
+    if there.is_(S_IFDIR):
+        yield there
+    for child in there.children.values():
+        yield from directories(child)
+
+
 def takes_xattr(there: File, name: str) -> bool:
     """Whether containerd sets an xattr: never `trusted.`; the kernel takes `user.` on two types only."""
     return name.startswith("user.") and (there.is_(S_IFREG) or there.is_(S_IFDIR))
@@ -395,9 +429,9 @@ ANY_STACKS = st.lists(st.lists(entries(), max_size=8), min_size=1, max_size=4)
 """Stacks of layers as they come, which most often cannot be applied."""
 
 
-def without_refused(stack: list[Layer]) -> tuple[list[Layer], Overlay]:
-    """A stack without the entries that containerd refuses, and what the rest makes."""
-    overlay = OrderlyOverlay()
+def without_refused(stack: list[Layer], overlay: Overlay | None = None) -> tuple[list[Layer], Overlay]:
+    """A stack without the entries that an overlay, or an orderly one, refuses; what the rest makes."""
+    overlay = overlay or OrderlyOverlay()
     applied: list[Layer] = []
     for entries_ in stack:
         overlay.begin_layer()

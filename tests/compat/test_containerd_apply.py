@@ -1,31 +1,12 @@
-"""Verification's idea of what applying layers leaves, against containerd itself.
+"""Verification's idea of what applying layers leaves, against containerd itself, rule by rule."""
 
-A containerd of our own, with the native snapshotter, unpacks one image for each case; what is then on
-disk is compared with the tree that verify/overlay.py makes of the notes of the same layers. Set aside:
-the root, which containerd leaves as its snapshotter made it, and times that unpacking itself sets.
-"""
-
-import hashlib
-import io
-import json
-import os
-import shutil
-import subprocess
-import tarfile
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
-from stat import S_ISDIR, S_ISLNK, S_ISREG
+from collections.abc import Sequence
 
 import pytest
 
 from nydus_service.errors import FormatError
-from nydus_service.oci.layernotes import NotesRecorder
-from nydus_service.verify.notes import LayerNotes
-from nydus_service.verify.overlay import Overlay
-from nydus_service.verify.source import apply_layer
+from tests.compat.containerd import Containerd, assert_left_by
+from tests.compat.noted import noted_tree
 from tests.layers import (
     block_device,
     char_device,
@@ -40,160 +21,8 @@ from tests.layers import (
     symlink,
     whiteout,
 )
-from tests.tools import require_root, require_tool
-from tests.trees import Node, Tree, tree_of, walk_path
 
 Layers = Sequence[bytes]
-
-CONFIG = """\
-version = 2
-root = "{place}/root"
-state = "{place}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-[grpc]
-  address = "{place}/socket"
-[ttrpc]
-  address = "{place}/ttrpc"
-"""
-START_S = 20
-WHOLE_FILE = 1 << 24
-SET_BY_UNPACKING = -1
-
-
-class Containerd:
-    """A running containerd; it keeps everything below one directory."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._images = 0
-
-    def ctr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ctr and wait for it."""
-        argv = ["ctr", "--address", str(self._place / "socket"), *arguments]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-
-    def apply(self, layers: Layers) -> Path:
-        """Unpack an image of these layers; returns its root.
-
-        Raises: FormatError: containerd refuses them.
-        """
-        self._images += 1
-        archive = self._place / "image.tar"
-        write_archive(archive, layers, f"example.com/case:{self._images}")
-        done = self.ctr("images", "import", "--snapshotter", "native", str(archive))
-        if done.returncode:
-            raise FormatError(done.stderr)
-        snapshots = self._place / "root/io.containerd.snapshotter.v1.native/snapshots"
-        return max(snapshots.iterdir(), key=lambda path: int(path.name))
-
-
-@pytest.fixture(scope="module")
-def containerd() -> Iterator[Containerd]:
-    require_root()
-    require_tool("ctr", (1, 6))
-    program = require_tool("containerd", (1, 6)).path
-    place = Path(tempfile.mkdtemp(prefix="ctrd"))  # a socket's path has to be short
-    (place / "config.toml").write_text(CONFIG.format(place=place))
-    with (place / "log").open("wb") as log:
-        process = subprocess.Popen([program, "--config", place / "config.toml"], stdout=log, stderr=log)
-    try:
-        started = Containerd(place)
-        deadline = time.monotonic() + START_S
-        while started.ctr("version").returncode:
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.skip(f"containerd does not start here: {(place / 'log').read_text()[-500:]}")
-        try:
-            started.apply([layer(file("f"))])
-        except FormatError as exc:
-            pytest.skip(f"containerd cannot unpack an image here: {exc}")
-        yield started
-    finally:
-        process.terminate()
-        process.wait(30)
-        shutil.rmtree(place)
-
-
-def write_archive(path: Path, layers: Layers, name: str) -> None:
-    """Write an OCI archive of one image with uncompressed layers."""
-    blobs: dict[str, bytes] = {}
-
-    def put(data: bytes, kind: str) -> dict[str, object]:
-        digest = hashlib.sha256(data).hexdigest()
-        blobs[digest] = data
-        media_type = f"application/vnd.oci.image.{kind}"
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
-
-    listed = [put(data, "layer.v1.tar") for data in layers]
-    rootfs = {"type": "layers", "diff_ids": [one["digest"] for one in listed]}
-    config = put(
-        json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode(), "config.v1+json"
-    )
-    manifest = {"schemaVersion": 2, "config": config, "layers": listed}
-    described = put(json.dumps(manifest).encode(), "manifest.v1+json")
-    described["annotations"] = {"io.containerd.image.name": name}
-    files = {f"blobs/sha256/{digest}": data for digest, data in blobs.items()}
-    files["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}'
-    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [described]}).encode()
-    with tarfile.open(path, "w") as tar:
-        for member, data in files.items():
-            info = tarfile.TarInfo(member)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
-def expected(layers: Layers) -> Tree:
-    """The tree that verification makes of the layers. Raises: FormatError: it refuses them."""
-    overlay = Overlay()
-    for data in layers:
-        notes = bytearray()
-        recorder = NotesRecorder(notes.extend, WHOLE_FILE, "sha256")
-        recorder.feed(data)
-        recorder.finish()
-        apply_layer(overlay, LayerNotes(io.BytesIO(bytes(notes))), "of the case")
-    nodes = {b"/": overlay.root}
-    pending = [b"/"]
-    while pending:
-        path = pending.pop()
-        for name, child in (nodes[path].children or {}).items():
-            below = path.rstrip(b"/") + b"/" + name
-            nodes[below] = child
-            if child.children is not None:
-                pending.append(below)
-    first: dict[int, bytes] = {}
-    for path in sorted(nodes):
-        first.setdefault(id(nodes[path]), path)
-    empty = hashlib.sha256().hexdigest()
-    return {
-        path: Node(
-            mode=node.mode,
-            uid=node.uid,
-            gid=node.gid,
-            mtime=node.mtime,
-            mtime_nsec=node.mtime_nsec,
-            xattrs={os.fsdecode(name): value.hex() for name, value in node.xattrs.items()},
-            inode=first[id(node)],
-            size=node.size,
-            rdev=node.rdev,
-            target=node.target,
-            sha256=(node.digests.hex() or empty) if S_ISREG(node.mode) else "",
-        )
-        for path, node in nodes.items()
-    }
-
-
-def comparable(tree: Tree, since: int) -> Tree:
-    """Without the root, permissions of symlinks, and times of directories from `since` on."""
-    nodes = {}
-    for path, node in tree.items():
-        if path == b"/":
-            continue
-        if S_ISLNK(node.mode):
-            node = replace(node, mode=node.mode | 0o777)
-        if S_ISDIR(node.mode) and node.mtime >= since:
-            node = replace(node, mtime=SET_BY_UNPACKING, mtime_nsec=0)
-        nodes[path] = node
-    return nodes
-
 
 ACL = bytes.fromhex(
     "0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000000ffffffff"
@@ -347,13 +176,7 @@ REFUSED: dict[str, Layers] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_left_is_what_we_say(case: str, containerd: Containerd) -> None:
-    since = int(time.time())
-    found = comparable(tree_of(walk_path(os.fsencode(containerd.apply(CASES[case])))), since)
-    wanted = comparable(expected(CASES[case]), since)
-    for path, node in found.items():
-        if node.mtime == SET_BY_UNPACKING and path in wanted:
-            wanted[path] = replace(wanted[path], mtime=SET_BY_UNPACKING, mtime_nsec=0)
-    assert found == wanted
+    assert_left_by(containerd, CASES[case], noted_tree(CASES[case]))
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -361,4 +184,4 @@ def test_what_is_refused_we_refuse(case: str, containerd: Containerd) -> None:
     with pytest.raises(FormatError):
         containerd.apply(REFUSED[case])
     with pytest.raises(FormatError):
-        expected(REFUSED[case])
+        noted_tree(REFUSED[case])

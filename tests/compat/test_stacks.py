@@ -17,7 +17,18 @@ from nydus_service.nydus_image.create import CreateOptions, create
 from nydus_service.nydus_image.merge import MergeOptions, merge
 from nydus_service.rafs.reader import read_bootstrap
 from tests.compat.builders import bootstrap_of
-from tests.compat.stacks import ANY_STACKS, Entry, Layer, is_refused, tar_of, without_refused
+from tests.compat.containerd import Containerd, assert_left_by
+from tests.compat.noted import noted_tree
+from tests.compat.stacks import (
+    ANY_STACKS,
+    Entry,
+    Layer,
+    Overlay,
+    PlainOverlay,
+    is_refused,
+    tar_of,
+    without_refused,
+)
 from tests.trees import expand_blobs, image_tree, mounted_tree, oracle_tree
 
 CHUNK_SIZE = 4096
@@ -69,6 +80,18 @@ def kernel_tree(image: Path, blobs: Path) -> object:
     return mounted_tree(image, expand_blobs(image.read_bytes(), blobs, blobs.parent), mountpoint)
 
 
+def check_notes(stack: list[Layer]) -> None:
+    """Compare verification's own overlay of what containerd accepts."""
+    accepted, overlay = without_refused(stack, Overlay())
+    assert noted_tree([tar_of(entries) for entries in accepted]) == overlay.tree()
+
+
+def check_containerd(containerd: Containerd, stack: list[Layer]) -> None:
+    """Compare the model with the original."""
+    accepted, overlay = without_refused(stack, PlainOverlay())
+    assert_left_by(containerd, [tar_of(entries) for entries in accepted], overlay.tree())
+
+
 @given(ANY_STACKS)
 @settings(max_examples=150)
 def test_merged_tree(stack: list[Layer]) -> None:
@@ -80,6 +103,34 @@ def test_merged_tree(stack: list[Layer]) -> None:
 @settings(max_examples=60)
 def test_merged_tree_as_the_reference_reads_it(stack: list[Layer]) -> None:
     check_stack(stack, our_tree, oracle_tree)
+
+
+@given(ANY_STACKS)
+@settings(max_examples=150)
+def test_verification_expects_the_same_tree(stack: list[Layer]) -> None:
+    check_notes(stack)
+
+
+@given(ANY_STACKS)
+@settings(max_examples=25)
+def test_containerd_leaves_the_same_tree(containerd: Containerd, stack: list[Layer]) -> None:
+    check_containerd(containerd, stack)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@given(ANY_STACKS)
+@MANY
+def test_many_trees_that_verification_expects(stack: list[Layer]) -> None:
+    check_notes(stack)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@given(ANY_STACKS)
+@settings(MANY, max_examples=500)
+def test_many_trees_that_containerd_leaves(containerd: Containerd, stack: list[Layer]) -> None:
+    check_containerd(containerd, stack)
 
 
 @pytest.mark.long

@@ -1,0 +1,46 @@
+"""Small OCI images on disk, written without any of our own code."""
+
+import json
+import tarfile
+from collections.abc import Sequence
+from gzip import compress
+from hashlib import sha256
+from pathlib import Path
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+
+def write_layout(into: Path, layers: Sequence[bytes], tag: str = "test", *, gzip: bool = False) -> None:
+    """Write an OCI layout with one image of these layer tars, lowest first."""
+    blobs = into / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def add(media_type: str, data: bytes) -> dict[str, object]:
+        digest = sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(tar).hexdigest()}" for tar in layers]},
+    }
+    stored = [add(f"{LAYER}+gzip", compress(tar, mtime=0)) if gzip else add(LAYER, tar) for tar in layers]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": add(CONFIG, json.dumps(config).encode()),
+        "layers": stored,
+    }
+    descriptor = add(MANIFEST, json.dumps(manifest).encode())
+    descriptor["annotations"] = {"org.opencontainers.image.ref.name": tag}
+    (into / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [descriptor]}))
+    (into / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+def archive_layout(layout: Path, archive: Path) -> None:
+    """Put a layout into a tar, as `ctr images import` and `oci-archive:` take it."""
+    with tarfile.open(archive, "w") as out:
+        out.add(layout, arcname=".")
