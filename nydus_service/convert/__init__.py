@@ -1,0 +1,1 @@
+"""One image from walk to name, over whatever stores, builder and verifier: `image.convert_image`."""

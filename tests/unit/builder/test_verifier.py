@@ -1,0 +1,94 @@
+"""The verification as a process: its report comes back whatever the verdict, and nothing of it stays."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from nydus_service.builder.builder import BuilderFailed
+from nydus_service.builder.verifier import VerifierProcess
+from nydus_service.errors import DiffersError, FormatError, NotFoundError, UsageError
+from nydus_service.oci.layernotes import NotesRecorder
+from tests.layers import directory, file, layer
+from tests.unit.builder.fakes import Announcement, nothing_left
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+BLOB = SAMPLES / "upper-zstd.blob"
+
+
+def write_notes(path: Path, tar: bytes) -> Path:
+    with path.open("wb") as out:
+        recorder = NotesRecorder(out.write, 0x100000, "blake3")
+        recorder.feed(tar)
+        recorder.finish()
+    return path
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> dict[str, Any]:
+    """A layer of one file against an image that holds something else."""
+    notes = write_notes(tmp_path / "notes", layer(directory("only"), file("only/here", b"x")))
+    bootstrap = SAMPLES / "image.boot"
+    digest = f"sha256:{hashlib.sha256(b'layer').hexdigest()}"
+    return {
+        "mode": "tree",
+        "bootstrap": str(bootstrap),
+        "layers": [{"digest": digest, "notes": str(notes)}],
+    }
+
+
+async def test_a_sound_bootstrap_is_told() -> None:
+    with nothing_left():
+        report = await VerifierProcess().verify({"mode": "read", "bootstrap": str(SAMPLES / "image.boot")})
+    assert report["verdict"] == "sound"
+    assert report["entries"] > 1
+
+
+async def test_differences_are_a_report_and_no_error(request_: dict[str, Any]) -> None:
+    with nothing_left():
+        report = await VerifierProcess().verify(request_)
+    assert report["verdict"] == "differs"
+    assert "/only" in {each["path"] for each in report["differences"]}
+
+
+async def test_a_damaged_bootstrap_is_an_error(request_: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "boot").write_bytes(bytes(10_000))
+    with nothing_left(), pytest.raises(DiffersError, match="damaged"):
+        await VerifierProcess().verify(request_ | {"bootstrap": str(tmp_path / "boot")})
+
+
+async def test_damaged_notes_are_corrupt_input(request_: dict[str, Any], tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.write_bytes(notes.read_bytes()[:-20])
+    with pytest.raises(FormatError, match="layer sha256:"):
+        await VerifierProcess().verify(request_)
+
+
+async def test_missing_notes_are_not_found(request_: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "notes").unlink()
+    with pytest.raises(NotFoundError, match="notes"):
+        await VerifierProcess().verify(request_)
+
+
+async def test_a_wrong_request_is_told() -> None:
+    with pytest.raises(UsageError, match="mode 'half'"):
+        await VerifierProcess().verify({"mode": "half"})
+
+
+async def test_one_that_takes_too_long_is_ended(request_: dict[str, Any], tmp_path: Path) -> None:
+    with (
+        Announcement(tmp_path / "fifo"),
+        nothing_left(),
+        pytest.raises(BuilderFailed, match="did not finish"),
+    ):
+        await VerifierProcess(timeout_s=0.5).verify(request_ | {"bootstrap": str(tmp_path / "fifo")})
+
+
+async def test_a_cancel_ends_it(request_: dict[str, Any], tmp_path: Path) -> None:
+    """It waits for a FIFO that nobody writes."""
+    (tmp_path / "notes").unlink()
+    with Announcement(tmp_path / "notes"), nothing_left(), anyio.move_on_after(1) as scope:
+        await VerifierProcess().verify(request_)
+    assert scope.cancelled_caught
