@@ -103,12 +103,10 @@ class LayoutDir:
     def change_index(self, change: Callable[[Index], Index]) -> None:
         """Replace index.json by what `change` makes of it, in one step, after all else is durable."""
         with self._changing():
-            try:
-                old = self.read_index()
-                new = change(old or Index.new((), OCI_INDEX, str(self.path / INDEX)))
-                self._replace_index(new, first=old is None)
-            finally:
-                self._tidy()
+            old = self.read_index()
+            new = change(old or Index.new((), OCI_INDEX, str(self.path / INDEX)))
+            self._replace_index(new, first=old is None)
+            self._tidy()
 
     def _replace_index(self, index: Index, *, first: bool) -> None:
         if first:
@@ -246,6 +244,10 @@ class LayoutDir:
         held = self._enter()
         try:
             yield
+        except BaseException:
+            with suppress(OSError):  # what comes out is what went wrong first
+                self._tidy()
+            raise
         finally:
             os.close(held)
 
