@@ -163,8 +163,8 @@ class LayerTree:
 
     def _hard_link(self, entry: TarEntry) -> Inode:
         """The inode that a link names: one of this tar, else a mark for one of a lower layer."""
-        if entry.target == entry.path:
-            raise entry_error(entry, "a hard link to itself")
+        if (entry.target + b"/").startswith(entry.path + b"/"):  # which makes room for the link first
+            raise entry_error(entry, f"hard link to {entry.target!r}, which it replaces")
         link = self._inode(entry, [])
         try:
             target = find(self.root, entry.target)
