@@ -255,12 +255,16 @@ class _Conversion:
 
     async def _keep(self, lease: Lease, desc: Descriptor) -> None:
         """Have in the target store what passes as it is."""
-        with about(f"copy {desc.digest} of {self._request.source}, which passes as it is"):
-            if not self._request.in_one_store:
-                await copy_image(self._request.source.stores.content, lease, desc)
-                return
+        if self._request.in_one_store:
             with suppress(ContentNotFound):  # it was missing before: attestations often are
                 await lease.hold(desc.digest)
+            return
+        with about(f"copy {desc.digest} of {self._request.source}, which passes as it is"):
+            try:
+                await copy_image(self._request.source.stores.content, lease, desc)
+            except ContentNotFound as exc:
+                hint = "fetch it, or leave it out by naming the platforms with --platform"
+                raise ContentNotFound(f"{exc}; {hint}") from exc
 
     async def _write(self, lease: Lease, new: NewDocument) -> None:
         old = await self._request.source.stores.content.info(new.source)

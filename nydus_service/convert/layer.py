@@ -7,7 +7,8 @@ A blob is committed when the builder has succeeded and the blob ends as it shoul
 that is a nydus blob already is only taken apart.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +109,8 @@ class LayerPacker:
             await ingest.commit(expected_size=blob.size, labels={UNCOMPRESSED: blob.digest})
         self._progress(LayerFinished(layer.digest, blob.digest, layer.size, blob.size, outcome.duration_s))
         async with self._lease.content.open_reader(blob) as reader:
-            metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
+            with _blaming_builder(outcome):
+                metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
         return PackedLayer(layer, blob, metadata, notes, outcome.duration_s, outcome.stderr_tail)
 
     async def _run_builder(self, layer: Descriptor, notes: Path | None, flow: "_Flow") -> PackOutcome:
@@ -127,10 +129,8 @@ class LayerPacker:
         async with self._source.open_reader(layer) as reader:
             source = reader.local_path or flow.pieces(reader)
             outcome = await self._builder.pack(request, source, flow.take)
-        try:
+        with _blaming_builder(outcome):
             check_end(flow.tail)
-        except FormatError as exc:
-            raise BuilderFailed(f"the builder succeeded, but: {exc}", outcome.stderr_tail) from exc
         return outcome
 
     async def _make_directory(self, layer: Descriptor) -> Path:
@@ -141,6 +141,15 @@ class LayerPacker:
         except OSError as exc:
             raise from_os_error(exc, f"make {directory}") from exc
         return directory
+
+
+@contextmanager
+def _blaming_builder(outcome: PackOutcome) -> Iterator[None]:
+    """Damage in a blob that was just made is not the source's."""
+    try:
+        yield
+    except FormatError as exc:
+        raise BuilderFailed(f"the builder succeeded, but: {exc}", outcome.stderr_tail) from exc
 
 
 class _Flow:

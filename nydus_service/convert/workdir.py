@@ -36,6 +36,8 @@ PREFIX: Final = "nydus-converter-"
 LOCK: Final = ".nydus-service.lock"
 _HIDDEN: Final = f".{PREFIX}"
 _STALE_S: Final = 3600
+_ATTEMPTS: Final = 10
+"""A parent that another conversion made goes when that ends, perhaps just when we want to use it."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -90,14 +92,22 @@ class _WorkDir:
 
 def _open(root: Path) -> _WorkDir:
     root = root.absolute()
-    missing = [path for path in (root, *root.parents) if not path.exists()]
-    root.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
     try:
-        sweep(root)
-        return _WorkDir(*_make(root), missing)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(FileNotFoundError):
+                return _open_once(root, made)
+        return _open_once(root, made)
     except BaseException:
-        _remove_empty(missing)
+        _remove_empty(made)
         raise
+
+
+def _open_once(root: Path, made: list[Path]) -> _WorkDir:
+    made += [path for path in (root, *root.parents) if path not in made and not path.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    sweep(root)
+    return _WorkDir(*_make(root), made)
 
 
 def _make(root: Path) -> tuple[Path, int]:

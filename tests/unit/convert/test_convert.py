@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import zstandard
 
@@ -28,7 +29,7 @@ from nydus_service.builder.foreign import ForeignBuilder
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
-from nydus_service.content.store import Stores
+from nydus_service.content.store import ContentNotFound, Stores
 from nydus_service.convert.image import Place, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import (
@@ -93,6 +94,7 @@ class Run:
         self.work_root = tmp_path / "work"
         self.builder = CountingBuilder()
         self.events: list[Event] = []
+        self.made: list[Descriptor] = []
 
     async def convert(self, name: str = "app", to: str = "app-nydus", **options: Any) -> ConvertResult:
         result = await convert_image(
@@ -106,6 +108,14 @@ class Run:
         )
         assert not self.work_root.exists()
         return result
+
+    async def convert_beside_others(self, to: str) -> None:
+        """As `convert`; others may still use the work directory's parent."""
+        places = Place(self.source, "app"), Place(self.target, to)
+        made = await convert_image(
+            *places, self.builder, VerifierProcess(), ConvertOptions(force=True), work_root=self.work_root
+        )
+        self.made.append(made.target)
 
     async def manifest(self, desc: Descriptor) -> Manifest:
         return await read_document(self.target.content, desc, Manifest)
@@ -386,6 +396,19 @@ class TestSameBytes:
         assert one.target == other.target
 
 
+class TestAtOnce:
+    async def test_two_of_the_same_give_the_same(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        await make.name("app", await make.image(BASE, TOP))
+        async with anyio.create_task_group() as tasks:
+            for name in ("app-nydus", "app-nydus", "other"):
+                tasks.start_soon(layout.convert_beside_others, name)
+        images = {image.name: image.target.digest for image in await layout.target.images.list()}
+        assert images["app-nydus"] == images["other"]
+        assert len({each.digest for each in layout.made}) == 1
+        assert all_files(layout.work_root) == []
+
+
 class TestAgain:
     async def test_a_result_that_is_there_is_unchanged(self, layout: Run) -> None:
         make = Maker(layout.source)
@@ -480,6 +503,19 @@ class TestTwoStores:
         assert await across.read(statement.layers[0])
         sources = {layer.source.digest for layer in result.layers}
         assert not sources & memory.blobs.keys()
+
+    async def test_what_passes_but_is_not_there_is_told(
+        self, layout: Run, run: Run, memory: Memory, tmp_path: Path
+    ) -> None:
+        make = Maker(run.source)
+        attestation = await make.attestation()
+        await make.name("app", await make.index(await make.image(BASE, in_index=True), attestation))
+        memory.blobs.pop(attestation["digest"])
+        assert (await run.convert()).status == "converted", "in one store nothing reads it"
+        across = Run(run.source, layout.target, tmp_path)
+        with pytest.raises(ContentNotFound, match=f"copy {attestation['digest']} .* --platform"):
+            await across.convert()
+        assert await across.convert(platforms=(Platform("linux", "amd64"),))
 
     async def test_an_image_that_needs_nothing_is_copied_whole(
         self, layout: Run, run: Run, tmp_path: Path

@@ -409,9 +409,9 @@ async def test_the_first_of_several_failures_is_the_one() -> None:
 
     async def fail_twice() -> None:
         with one_cause():
-            async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
-                inner.start_soon(fail, "first")
-                outer.start_soon(fail, "second")
+            async with anyio.create_task_group(), anyio.create_task_group() as tasks:
+                tasks.start_soon(fail, "first")
+                tasks.start_soon(fail, "second")
 
     with pytest.raises(NotFoundError, match=r"^first$") as caught:
         await fail_twice()
