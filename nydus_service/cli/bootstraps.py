@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import anyio.from_thread
 import anyio.to_thread
 
@@ -60,12 +61,20 @@ def _plain_pieces(reader: ReaderAt, digester: Digester) -> Iterator[bytes]:
     """Read a layer front to back, hashed as it is stored; yields it decompressed. Runs in a worker thread."""
     decompressor = None
     for offset in range(0, reader.size, PIECE_SIZE):
-        data = anyio.from_thread.run(reader.read_at, offset, PIECE_SIZE)
+        anyio.from_thread.check_cancelled()
+        data = anyio.from_thread.run(_read_whole, reader, offset)
         digester.update(data)
         decompressor = decompressor or open_decompressor(sniff(data))
         yield from decompressor.feed(data)
     if decompressor is not None:
         decompressor.finish()
+
+
+async def _read_whole(reader: ReaderAt, offset: int) -> bytes:
+    """Read one piece for a thread; shielded as in sample/image.py, or a cancel could leave it spinning."""
+    with anyio.CancelScope(shield=True):
+        piece = await reader.read_at(offset, PIECE_SIZE)
+    return piece
 
 
 def read_chunking(bootstrap: Path) -> tuple[int, str]:

@@ -35,6 +35,8 @@ Exit codes: 0 done or unchanged, 1 internal error, 2 usage, 3 differs or damaged
 5 unsupported, 6 corrupt input, 7 not allowed, 8 unreachable, 9 no space, 20 builder failed,
 130 interrupted."""
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 Command = Callable[[argparse.Namespace], Awaitable[int]]
 
 
@@ -101,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NydusServiceError as exc:
         status = _fail(str(exc), exc.exit_code)
     except KeyboardInterrupt:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # once is enough; the next would spoil the status
         status = _fail("interrupted", EXIT_INTERRUPTED)
     except Exception as exc:
         status = _fail_unexpectedly(exc, verbose)
@@ -114,6 +117,7 @@ def _refuse_later(words: Sequence[str]) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they wait until there is something to cancel
     import anyio
 
     from nydus_service.observe.logs import set_up_logs
@@ -131,7 +135,8 @@ async def _run_until_signal(args: argparse.Namespace) -> int:
     import anyio
 
     outcome: int | Exception | None = None
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         async with anyio.create_task_group() as tasks:
 
             async def cancel_on_signal() -> None:
@@ -144,6 +149,7 @@ async def _run_until_signal(args: argparse.Namespace) -> int:
             except Exception as exc:  # kept out of the group, which would wrap it
                 outcome = None if tasks.cancel_scope.cancel_called else exc
             tasks.cancel_scope.cancel()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # all is done; nothing shall spoil the status
     if isinstance(outcome, int):
         return outcome
     raise outcome or KeyboardInterrupt

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import anyio
 import anyio.from_thread
 import anyio.to_thread
 
@@ -82,9 +83,20 @@ async def _write_layer(store: ContentStore, recipe: LayerRecipe, budget: int) ->
 def _make_layer(recipe: LayerRecipe, budget: int, ingest: Ingest, stored: Digester) -> LayerSummary:
     def emit(piece: bytes) -> None:
         stored.update(piece)
-        anyio.from_thread.run(ingest.write, piece)  # raises in here once the task is cancelled
+        anyio.from_thread.check_cancelled()
+        anyio.from_thread.run(_write_whole, ingest, piece)
 
     return write_layer(recipe.entries(budget), recipe.compression, emit)
+
+
+async def _write_whole(ingest: Ingest, piece: bytes) -> None:
+    """Write one piece for a thread, to its end.
+
+    anyio (4.16) forgets to cancel what a thread starts in a scope that was cancelled some cycles ago:
+    unshielded, it would spin in a checkpoint for ever, waiting for that.
+    """
+    with anyio.CancelScope(shield=True):
+        await ingest.write(piece)
 
 
 async def _write_documents(store: ContentStore, layers: list[SampleLayer]) -> Descriptor:

@@ -2,13 +2,17 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import anyio
 import pytest
 import zstandard
 
 from nydus_service.content.layout import open_layout
+from nydus_service.content.store import ContentStore, ImageStore, LeaseStore, Stores
 from nydus_service.sample.image import Sample, write_sample
 
 SIZE = 6_000_000
@@ -71,6 +75,40 @@ async def test_layers_hold_what_layers_may_do_to_each_other(tmp_path: Path) -> N
     assert any(member.islnk() for member in top.values())
     assert "SCHILY.xattr.user.sample.author" in application["srv/app/static/index.html"].pax_headers
     assert any("SCHILY.xattr.security.capability" in m.pax_headers for layer in lower for m in layer.values())
+
+
+class Telling:
+    """Stores that tell when the first piece arrives, and keep none."""
+
+    def __init__(self) -> None:
+        self.arrived = anyio.Event()
+        self.id = "lease"
+        self.size = 0
+        self.content: ContentStore = cast("ContentStore", self)
+
+    @asynccontextmanager
+    async def open_lease(self, lease_id: str) -> AsyncIterator["Telling"]:
+        yield self
+
+    @asynccontextmanager
+    async def open_ingest(self, ref: str) -> AsyncIterator["Telling"]:
+        yield self
+
+    async def write(self, data: bytes | memoryview) -> None:
+        self.arrived.set()
+        async with anyio.Lock():  # a checkpoint of the kind that waits to be cancelled
+            self.size += len(data)
+
+
+async def test_a_cancel_ends_the_thread_that_makes_a_layer() -> None:
+    store = Telling()
+    stores = Stores("nowhere", store.content, cast("ImageStore", store), cast("LeaseStore", store))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write_sample, stores, "sample", 200_000_000)
+            await store.arrived.wait()
+            tasks.cancel_scope.cancel()
+    assert store.size < 30_000_000
 
 
 @pytest.mark.parametrize("name", ["etc/shadow", "etc/gshadow", "etc/ssh"])
