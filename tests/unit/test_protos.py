@@ -1,0 +1,111 @@
+"""The message declarations: the code made of them is up to date, and their numbers are containerd's."""
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PROTOS = PROJECT / "protos"
+PACKAGE = Path("nydus_service/content/_pb")
+
+THEIRS = Path("/usr/share/gocode/src/github.com/containerd/containerd/api")
+"""Where Debian's golang-github-containerd-containerd-dev has containerd's own declarations."""
+
+NEWER = {
+    "containerd.types.Platform.os_version",
+    "containerd.types.Platform.os_features",
+    "containerd.services.images.v1.CreateImageRequest.source_date_epoch",
+    "containerd.services.images.v1.UpdateImageRequest.source_date_epoch",
+    "containerd.services.images.v1.DeleteImageRequest.target",
+}
+"""Fields that Debian's containerd, 1.6, does not have yet; the declarations say so, too."""
+
+SAME_TYPE = {"google.rpc.Status": "containerd.rpc.Status"}
+
+
+def made_with() -> str:
+    """The version of protobuf that the checked-in code was made for: "7.35.1"."""
+    code = (PROJECT / PACKAGE / "containerd/types/descriptor_pb2.py").read_text()
+    found = re.search(r"Protobuf Python Version: (\S+)", code)
+    assert found
+    return found[1]
+
+
+def test_code_is_up_to_date(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_tools", reason="needs grpcio-tools to make the code anew")
+    from protos.generate import generate
+
+    generate(tmp_path)
+    made = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*_pb2.py*")}
+    there = {path.relative_to(PROJECT): path.read_text() for path in (PROJECT / PACKAGE).rglob("*_pb2.py*")}
+    assert made.keys() == there.keys()
+    now = re.search(r"Protobuf Python Version: (\S+)", "".join(made.values()))
+    assert now
+    if now[1] != made_with():
+        pytest.skip(f"grpcio-tools here makes code for protobuf {now[1]}; what is there is for {made_with()}")
+    assert made == there
+
+
+def test_every_directory_of_the_code_is_a_package() -> None:
+    for path in (PROJECT / PACKAGE).rglob("*_pb2.py"):
+        for directory in path.relative_to(PROJECT).parents:
+            if directory.is_relative_to(PACKAGE):
+                assert (PROJECT / directory / "__init__.py").exists()
+
+
+def test_the_installed_protobuf_suits_the_code() -> None:
+    try:
+        installed = version("protobuf")
+    except PackageNotFoundError:
+        pytest.fail("protobuf is a dependency")
+    assert tuple(map(int, installed.split(".")[:2])) >= tuple(map(int, made_with().split(".")[:2]))
+
+
+def test_numbers_are_containerds() -> None:
+    if not THEIRS.is_dir():
+        pytest.skip(f"needs golang-github-containerd-containerd-dev (Debian), found no {THEIRS}")
+    ours = fields(PROTOS / PACKAGE / "containerd")
+    ours = {name: kind for name, kind in ours.items() if not name.startswith("containerd.rpc.")}
+    theirs = fields(THEIRS)
+    assert ours.keys() - theirs.keys() <= NEWER
+    assert {name: ours[name] for name in ours.keys() & theirs.keys()} == {
+        name: theirs[name] for name in ours.keys() & theirs.keys()
+    }
+    assert len(ours) > 80
+
+
+FIELD = re.compile(r"(?:(repeated|optional)\s+)?(map\s*<[^>]*>|[\w.]+)\s+(\w+)\s*=\s*(\d+)")
+RPC = re.compile(r"rpc\s+(\w+)\s*\(\s*(stream\s+)?([\w.]+)\s*\)\s*returns\s*\(\s*(stream\s+)?([\w.]+)\s*\)")
+
+
+def fields(root: Path) -> dict[str, str]:
+    """All fields, enum values and methods of the declarations below a directory, by their full names."""
+    found: dict[str, str] = {}
+    for path in sorted(root.rglob("*.proto")):
+        if "ttrpc" not in path.parts:
+            found.update(fields_of(without_comments(path.read_text())))
+    return found
+
+
+def without_comments(text: str) -> str:
+    return re.sub(r"/\*.*?\*/|//[^\n]*|\[[^\]]*\]", "", text, flags=re.DOTALL)
+
+
+def fields_of(text: str) -> dict[str, str]:
+    package = re.search(r"package\s+([\w.]+);", text)
+    assert package
+    found = {}
+    for name, body in re.findall(r"(?:message|enum)\s+(\w+)\s*\{([^}]*)\}", text):
+        for repeated, kind, field, number in FIELD.findall(body):
+            label = "repeated " if repeated == "repeated" else ""
+            kind = SAME_TYPE.get(kind, kind).removeprefix("containerd.").removeprefix("types.")
+            found[f"{package[1]}.{name}.{field}"] = f"{label}{''.join(kind.split())} = {number}"
+        for value, number in re.findall(r"^\s*(\w+)\s*=\s*(\d+)\s*;", body, flags=re.MULTILINE):
+            found[f"{package[1]}.{name}.{value}"] = number
+    for service, body in re.findall(r"service\s+(\w+)\s*\{([^}]*)\}", text):
+        for method, in_stream, request, out_stream, reply in RPC.findall(body):
+            arrow = f"{in_stream.strip()} {request} -> {out_stream.strip()} {reply}"
+            found[f"{package[1]}.{service}.{method}"] = arrow
+    return found
