@@ -1,0 +1,200 @@
+"""Content in containerd: found and labelled by gRPC, read from its files where this user may."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+from google.protobuf.empty_pb2 import Empty
+
+from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import (
+    Info,
+    InfoRequest,
+    InfoResponse,
+    ReadContentRequest,
+    ReadContentResponse,
+    UpdateRequest,
+    UpdateResponse,
+)
+from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import AddResourceRequest
+from nydus_service.content.blocking import in_thread
+from nydus_service.content.containerd.ingest import ContainerdIngest
+from nydus_service.content.containerd.rpc import CALL_S, Connection, Method, retry
+from nydus_service.content.store import (
+    PIECE_SIZE,
+    ContentInfo,
+    ContentNotFound,
+    Ingest,
+    ReaderAt,
+    UnexpectedContent,
+)
+from nydus_service.errors import NotFoundError
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+
+_INFO: Final = Method("content.v1.Content/Info", InfoRequest, InfoResponse)
+_READ: Final = Method("content.v1.Content/Read", ReadContentRequest, ReadContentResponse)
+_UPDATE: Final = Method("content.v1.Content/Update", UpdateRequest, UpdateResponse)
+_ADD_RESOURCE: Final = Method("leases.v1.Leases/AddResource", AddResourceRequest, Empty)
+
+
+class RemoteReader:
+    """A blob by gRPC."""
+
+    def __init__(self, connection: Connection, desc: Descriptor) -> None:
+        self._connection = connection
+        self._digest = desc.digest
+        self._size = desc.size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def local_path(self) -> None:
+        return None
+
+    async def read_at(self, offset: int, size: int) -> bytes:
+        wanted = max(0, min(size, self._size - offset))
+        if not wanted:  # of a size of 0 the daemon sends all
+            return b""
+        return await retry(lambda: self._read(offset, wanted))
+
+    async def _read(self, offset: int, size: int) -> bytes:
+        request = ReadContentRequest(digest=self._digest, offset=offset, size=size)
+        timeout_s = CALL_S + size / PIECE_SIZE
+        replies = self._connection.stream(_READ, request, f"read {self._digest}", timeout_s=timeout_s)
+        try:
+            pieces = [reply.data async for reply in replies]
+        except NotFoundError as exc:
+            raise ContentNotFound(str(exc)) from exc
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if len(data) != size:
+            raise UnexpectedContent(
+                f"{self._connection} gave {len(data)} of {size} bytes of {self._digest} at {offset}"
+            )
+        return data
+
+
+class FileReader:
+    """A blob's open file. It can be read to the end even if the blob is deleted meanwhile."""
+
+    def __init__(self, fd: int, desc: Descriptor) -> None:
+        self._fd = fd
+        self._digest = desc.digest
+        self._size = desc.size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def local_path(self) -> Path:
+        """The open file, not its name: a garbage collection may remove that."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._fd}")
+
+    async def read_at(self, offset: int, size: int) -> bytes:
+        wanted = max(0, min(size, self._size - offset))
+        return await in_thread(f"read {self._digest}", self._read, offset, wanted)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._fd, size, offset)
+        while len(data) < size:
+            more = os.pread(self._fd, size - len(data), offset + len(data))
+            if not more:
+                raise UnexpectedContent(f"{self._digest} was cut to {offset + len(data)} bytes")
+            data += more
+        return data
+
+
+class ContainerdContent:
+    """Blobs of a namespace. What is written with a lease is kept by it; without, it may go at any moment."""
+
+    def __init__(self, connection: Connection, root: Path | None, lease: str = "") -> None:
+        """
+        Args:
+            root: the daemon's content directory, if this user may read it.
+        """
+        self._connection = connection
+        self._root = root
+        self._lease = lease
+
+    async def info(self, digest: Digest) -> ContentInfo:
+        info = await self._info(digest)
+        return ContentInfo(digest, info.size, dict(info.labels))
+
+    def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
+        return self._open_reader(desc)
+
+    @asynccontextmanager
+    async def _open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
+        size = (await self._info(desc.digest)).size  # files are of all namespaces
+        if size != desc.size:
+            raise UnexpectedContent(
+                f"{self._connection} has {size} bytes of {desc.digest}, its descriptor says {desc.size}"
+            )
+        fd = await in_thread(f"read {desc.digest}", self._open_file, desc)
+        if fd is None:
+            yield RemoteReader(self._connection, desc)
+            return
+        try:
+            yield FileReader(fd, desc)
+        finally:
+            os.close(fd)
+
+    def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
+        return self._open_ingest(ref)
+
+    @asynccontextmanager
+    async def _open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
+        ingest = ContainerdIngest(self._connection, ref, self._lease, self._make_right)
+        try:
+            yield ingest
+        finally:
+            with anyio.CancelScope(shield=True):
+                await ingest.end()
+
+    async def hold(self, digest: Digest) -> None:
+        """Have the lease keep content. Raises: ContentNotFound."""
+        await self._hold(digest)
+        await self._info(digest)  # after that: it may have been collected before
+
+    async def _hold(self, digest: Digest) -> None:
+        request = AddResourceRequest(id=self._lease)
+        request.resource.id, request.resource.type = digest, "content"
+        await self._connection.call(_ADD_RESOURCE, request, f"keep {digest}")
+
+    async def _make_right(self, digest: Digest, labels: Mapping[str, str]) -> None:
+        """Let content that was there be as if it had just been written: leased and labelled."""
+        if self._lease:
+            await self._hold(digest)
+        present = (await self._info(digest)).labels
+        missing = {key: value for key, value in labels.items() if present.get(key, "") != value}
+        if not missing:
+            return
+        request = UpdateRequest(info=Info(digest=digest, labels=missing))
+        request.update_mask.paths.extend(f"labels.{key}" for key in sorted(missing))
+        await self._connection.call(_UPDATE, request, f"label {digest}")
+
+    async def _info(self, digest: Digest) -> Info:
+        try:
+            reply = await self._connection.call(_INFO, InfoRequest(digest=digest), f"look for {digest}")
+        except NotFoundError as exc:
+            raise ContentNotFound(f"{self._connection} has no {digest}") from exc
+        return reply.info
+
+    def _open_file(self, desc: Descriptor) -> int | None:
+        """The file of a blob; None if there is none that could be it."""
+        if self._root is None:
+            return None
+        path = self._root / "blobs" / desc.digest.algorithm / desc.digest.hex
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return None  # the daemon's, but not ours to see: it has it, so it is read by gRPC
+        if os.fstat(fd).st_size == desc.size:
+            return fd
+        os.close(fd)
+        return None

@@ -1,0 +1,137 @@
+"""Names of images in containerd. A name moves by one Update: it is never missing, nor is its content."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Final
+
+from google.protobuf.empty_pb2 import Empty
+
+from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import (
+    CreateImageRequest,
+    CreateImageResponse,
+    DeleteImageRequest,
+    GetImageRequest,
+    GetImageResponse,
+    ListImagesRequest,
+    ListImagesResponse,
+    UpdateImageRequest,
+    UpdateImageResponse,
+)
+from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import Image as ImageMessage
+from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
+    ListNamespacesRequest,
+    ListNamespacesResponse,
+)
+from nydus_service.content.containerd.rpc import AlreadyThere, Connection, Method
+from nydus_service.content.store import Image, ImageNotFound, Provider
+from nydus_service.errors import NotFoundError, UsageError
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
+
+_GET: Final = Method("images.v1.Images/Get", GetImageRequest, GetImageResponse)
+_LIST: Final = Method("images.v1.Images/List", ListImagesRequest, ListImagesResponse)
+_CREATE: Final = Method("images.v1.Images/Create", CreateImageRequest, CreateImageResponse)
+_UPDATE: Final = Method("images.v1.Images/Update", UpdateImageRequest, UpdateImageResponse)
+_DELETE: Final = Method("images.v1.Images/Delete", DeleteImageRequest, Empty)
+_NAMESPACES: Final = Method("namespaces.v1.Namespaces/List", ListNamespacesRequest, ListNamespacesResponse)
+
+_NAMES_TOLD = 5
+_TURNS = 5
+"""How often a name may be deleted and made by others while it is put."""
+
+
+class ContainerdImages:
+    """Images of a namespace."""
+
+    def __init__(self, connection: Connection, content: Provider) -> None:
+        self._connection = connection
+        self._content = content
+
+    async def get(self, name: str) -> Image:
+        if not name:
+            raise UsageError(f"which image of {self._connection}? Name one; `ctr images list` has them all")
+        try:
+            return _image(await self._get(name))
+        except NotFoundError:
+            raise ImageNotFound(await self._explain_missing(name)) from None
+
+    async def list(self) -> list[Image]:
+        return [_image(each) for each in await self._list()]
+
+    async def put(self, image: Image) -> None:
+        await self._content.info(image.target.digest)  # the daemon does not look
+        for _ in range(_TURNS):
+            try:
+                await self._create(image)
+            except AlreadyThere:
+                try:
+                    await self._update(image)
+                except NotFoundError:
+                    continue  # deleted in between
+            return
+        raise UsageError(f"{image.name} in {self._connection}: another program deletes and makes this name")
+
+    async def delete(self, name: str) -> None:
+        """Remove a name. What nothing else leads to is collected soon."""
+        try:
+            await self._connection.call(_DELETE, DeleteImageRequest(name=name), f"delete {name}")
+        except NotFoundError:
+            raise ImageNotFound(await self._explain_missing(name)) from None
+
+    async def _get(self, name: str, namespace: str = "") -> ImageMessage:
+        request = GetImageRequest(name=name)
+        return (await self._connection.call(_GET, request, f"look up {name}", namespace=namespace)).image
+
+    async def _list(self) -> Iterable[ImageMessage]:
+        return (await self._connection.call(_LIST, ListImagesRequest(), "list images")).images
+
+    async def _create(self, image: Image) -> None:
+        request = CreateImageRequest(image=_message(image))
+        await self._connection.call(_CREATE, request, f"name {image.name}")
+
+    async def _update(self, image: Image) -> None:
+        request = UpdateImageRequest(image=_message(image))
+        request.update_mask.paths.append("target")
+        request.update_mask.paths.extend(f"labels.{key}" for key in sorted(image.labels))
+        await self._connection.call(_UPDATE, request, f"move {image.name}")
+
+    async def _explain_missing(self, name: str) -> str:
+        """Why there is no such image, as well as can be told: another namespace, or another name."""
+        missing = f"{self._connection} has no image {name!r}"
+        found = await self._connection.call(_NAMESPACES, ListNamespacesRequest(), "list namespaces")
+        others = [each.name for each in found.namespaces if each.name != self._connection.namespace]
+        for namespace in others:
+            try:
+                await self._get(name, namespace)
+            except NotFoundError:
+                continue
+            return f"{missing}, but namespace {namespace} has: add --namespace {namespace}"
+        names = [each.name for each in await self._list()]
+        if not names:
+            elsewhere = f"; namespaces there are: {', '.join(sorted(others))}" if others else ""
+            return f"{missing}; there are no images in it{elsewhere}"
+        return f"{missing}; there are: {', '.join(_nearest(name, names))}"
+
+
+def _nearest(name: str, names: list[str]) -> list[str]:
+    """A few names, those first that look like what was meant: `alpine` is docker.io/library/alpine:latest."""
+    containing = [each for each in names if f"/{name}:" in each or each.startswith(f"{name}:")]
+    close = get_close_matches(name, names, _NAMES_TOLD, 0.5)
+    return list(dict.fromkeys([*containing, *close, *names]))[:_NAMES_TOLD]
+
+
+def _image(message: ImageMessage) -> Image:
+    target = message.target
+    descriptor = Descriptor.of(
+        target.media_type, Digest(target.digest), target.size, dict(target.annotations)
+    )
+    return Image(message.name, descriptor, dict(message.labels))
+
+
+def _message(image: Image) -> ImageMessage:
+    message = ImageMessage(name=image.name, labels=image.labels)
+    message.target.media_type = image.target.media_type
+    message.target.digest = image.target.digest
+    message.target.size = image.target.size
+    message.target.annotations.update(image.target.annotations)
+    return message

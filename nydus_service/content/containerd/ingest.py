@@ -1,0 +1,259 @@
+"""Writing to containerd's content store: one stream of messages for each ingest.
+
+    small (one message)   COMMIT with ref, expected, data, labels: one round trip
+    larger                WRITE with offset 0 │ WRITE … │ COMMIT without expected
+
+- An ingest that an earlier process left under the ref is never resumed: what it holds is discarded by
+  writing at offset 0. `total` is not said at the opening, or the daemon would mix old bytes with new ones.
+- A COMMIT that `expects` a digest which is there already does not lease it. One without finds that out by
+  itself, and leases it in the same transaction: so the daemon's running digest is compared with ours
+  before the COMMIT, and nothing is expected in it. The single message expects one, because when it
+  opens the ingest, too, the lease is put right.
+- Answers come in the order of the messages. A few messages are under way at a time: flow control is theirs.
+
+Source: containerd `services/content/contentserver`, `Write`; `metadata/content.go`, `Writer`, `Commit`.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+
+from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import (
+    COMMIT,
+    WRITE,
+    AbortRequest,
+    WriteContentRequest,
+    WriteContentResponse,
+)
+from nydus_service.content.blocking import in_thread
+from nydus_service.content.containerd.rpc import (
+    AlreadyThere,
+    Connection,
+    Method,
+    PreconditionFailed,
+    RefLocked,
+    retry,
+)
+from nydus_service.content.store import ContentNotFound, UnexpectedContent
+from nydus_service.errors import NotFoundError, NydusServiceError, UnreachableError, UnsupportedError
+from nydus_service.oci.digest import Digest, Digester
+
+MESSAGE_SIZE: Final = 4 << 20
+"""Bytes of content in a message, of 16 MiB that it may have: more are not faster."""
+IN_FLIGHT: Final = 2
+"""Messages sent and not yet answered. With them, memory for one ingest is 12 MiB."""
+
+_ANSWER_S = 120.0
+"""For an answer: a commit of a large blob syncs it."""
+_LOCK_PATIENCE_S = 5.0
+"""A daemon frees the ref of a killed process within milliseconds; a living holder has it for long."""
+_END_S = 5.0
+_SMALL_HASH = 64 << 10
+
+_WRITE: Final = Method("content.v1.Content/Write", WriteContentRequest, WriteContentResponse)
+_ABORT: Final = Method("content.v1.Content/Abort", AbortRequest, Empty)
+
+MakeRight = Callable[[Digest, Mapping[str, str]], Awaitable[None]]
+"""Sets labels on content that is there already, and has the lease keep it. Raises: ContentNotFound."""
+
+
+class ContainerdIngest:
+    """One write. The owner calls `end`, whatever happens."""
+
+    def __init__(self, connection: Connection, ref: str, lease: str, make_right: MakeRight) -> None:
+        self._connection = connection
+        self._ref = ref
+        self._lease = lease
+        self._make_right = make_right
+        self._doing = f"write {ref}"
+        self._digester = Digester()
+        self._buffer = bytearray()
+        self._call: Any = None
+        self._sent = 0
+        self._unanswered = 0
+        self._holds_ref = False
+
+    @property
+    def size(self) -> int:
+        return self._digester.size
+
+    @property
+    def digest(self) -> Digest:
+        return self._digester.digest()
+
+    async def write(self, data: bytes | memoryview) -> None:
+        await anyio.lowlevel.checkpoint()
+        with memoryview(data).cast("B") as view:
+            if len(view) <= _SMALL_HASH:
+                self._digester.update(view)
+            else:
+                await in_thread(self._doing, self._digester.update, view)
+            self._buffer += view
+        while len(self._buffer) >= MESSAGE_SIZE:
+            await self._send(MESSAGE_SIZE)
+
+    async def commit(
+        self,
+        *,
+        expected_size: int | None = None,
+        expected_digest: Digest | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Digest:
+        digest = self.digest
+        if expected_digest is not None and expected_digest.algorithm != digest.algorithm:
+            raise UnsupportedError(f"{self._ref}: content is written by sha256 only, not {expected_digest}")
+        if expected_size not in (None, self.size):
+            raise UnexpectedContent(f"{self._ref} has {self.size} bytes, not the {expected_size} expected")
+        if expected_digest not in (None, digest):
+            raise UnexpectedContent(f"{self._ref} is {digest}, not the {expected_digest} expected")
+        if self._call is None:
+            await self._commit_small(digest, labels or {})
+        else:
+            await self._commit_stream(digest, labels or {})
+        self._holds_ref = False
+        return digest
+
+    async def end(self) -> None:
+        """End the stream, and remove what was not committed. A daemon that is gone is not waited for."""
+        await self._hang_up()
+        if self._holds_ref:
+            with suppress(NotFoundError, UnreachableError):
+                await self._abort()
+
+    async def _commit_small(self, digest: Digest, labels: Mapping[str, str]) -> None:
+        request = WriteContentRequest(
+            action=COMMIT,
+            ref=self._ref,
+            total=self.size,
+            expected=digest,
+            data=bytes(self._buffer),
+            labels=labels,
+        )
+        for last_time in (False, True):
+            try:
+                await self._open(request)
+            except AlreadyThere:
+                self._holds_ref = False
+                with suppress(*() if last_time else (ContentNotFound,)):  # collected just now: write it again
+                    await self._make_right(digest, labels)
+                    return
+            except PreconditionFailed as exc:
+                # What an earlier process left has a total of its own, which fails the first commit.
+                if last_time:
+                    raise UnexpectedContent(str(exc)) from exc
+                await self._hang_up()
+                with suppress(NotFoundError):
+                    await self._abort()
+            else:
+                return
+
+    async def _commit_stream(self, digest: Digest, labels: Mapping[str, str]) -> None:
+        if self._buffer:
+            await self._send(len(self._buffer))
+        answer = await self._answer_all()
+        if (answer.digest, answer.offset) != (digest, self.size):
+            raise UnexpectedContent(
+                f"{self._ref}: {self._connection} has {answer.offset} bytes {answer.digest}, "
+                f"not the {self.size} bytes {digest} that were sent"
+            )
+        request = WriteContentRequest(action=COMMIT, offset=self.size, total=self.size, labels=labels)
+        try:
+            await self._put(request)
+            await self._answer()
+        except AlreadyThere:
+            self._holds_ref = False
+            await self._make_right(digest, labels)
+
+    async def _send(self, size: int) -> None:
+        """Send the first bytes of the buffer, and wait if too much is under way."""
+        request = WriteContentRequest(action=WRITE, offset=self._sent, data=bytes(self._buffer[:size]))
+        del self._buffer[:size]
+        self._sent += size
+        if self._call is None:
+            request.ref = self._ref
+            await self._open(request)
+            return
+        await self._put(request)
+        self._unanswered += 1
+        while self._unanswered >= IN_FLIGHT:
+            await self._answer()
+            self._unanswered -= 1
+
+    async def _answer_all(self) -> WriteContentResponse:
+        """The last answer to all that was sent."""
+        answer = self._opened
+        for _ in range(self._unanswered):
+            answer = await self._answer()
+        self._unanswered = 0
+        return answer
+
+    async def _open(self, request: WriteContentRequest) -> None:
+        """Send the first message, again while another stream holds the ref or the connection is broken."""
+        deadline = anyio.current_time() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                self._opened = await retry(lambda: self._first(request))
+            except RefLocked:
+                if anyio.current_time() > deadline:
+                    raise
+            else:
+                return
+            await anyio.sleep(random.uniform(0.005, 0.1))
+
+    async def _first(self, request: WriteContentRequest) -> WriteContentResponse:
+        await self._hang_up()
+        self._call = self._connection.exchange(_WRITE, lease=self._lease)
+        self._holds_ref = True
+        try:
+            await self._put(request)
+            return await self._answer()
+        except RefLocked:
+            self._holds_ref = False  # and so not ours to abort
+            raise
+
+    async def _put(self, request: WriteContentRequest) -> None:
+        try:
+            with anyio.fail_after(_ANSWER_S):
+                await self._call.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as exc:
+            raise await self._failure(exc) from exc
+
+    async def _answer(self) -> WriteContentResponse:
+        try:
+            with anyio.fail_after(_ANSWER_S):
+                answer = await self._call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as exc:
+            raise await self._failure(exc) from exc
+        if not isinstance(answer, WriteContentResponse):
+            raise await self._failure(None)
+        return answer
+
+    async def _failure(self, exc: Exception | None) -> NydusServiceError:
+        """Why the stream ended. A write that fails does not say it itself."""
+        if isinstance(exc, TimeoutError):
+            return self._connection.failure(grpc.StatusCode.DEADLINE_EXCEEDED, None, self._doing)
+        code, details = await self._call.code(), await self._call.details()
+        if code == grpc.StatusCode.OK:
+            return UnreachableError(f"cannot {self._doing}: {self._connection} ended the stream too early")
+        return self._connection.failure(code, details, self._doing)
+
+    async def _hang_up(self) -> None:
+        """End the stream, and wait until it has ended, so that the ref is free."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+            with anyio.move_on_after(_END_S):
+                await call.code()
+
+    async def _abort(self) -> None:
+        await self._connection.call(
+            _ABORT, AbortRequest(ref=self._ref), f"abort {self._ref}", patience_s=0, timeout_s=_END_S
+        )
+        self._holds_ref = False

@@ -1,0 +1,269 @@
+"""One connection to containerd: calls, their deadlines, and what their failures mean.
+
+- Every call has a deadline. A unary call that finds the connection broken is made again for a while, with
+  growing pauses, since a daemon that is restarted comes back: so each one must be of the kind that may be
+  made twice.
+- A daemon that was never there is told at once (`connect`), not waited for.
+- containerd says UNAVAILABLE of a locked ref, and gRPC says it of a dead connection. Text alone tells
+  them apart, and a full disk from other failures (UNKNOWN): these two texts are the only ones looked at.
+
+Source: containerd `errdefs/grpc.go`; `content/helpers.go`, `OpenWriter`; `defaults/defaults.go`.
+"""
+
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import anyio
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from nydus_service.content._pb.containerd.services.version.v1.version_pb2 import VersionResponse
+from nydus_service.content.blocking import in_thread
+from nydus_service.errors import (
+    FormatError,
+    NoSpaceError,
+    NotAllowedError,
+    NotFoundError,
+    NydusServiceError,
+    UnreachableError,
+    UnsupportedError,
+    UsageError,
+)
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+T = TypeVar("T")
+
+MESSAGE_SIZE_MAX: Final = 16 << 20
+"""Bytes of a message, either way: the daemon's own limit. gRPC's default is 4 MiB, too few for lists."""
+
+CALL_S: Final = 60.0
+"""Until a call is given up. The slowest ones wait for the daemon's database behind a large commit."""
+
+PATIENCE_S: Final = 10.0
+"""How long a broken connection is tried again: a restart of the daemon takes less."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_CONNECT_S = 5.0
+_NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+_NAMESPACE_LENGTH_MAX = 76
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_SIZE_MAX),
+    ("grpc.max_send_message_length", MESSAGE_SIZE_MAX),
+    ("grpc.default_authority", "localhost"),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class AlreadyThere(NydusServiceError):
+    """What was to be made is there: content, an image, a lease."""
+
+
+class RefLocked(NydusServiceError):
+    """Another stream writes under this ref."""
+
+
+class PreconditionFailed(FormatError):
+    """Content is not of the size or digest that it should have; or the request does not fit the state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Q, R]):
+    """A method: its name below `containerd.services`, "content.v1.Content/Info", and its messages."""
+
+    name: str
+    request: type[Q]
+    reply: type[R]
+
+    @property
+    def path(self) -> str:
+        return f"/containerd.services.{self.name}"
+
+
+VERSION: Final = Method("version.v1.Version/Version", Empty, VersionResponse)
+
+
+class Connection:
+    """A channel, and the namespace that calls are about. Made by `connect`."""
+
+    def __init__(self, channel: Any, address: Path, namespace: str) -> None:
+        self._channel = channel
+        self.address = address
+        self.namespace = namespace
+
+    def __str__(self) -> str:
+        """As messages name it."""
+        return f"containerd (namespace {self.namespace})"
+
+    async def call(
+        self,
+        method: Method[Q, R],
+        request: Q,
+        doing: str,
+        *,
+        lease: str = "",
+        namespace: str = "",
+        patience_s: float = PATIENCE_S,
+        timeout_s: float = CALL_S,
+    ) -> R:
+        """Make a unary call, one that may be made twice.
+
+        Args:
+            doing: what is tried, for messages: "look for sha256:…".
+            lease: that is to keep what is made.
+            namespace: another one than the connection's.
+        Raises:
+            NydusServiceError: of the kind that `failure` says.
+        """
+
+        async def attempt() -> R:
+            call = self._channel.unary_unary(
+                method.path,
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.reply.FromString,
+            )
+            metadata = self._metadata(lease, namespace)
+            try:
+                reply: R = await call(request, metadata=metadata, timeout=timeout_s)
+            except grpc.aio.AioRpcError as exc:
+                raise self.failure(exc.code(), exc.details(), doing) from exc
+            return reply
+
+        return await retry(attempt, patience_s)
+
+    async def stream(
+        self, method: Method[Q, R], request: Q, doing: str, *, timeout_s: float
+    ) -> AsyncIterator[R]:
+        """Make a call that is answered by any number of messages. Not made again."""
+        call = self._channel.unary_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.reply.FromString,
+        )
+        answers = call(request, metadata=self._metadata("", ""), timeout=timeout_s)
+        try:
+            async for reply in answers:
+                yield reply
+        except grpc.aio.AioRpcError as exc:
+            raise self.failure(exc.code(), exc.details(), doing) from exc
+        finally:
+            answers.cancel()
+
+    def exchange(self, method: Method[Q, R], *, lease: str = "") -> Any:
+        """Open a stream of messages both ways: a `grpc.aio.StreamStreamCall`, for its owner to end."""
+        call = self._channel.stream_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.reply.FromString,
+        )
+        return call(metadata=self._metadata(lease, ""))
+
+    def failure(self, code: Any, details: str | None, doing: str) -> NydusServiceError:
+        """What a status means."""
+        text = details or "no reason given"
+        message = f"cannot {doing}: {self}: {text}"
+        if "no space left on device" in text:
+            return NoSpaceError(f"{message}; free some space there and run it again")
+        if code == grpc.StatusCode.UNAVAILABLE and (" locked for " in text or text.endswith(": unavailable")):
+            return RefLocked(message)
+        if code in _UNREACHABLE:
+            said = "no answer in time" if code == grpc.StatusCode.DEADLINE_EXCEEDED else text
+            return UnreachableError(
+                f"cannot {doing}: containerd at {self.address} does not answer ({said}); is it running?"
+            )
+        return _KINDS.get(code, NydusServiceError)(message)
+
+    def _metadata(self, lease: str, namespace: str) -> tuple[tuple[str, str], ...]:
+        metadata = (("containerd-namespace", namespace or self.namespace),)
+        return (*metadata, ("containerd-lease", lease)) if lease else metadata
+
+
+_UNREACHABLE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by the daemon, when it stops: our own cancellation never gets here
+)
+_KINDS: dict[Any, type[NydusServiceError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: UsageError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyThere,
+    grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
+    grpc.StatusCode.UNIMPLEMENTED: UnsupportedError,
+    grpc.StatusCode.PERMISSION_DENIED: NotAllowedError,
+    grpc.StatusCode.UNAUTHENTICATED: NotAllowedError,
+}
+
+
+@asynccontextmanager
+async def connect(address: Path, namespace: str) -> AsyncIterator[Connection]:
+    """Open a connection, and make sure that a containerd answers.
+
+    Args:
+        address: of the Unix socket.
+    Raises:
+        UsageError: that is no name of a namespace.
+        UnreachableError: no socket, or nobody answers there.
+        NotAllowedError: this user may not use it.
+    """
+    if not _NAMESPACE.fullmatch(namespace) or len(namespace) > _NAMESPACE_LENGTH_MAX:
+        raise UsageError(f"{namespace!r} is not a namespace: letters and digits, parted by single . _ or -")
+    await in_thread(f"connect to {address}", _probe, address)
+    channel = grpc.aio.insecure_channel(f"unix:{address}", options=_CHANNEL_OPTIONS)
+    try:
+        yield Connection(channel, address, namespace)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await channel.close()
+
+
+async def retry(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
+    """Do something again while it finds the connection broken.
+
+    Raises:
+        UnreachableError: it still was, after that time.
+    """
+    deadline = anyio.current_time() + patience_s
+    pause = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await attempt()
+        except UnreachableError:
+            if anyio.current_time() + pause > deadline:
+                raise
+        await anyio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def _probe(address: Path) -> None:
+    """Connect once, because the operating system's reasons are clearer than gRPC's."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_S)
+        try:
+            probe.connect(os.fspath(address))
+        except PermissionError as exc:
+            raise NotAllowedError(
+                f"this user may not use containerd's socket {address}: run it as root, "
+                "or let --address name another one"
+            ) from exc
+        except FileNotFoundError as exc:
+            raise UnreachableError(
+                f"there is no containerd socket {address}: start containerd, let --address name "
+                "another one, or use oci:DIR:TAG, which needs none"
+            ) from exc
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+            raise UnreachableError(
+                f"containerd does not answer at {address} ({reason}): is it running?"
+            ) from exc

@@ -1,0 +1,94 @@
+"""The stores of one namespace of one containerd, and what there is to say about the daemon."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from google.protobuf.empty_pb2 import Empty
+
+from nydus_service.content._pb.containerd.services.introspection.v1.introspection_pb2 import (
+    PluginsRequest,
+    PluginsResponse,
+)
+from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
+    ListNamespacesRequest,
+    ListNamespacesResponse,
+)
+from nydus_service.content.blocking import in_thread
+from nydus_service.content.containerd.content import ContainerdContent
+from nydus_service.content.containerd.images import ContainerdImages
+from nydus_service.content.containerd.leases import ContainerdLeases
+from nydus_service.content.containerd.rpc import VERSION, Connection, Method, connect
+from nydus_service.content.store import Stores
+
+_PLUGINS: Final = Method("introspection.v1.Introspection/Plugins", PluginsRequest, PluginsResponse)
+_NAMESPACES: Final = Method("namespaces.v1.Namespaces/List", ListNamespacesRequest, ListNamespacesResponse)
+_FIRST_ANSWER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonFacts:
+    """What a containerd says of itself.
+
+    Attributes:
+        content_root: None if it does not say; whether this user may read it is another question.
+    """
+
+    version: str
+    namespaces: tuple[str, ...]
+    content_root: Path | None
+    root_readable: bool
+
+
+@asynccontextmanager
+async def open_containerd(address: Path, namespace: str, jobs_dir: Path) -> AsyncIterator[Stores]:
+    """The stores over a containerd, which must be running.
+
+    Args:
+        address: of its socket.
+        jobs_dir: for the locks of this user's processes (leases.py).
+    Raises:
+        UnreachableError, NotAllowedError, UsageError: as `connect`.
+    """
+    async with connect(address, namespace) as connection:
+        await _version(connection)
+        root = await _content_root(connection)
+        files = root if await _is_readable(root) else None
+        content = ContainerdContent(connection, files)
+        images = ContainerdImages(connection, content)
+        leases = ContainerdLeases(connection, files, jobs_dir)
+        yield Stores(str(connection), content, images, leases)
+
+
+async def ask_daemon(address: Path) -> DaemonFacts:
+    """Ask a containerd about itself. Raises: as `connect`."""
+    async with connect(address, "default") as connection:
+        version = await _version(connection)
+        found = await connection.call(_NAMESPACES, ListNamespacesRequest(), "list namespaces")
+        root = await _content_root(connection)
+        namespaces = tuple(sorted(each.name for each in found.namespaces))
+        return DaemonFacts(version, namespaces, root, await _is_readable(root))
+
+
+async def _version(connection: Connection) -> str:
+    """The first call: nobody has to wait long to hear that nobody answers."""
+    reply = await connection.call(
+        VERSION, Empty(), "ask for its version", patience_s=0, timeout_s=_FIRST_ANSWER_S
+    )
+    return reply.version
+
+
+async def _content_root(connection: Connection) -> Path | None:
+    request = PluginsRequest(filters=["type==io.containerd.content.v1"])
+    reply = await connection.call(_PLUGINS, request, "find its content directory")
+    roots = [plugin.exports["root"] for plugin in reply.plugins if "root" in plugin.exports]
+    return Path(roots[0]) if len(roots) == 1 else None
+
+
+async def _is_readable(root: Path | None) -> bool:
+    if root is None:
+        return False
+    return await in_thread(f"look at {root}", os.access, root / "blobs", os.R_OK | os.X_OK)
