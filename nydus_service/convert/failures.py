@@ -16,18 +16,7 @@ def about(what: str) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def one_cause() -> Iterator[None]:
-    """Raise, of a group of exceptions, the one that made a task group fail: others came of its cancel."""
-    cause: BaseException | None = None
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        cause = _first(group)
-    if cause is not None:  # outside the handler, or the group would become its context
-        raise cause
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that made a task group fail: the others came of the same cancel, or with it."""
     first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return first_cause(first) if isinstance(first, BaseExceptionGroup) else first

@@ -25,7 +25,7 @@ from nydus_service.content.store import ContentNotFound, Image, Lease, Stores, f
 from nydus_service.content.transfer import copy_image
 from nydus_service.convert.assemble import Assembly, NewDocument, assemble
 from nydus_service.convert.existing import VERIFIED, find_image_named, is_complete, is_finished, record
-from nydus_service.convert.failures import about, one_cause
+from nydus_service.convert.failures import about, first_cause
 from nydus_service.convert.layer import LayerPacker
 from nydus_service.convert.options import ConvertOptions, image_fingerprint, layer_fingerprint
 from nydus_service.convert.pipeline import Builders, ConvertedImage, Pipeline
@@ -101,11 +101,14 @@ async def convert_image(
         NydusServiceError: by the stores and the operating system. Every message names the image, and
             where it is about one the layer.
     """
-    with one_cause():
-        request = await _look_up(source, target, builder, options)
-        builders = Builders(builder, request.identity, verifier)
-        conversion = _Conversion(request, builders, job_id or uuid.uuid4().hex, progress)
+    request = await _look_up(source, target, builder, options)
+    builders = Builders(builder, request.identity, verifier)
+    conversion = _Conversion(request, builders, job_id or uuid.uuid4().hex, progress)
+    try:
         return await conversion.run(work_root)
+    except BaseExceptionGroup as group:
+        cause = first_cause(group)
+    raise cause  # outside the handler, or the group would become its context
 
 
 async def preview_image(source: Place, target: Place, builder: Builder, options: ConvertOptions) -> Preview:
