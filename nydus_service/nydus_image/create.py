@@ -1,7 +1,6 @@
 """`create`: one layer's tar to a nydus blob, or to a data blob and a separate bootstrap."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from nydus_service.nydus_image.output import BlobOutput, write_file
 from nydus_service.nydus_image.pipeline import ChunkPipeline
 from nydus_service.nydus_image.prefetch import find_inodes
 from nydus_service.nydus_image.source import LayerSource, NotesOptions, SourceCheck, open_source
-from nydus_service.oci.layertar import HARDLINK, LayerTarReader, TarEntry
+from nydus_service.oci.layertar import LayerTarReader
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import pack_header
 from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1
@@ -25,7 +24,7 @@ from nydus_service.rafs.constants import (
     DEFAULT_CHUNK_SIZE,
 )
 from nydus_service.rafs.toc import TocEntry
-from nydus_service.rafs.tree import Blob, Chunk
+from nydus_service.rafs.tree import NO_CHUNKS, Blob, Chunk
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
 
 INLINE_BLOB_ID = "x" * 64
@@ -129,14 +128,18 @@ class _LayerBuilder:
         pipeline = ChunkPipeline(self.blob, self._write_data)
         try:
             reader = LayerTarReader(self.source.read)
-            add_entry, chunk_size = self.tree.add, self.options.chunk_size
+            add_entry, add_chunk, chunk_size = self.tree.add, pipeline.add, self.options.chunk_size
             for entry in reader:
                 if entry.path in ESTARGZ_ENTRIES:
                     continue
-                chunks: list[Chunk] = []
-                if entry.size:
-                    chunks = _chunks_of(entry, reader, pipeline.add, chunk_size)
-                add_entry(entry, chunks)
+                size = entry.size
+                if not size:
+                    add_entry(entry, NO_CHUNKS)
+                elif size <= chunk_size:
+                    add_entry(entry, [add_chunk(reader.read_whole(), 0)])
+                else:
+                    pieces = enumerate(reader.chunks(chunk_size))
+                    add_entry(entry, [add_chunk(data, index * chunk_size) for index, data in pieces])
             self.source.finish()
             pipeline.finish()
         finally:
@@ -231,14 +234,3 @@ class _LayerBuilder:
                 self.blob.toc_size = len(toc)
                 self.blob.toc_digest = hashlib.sha256(toc).digest()
         return blob_id
-
-
-def _chunks_of(
-    entry: TarEntry, reader: LayerTarReader, add: Callable[[bytes | memoryview, int], Chunk], chunk_size: int
-) -> list[Chunk]:
-    """The chunks of the current entry's content."""
-    if entry.kind == HARDLINK:
-        return []
-    if entry.size <= chunk_size and entry.sparse is None:
-        return [add(reader.read_whole(), 0)]
-    return [add(data, index * chunk_size) for index, data in enumerate(reader.chunks(chunk_size))]

@@ -11,7 +11,7 @@ from nydus_service.errors import FormatError
 from nydus_service.oci.layertar import BLOCK, CHAR, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, TarEntry
 from nydus_service.rafs.constants import MAX_NAME, MAX_SYMLINK, MAX_XATTR_VALUE
 from nydus_service.rafs.overlay import OPAQUE, WHITEOUT_PREFIX, find, link_metadata, resolve
-from nydus_service.rafs.tree import MARK_LOWER_LINK, Chunk, Inode, implied_directory
+from nydus_service.rafs.tree import MARK_LOWER_LINK, NO_CHUNKS, Chunk, Inode, implied_directory
 
 ESTARGZ_ENTRIES = frozenset((b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"))
 """Bookkeeping of eStargz at the top of a layer: not part of the image."""
@@ -110,8 +110,7 @@ class LayerTree:
         inode.size = entry.size
         inode.target = entry.target
         inode.rdev = entry.rdev
-        if chunks:
-            inode.chunks = chunks
+        inode.chunks = chunks
         if entry.xattrs:
             inode.xattrs = self._xattrs(entry)
         return inode
@@ -133,7 +132,7 @@ class LayerTree:
 
     def _describe(self, directory: Inode, entry: TarEntry) -> None:
         """Set an existing directory's metadata. What this tar said of it before: xattrs stay."""
-        described = self._inode(entry, [])
+        described = self._inode(entry, NO_CHUNKS)
         directory.mode = described.mode
         directory.uid = described.uid
         directory.gid = described.gid
@@ -144,7 +143,7 @@ class LayerTree:
 
     def _add_directory(self, parent: Inode, name: bytes, existing: Inode | None, entry: TarEntry) -> None:
         assert parent.children is not None
-        parent.children[name] = self._inode(entry, [])
+        parent.children[name] = self._inode(entry, NO_CHUNKS)
         self._parents.pop(entry.path, None)
         if existing is not None and not name.startswith(WHITEOUT_PREFIX):
             # It took the place of something else, so nothing of a lower directory may show in it.
@@ -165,7 +164,7 @@ class LayerTree:
         """The inode that a link names: one of this tar, else a mark for one of a lower layer."""
         if (entry.target + b"/").startswith(entry.path + b"/"):  # which makes room for the link first
             raise entry_error(entry, f"hard link to {entry.target!r}, which it replaces")
-        link = self._inode(entry, [])
+        link = self._inode(entry, NO_CHUNKS)
         try:
             target = find(self.root, entry.target)
             hidden = target is None and self._is_hidden(entry.target)

@@ -110,30 +110,31 @@ class ChunkPipeline:
             return chunk
         digest = self._digest(data)
         size = len(data)
+        blob = self._blob
         known = self._known.get(digest)
         if known is not None and known.uncompressed_size == size:
-            self.reused_elsewhere |= known.file_offset != file_offset
-            self._last = (data, known)
-            return known
-        blob = self._blob
-        index = blob.chunk_count
-        offset = blob.uncompressed_size
-        if index > MAX_CHUNKS - 1 or offset + size > MAX_UNCOMPRESSED_BLOB_SIZE:
-            raise FormatError(
-                f"one layer with more than {index} chunks or {offset} bytes does not fit a blob"
-            )
-        chunk = Chunk(blob, index, digest, CHUNK_HAS_CRC32, 0, size, 0, offset, file_offset, crc32c(data))
-        blob.chunk_count = index + 1
-        blob.uncompressed_size = (offset + size + BLOCK_SIZE - 1) & -BLOCK_SIZE
-        self._known[digest] = chunk
-        self.chunks.append(chunk)
-        self._last = (data, chunk)
-        batch = self._batch
-        batch.chunks.append(chunk)
-        batch.pieces.append(data)
-        batch.size += size
-        if batch.size >= _BATCH_BYTES or len(batch.chunks) >= _BATCH_CHUNKS:
-            self._send()
+            chunk = known
+            self.reused_elsewhere |= chunk.file_offset != file_offset
+        else:
+            index = blob.chunk_count
+            offset = blob.uncompressed_size
+            if index >= MAX_CHUNKS or offset + size > MAX_UNCOMPRESSED_BLOB_SIZE:
+                raise FormatError(
+                    f"one layer with more than {index} chunks or {offset} bytes does not fit a blob"
+                )
+            chunk = Chunk(blob, index, digest, CHUNK_HAS_CRC32, 0, size, 0, offset, file_offset, crc32c(data))
+            blob.chunk_count = index + 1
+            blob.uncompressed_size = (offset + size + BLOCK_SIZE - 1) & -BLOCK_SIZE
+            self._known[digest] = chunk
+            self.chunks.append(chunk)
+            batch = self._batch
+            batch.chunks.append(chunk)
+            batch.pieces.append(data)
+            batch.size += size
+            if batch.size >= _BATCH_BYTES or len(batch.chunks) >= _BATCH_CHUNKS:
+                self._send()
+        if size == blob.chunk_size:
+            self._last = (data, chunk)
         return chunk
 
     def _send(self) -> None:
