@@ -1,0 +1,118 @@
+"""`python -m bench`: makes inputs, lets the contenders run in turn, tells and writes the results."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.contenders import Race, Run, races
+from bench.inputs import RECIPES, Input, make_input
+from bench.machine import describe_machine
+from bench.measure import CommandFailedError
+from bench.plot import format_plot
+from bench.report import format_page, format_table
+from bench.results import Row, rows_of
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+BUILT = CACHE / "nydus-service-ci"
+NATIVE = BUILT / "oracle" / "release" / "rafs-reference"
+PEER = BUILT / "go" / "bin" / "go-converter"
+
+EPILOG = """\
+Without the native builder (cargo builds it, see tests/reference) or the Go converter (see bench/peer) their
+rows are left out. At the full scale the inputs take some 6 GB of disk and the runs about half an hour on two
+cores; let nothing else run meanwhile. For a quick look: --scale 0.01 --rounds 1."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m bench", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter
+    )
+    names = [recipe.name for recipe in RECIPES]
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the inputs (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--input", action="append", choices=names, help="only this one; repeatable")
+    parser.add_argument(
+        "--race", action="append", choices=("convert", "create", "merge"), help="only this one; repeatable"
+    )
+    parser.add_argument("--native", type=Path, default=NATIVE, help="the native builder")
+    parser.add_argument("--peer", type=Path, default=PEER, help="the Go converter")
+    parser.add_argument(
+        "--inputs-dir", type=Path, default=CACHE / "nydus-service-bench", help="where inputs are kept"
+    )
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        metavar="DIR",
+        help="where benchmarks.md, .svg and .json go\n(default: docs, if all is measured at the full scale)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    native, peer = (_if_runnable(path) for path in (args.native, args.peer))
+    facts = describe_machine(native, peer)
+    rows: list[Row] = []
+    for recipe in RECIPES:
+        if args.input and recipe.name not in args.input:
+            continue
+        _tell(f"making {recipe.name}")
+        image = make_input(recipe, args.scale, args.inputs_dir)
+        for race in races(native, peer):
+            if not args.race or race.name in args.race:
+                rows += run_race(image, race, args.rounds)
+    print(format_table(rows))
+    is_whole = args.scale == 1 and not args.input and not args.race
+    docs = args.docs or (Path("docs") if is_whole else None)
+    if docs:
+        command = " ".join(["python -m bench", *(sys.argv[1:] if argv is None else argv)])
+        page = format_page(rows, facts, scale=args.scale, rounds=args.rounds, command=command)
+        results = {"facts": facts, "scale": args.scale, "rows": [row.as_json() for row in rows]}
+        docs.mkdir(parents=True, exist_ok=True)
+        (docs / "benchmarks.md").write_text(page)
+        (docs / "benchmarks.svg").write_text(format_plot(rows))
+        (docs / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+def run_race(image: Input, race: Race, rounds: int) -> list[Row]:
+    """Let the contenders run in turn, round by round, each in an empty directory."""
+    if race.prepare:
+        with _work_dir(image) as work:
+            race.prepare(image, Path(work))
+    taken: list[dict[str, Run]] = []
+    for number in range(rounds):
+        taken.append({})
+        for contender in race.contenders:
+            _tell(f"{image.name}, {race.name}, round {number + 1}: {contender.title}")
+            with _work_dir(image) as work:
+                taken[-1][contender.key] = contender.run(image, Path(work))
+    return rows_of(image, race, taken)
+
+
+def _work_dir(image: Input) -> "tempfile.TemporaryDirectory[str]":
+    """On the same file system as the inputs."""
+    return tempfile.TemporaryDirectory(prefix="run-", dir=image.path)
+
+
+def _if_runnable(path: Path) -> Path | None:
+    found = shutil.which(path)
+    if found is None:
+        _tell(f"no {path}: its rows are left out")
+    return Path(found) if found else None
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except CommandFailedError as exc:
+        sys.exit(str(exc))
