@@ -52,13 +52,19 @@ class Assembly:
 
     Attributes:
         root: what the name is to point to.
-        documents: to write, children before their parents.
+        documents: to write, each once, children before their parents.
         manifests: the new manifests and their descriptors, by the old descriptors.
     """
 
     root: Descriptor
     documents: list[NewDocument] = field(default_factory=list)
     manifests: dict[Descriptor, tuple[Descriptor, Manifest]] = field(default_factory=dict)
+
+    def add(self, source: Digest, document: Config | Manifest | Index) -> None:
+        """Have a document written, once: entries of an index may have it in common."""
+        new = NewDocument.of(source, document)
+        if all(new.digest != known.digest for known in self.documents):
+            self.documents.append(new)
 
 
 def assemble(
@@ -96,7 +102,7 @@ def _assemble(
     present = [entry for entry in entries if entry is not None]
     descriptor, index = rewrite_index(plan.descriptor, plan.index, present, oci=options.oci)
     if index is not None:
-        assembly.documents.append(NewDocument.of(plan.descriptor.digest, index))
+        assembly.add(plan.descriptor.digest, index)
     return descriptor
 
 
@@ -118,7 +124,7 @@ def _assemble_image(
         oci=options.oci,
         with_referrer=options.with_referrer,
     )
-    assembly.documents.append(NewDocument.of(plan.manifest.config.digest, config))
-    assembly.documents.append(NewDocument.of(plan.descriptor.digest, manifest))
+    assembly.add(plan.manifest.config.digest, config)
+    assembly.add(plan.descriptor.digest, manifest)
     assembly.manifests[plan.descriptor] = (descriptor, manifest)
     return descriptor

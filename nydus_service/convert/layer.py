@@ -86,11 +86,16 @@ class LayerPacker:
             NydusServiceError: of any kind that reading, building or writing raises, with `where` before it.
         """
         with about(where):
-            directory = await self._make_directory(layer)
-            if is_nydus(layer):
-                return await self._take_over(layer, directory)
             self._progress(LayerStarted(layer.digest, layer.size))
-            return await self._convert(layer, directory)
+            directory = await self._make_directory(layer)
+            convert = self._take_over if is_nydus(layer) else self._convert
+            packed = await convert(layer, directory)
+            self._progress(
+                LayerFinished(
+                    layer.digest, packed.blob.digest, layer.size, packed.blob.size, packed.duration_s
+                )
+            )
+            return packed
 
     async def _take_over(self, layer: Descriptor, directory: Path) -> PackedLayer:
         """Use a nydus blob as it is; it is copied if it is not in the target store yet."""
@@ -107,7 +112,6 @@ class LayerPacker:
             outcome = await self._run_builder(layer, notes, flow)
             blob = blob_descriptor(ingest.digest, outcome.bytes_out)
             await ingest.commit(expected_size=blob.size, labels={UNCOMPRESSED: blob.digest})
-        self._progress(LayerFinished(layer.digest, blob.digest, layer.size, blob.size, outcome.duration_s))
         async with self._lease.content.open_reader(blob) as reader:
             with _blaming_builder(outcome):
                 metadata = await extract(reader, flow.tail, blob.digest.hex, directory)

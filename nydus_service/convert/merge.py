@@ -54,7 +54,7 @@ async def merge_layers(
 
     Args:
         layers: lowest first; a layer may be there more than once.
-        directory: for files of this one merge.
+        directory: for files of this one merge; its name tells the merge from others of the job.
     Raises:
         BuilderFailed: the builder fails, or its result names blobs that are no layers.
         NydusServiceError: as `Builder.merge`, and by the store.
@@ -84,7 +84,7 @@ async def merge_layers(
             output_json=directory / "bootstrap-layer.json",
         )
     )
-    await _commit(store, packed, written, job_id)
+    await _commit(store, packed, written, f"{job_id}-{directory.name}")
     layer = BootstrapLayer(written.digest, written.size, written.diff_id)
     return MergedImage(bootstrap, layer, anyio.current_time() - started, outcome.stderr_tail)
 
@@ -112,8 +112,8 @@ def _check_blobs(outcome: MergeOutcome, layers: Sequence[PackedLayer]) -> None:
         )
 
 
-async def _commit(store: Ingester, path: Path, written: BootstrapLayerOutcome, job_id: str) -> None:
-    async with store.open_ingest(f"nydus-service-bootstrap-{written.digest}-{job_id}") as ingest:
+async def _commit(store: Ingester, path: Path, written: BootstrapLayerOutcome, unique: str) -> None:
+    async with store.open_ingest(f"nydus-service-bootstrap-{written.digest}-{unique}") as ingest:
         try:
             async with await anyio.open_file(path, "rb") as file:
                 while piece := await file.read(PIECE_SIZE):

@@ -22,7 +22,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class LayerStarted:
-    """A builder gets to work on a layer of `size` bytes."""
+    """Work on a layer of `size` bytes begins."""
 
     digest: Digest
     size: int
@@ -39,7 +39,7 @@ class LayerProgress:
 
 @dataclass(frozen=True, slots=True)
 class LayerFinished:
-    """A layer has become a blob, and that is committed. Sizes in bytes."""
+    """A layer has become a blob, and that is committed. Sizes in bytes; the time is the builder's."""
 
     digest: Digest
     blob: Digest
