@@ -16,7 +16,7 @@ from nydus_service.cli.bootstraps import extract_bootstrap, read_chunking
 from nydus_service.cli.images import FoundManifest
 from nydus_service.cli.notes import take_notes
 from nydus_service.content.store import Provider, ReaderAt, read_pieces
-from nydus_service.convert.failures import about, one_cause
+from nydus_service.convert.failures import about, first_cause
 from nydus_service.errors import DiffersError, FormatError, from_os_error
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digester
@@ -110,13 +110,18 @@ class ImageCheck:
     ) -> list[dict[str, str]]:
         assert self._source is not None
         assert source.manifest is not None
-        with one_cause():
+        cause: BaseException | None = None
+        try:
             async with anyio.create_task_group() as tasks:
                 for layer in source.manifest.layers:
                     key = f"{layer.digest.hex}-{chunk_size}-{digester}"
                     if key not in self._notes:
                         self._notes[key] = self._work_dir / f"{key}.notes"
                         tasks.start_soon(self._note_layer, layer, self._notes[key], chunk_size, digester)
+        except BaseExceptionGroup as group:
+            cause = first_cause(group)
+        if cause is not None:  # outside the handler, or the group would become its context
+            raise cause
         return [
             {"digest": layer.digest, "notes": str(self._notes[f"{layer.digest.hex}-{chunk_size}-{digester}"])}
             for layer in source.manifest.layers
