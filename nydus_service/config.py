@@ -1,11 +1,14 @@
 """Settings from the environment, for whoever did not get an option. Nothing else reads os.environ."""
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
+_CONTAINERD_NAMESPACE = "default"
+_NAME = "nydus-service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,18 @@ class Settings:
     """NYDUS_DISABLE_TAR2RAFS, not empty: take a builder for one without `--type tar-rafs`."""
     containerd_address: Path = _CONTAINERD_SOCKET
     """CONTAINERD_ADDRESS: the socket."""
+    containerd_namespace: str = _CONTAINERD_NAMESPACE
+    """CONTAINERD_NAMESPACE, as `ctr` has it."""
+    runtime_dir: Path | None = None
+    """XDG_RUNTIME_DIR: a user's own directory for sockets and locks, until the machine is restarted."""
+
+    def jobs_dir(self, user: int) -> Path:
+        """Where processes of a user hold the locks of their jobs: root's, the user's own, or a makeshift."""
+        if user == 0:
+            return Path("/run") / _NAME / "jobs"
+        if self.runtime_dir is not None:
+            return self.runtime_dir / _NAME / "jobs"
+        return Path(tempfile.gettempdir()) / f"{_NAME}-{user}" / "jobs"
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
@@ -33,6 +48,8 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         work_dir=Path(environ["NYDUS_WORKDIR"]) if environ.get("NYDUS_WORKDIR") else None,
         disable_tar_rafs=bool(environ.get("NYDUS_DISABLE_TAR2RAFS")),
         containerd_address=Path(address) if address else _CONTAINERD_SOCKET,
+        containerd_namespace=environ.get("CONTAINERD_NAMESPACE") or _CONTAINERD_NAMESPACE,
+        runtime_dir=Path(environ["XDG_RUNTIME_DIR"]) if environ.get("XDG_RUNTIME_DIR") else None,
     )
 
 

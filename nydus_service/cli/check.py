@@ -7,9 +7,16 @@ from contextlib import AsyncExitStack
 from nydus_service.cli.builders import choose_work_dir
 from nydus_service.cli.imagecheck import Checked, ImageCheck
 from nydus_service.cli.images import FoundManifest, find_manifests, resolve
-from nydus_service.cli.options import REFERENCES, add_common, add_work_dir, available_cores, positive_count
+from nydus_service.cli.options import (
+    REFERENCES,
+    add_common,
+    add_containerd,
+    add_work_dir,
+    available_cores,
+    positive_count,
+)
 from nydus_service.cli.output import print_json, print_line
-from nydus_service.cli.stores import open_stores
+from nydus_service.cli.stores import choose_daemon, open_stores
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
 from nydus_service.content.store import Provider
 from nydus_service.convert.workdir import open_work_dir
@@ -38,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=positive_count, default=available_cores(), metavar="N", help="layers read at a time"
     )
     add_work_dir(parser)
+    add_containerd(parser)
     add_common(parser)
     parser.epilog = REFERENCES
 
@@ -46,13 +54,14 @@ async def run(args: argparse.Namespace) -> int:
     reference = ImageReference.parse(args.image)
     against = ImageReference.parse(args.against) if args.against else None
     platforms = [Platform.parse(text) for text in args.platform]
-    async with open_stores(reference) as stores, AsyncExitStack() as sources:
+    daemon = choose_daemon(args)
+    async with open_stores(reference, daemon) as stores, AsyncExitStack() as sources:
         image = await resolve(stores, reference)
         manifests = await _nydus_manifests(stores.content, image.target, str(reference), platforms)
         pairs: list[tuple[FoundManifest, FoundManifest | None]] = [(each, None) for each in manifests]
         provider = None
         if against:
-            source_stores = await sources.enter_async_context(open_stores(against))
+            source_stores = await sources.enter_async_context(open_stores(against, daemon))
             provider = source_stores.content
             source = await resolve(source_stores, against)
             found = await find_manifests(provider, source.target)

@@ -10,6 +10,7 @@ from nydus_service.cli.options import (
     VERIFY_MODES,
     add_builder,
     add_common,
+    add_containerd,
     add_later,
     add_layer_format,
     add_prefetch,
@@ -19,7 +20,7 @@ from nydus_service.cli.options import (
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.progress import open_progress
-from nydus_service.cli.stores import open_stores
+from nydus_service.cli.stores import choose_daemon, fetch_advice, open_stores
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
 from nydus_service.convert.image import Place, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions
@@ -33,7 +34,7 @@ LATER = (
     "--oci-ref", "--chunk-dict", "--batch-size", "--encrypt", "--encrypt-recipient", "--decryption-key",
     "--merge-platform", "--os-features", "--append-file", "--keep-estargz-index",
     "--backend-type", "--backend-config", "--backend-config-file", "--backend-force-push",
-    "--cache", "--remote", "--address", "-a", "--namespace", "-n", "--hosts-dir", "--insecure-registry",
+    "--cache", "--remote", "--hosts-dir", "--insecure-registry",
 )  # fmt: skip
 
 
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_builder(parser)
     add_work_dir(parser)
+    add_containerd(parser)
     add_common(parser)
     parser.epilog = REFERENCES
     add_later(parser, *LATER)
@@ -81,10 +83,14 @@ async def run(args: argparse.Namespace) -> int:
     source, target = ImageReference.parse(args.source), ImageReference.parse(args.target)
     check_target(target)
     builder = choose_builder(args)
+    daemon = choose_daemon(args)
     async with AsyncExitStack() as stack:
-        source_stores = await stack.enter_async_context(open_stores(source))
+        stack.enter_context(fetch_advice(source, daemon))
+        source_stores = await stack.enter_async_context(open_stores(source, daemon))
         same = source.store == target.store
-        target_stores = source_stores if same else await stack.enter_async_context(open_stores(target))
+        target_stores = (
+            source_stores if same else await stack.enter_async_context(open_stores(target, daemon))
+        )
         places = (
             Place(source_stores, source.name, source.digest, str(source)),
             Place(target_stores, target.name, None, str(target)),

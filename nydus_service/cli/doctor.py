@@ -15,10 +15,12 @@ from nydus_service.builder.builder import BuilderFailed
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.locate import EMBEDDED, find_builder
-from nydus_service.cli.options import add_common
+from nydus_service.cli.options import add_common, add_containerd
 from nydus_service.cli.output import print_json
+from nydus_service.cli.stores import Daemon, choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
 from nydus_service.config import Settings, load_settings, search_path
+from nydus_service.errors import NydusServiceError
 
 CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "crc32c")
 NATIVE = "nydus-image"
@@ -37,6 +39,7 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_containerd(parser)
     add_common(parser)
 
 
@@ -46,7 +49,7 @@ async def run(args: argparse.Namespace) -> int:
         *_python(),
         *await _builders(settings),
         *_kernel(),
-        *_containerd(settings),
+        *await _containerd(choose_daemon(args)),
         *_scratch(settings),
     ]
     if args.format == "json":
@@ -109,15 +112,23 @@ def _kernel() -> Iterator[Finding]:
         yield Finding("root", "missing", f"user {os.geteuid()}", "needed only to mount images")
 
 
-def _containerd(settings: Settings) -> Iterator[Finding]:
-    socket = settings.containerd_address
-    if socket.is_socket():
-        usable = os.access(socket, os.R_OK | os.W_OK)
-        yield Finding("containerd", "ok", f"{socket}{'' if usable else ', which this user may not use'}")
+async def _containerd(daemon: Daemon) -> list[Finding]:
+    """What answers at the socket, which namespaces it has, and whether its content can be read as files."""
+    from nydus_service.content.containerd.stores import ask_daemon  # gRPC: slow to import
+
+    try:
+        facts = await ask_daemon(daemon.address)
+    except NydusServiceError as exc:
+        return [Finding("containerd", "missing", str(exc), "needed only for images that containerd has")]
+    namespaces = ", ".join(facts.namespaces) or "none"
+    found = [Finding("containerd", "ok", f"{facts.version} at {daemon.address}, namespaces: {namespaces}")]
+    root = facts.content_root or "it does not say where"
+    if facts.root_readable:
+        found.append(Finding("containerd's content", "ok", f"{root}, read directly"))
     else:
-        yield Finding(
-            "containerd", "missing", f"no socket {socket}", "needed only for images that containerd has"
-        )
+        advice = "not needed; as root, where that directory is seen, it is read without gRPC, faster"
+        found.append(Finding("containerd's content", "missing", f"{root}: not readable", advice))
+    return found
 
 
 def _scratch(settings: Settings) -> Iterator[Finding]:

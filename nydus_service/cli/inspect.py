@@ -11,9 +11,9 @@ from nydus_service.cli.bootstraps import describe_bootstrap, extract_bootstrap
 from nydus_service.cli.builders import choose_work_dir
 from nydus_service.cli.files import digest_file
 from nydus_service.cli.images import FoundManifest, find_manifests, resolve
-from nydus_service.cli.options import REFERENCES, add_common, add_work_dir
+from nydus_service.cli.options import REFERENCES, add_common, add_containerd, add_work_dir
 from nydus_service.cli.output import print_json, print_line
-from nydus_service.cli.stores import open_stores
+from nydus_service.cli.stores import choose_daemon, open_stores
 from nydus_service.cli.table import Column, format_size, print_table
 from nydus_service.content.store import Provider
 from nydus_service.convert.failures import about
@@ -28,6 +28,7 @@ from nydus_service.oci.reference import ImageReference
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMG", help="an image, or the path of a nydus blob or a bootstrap")
     add_work_dir(parser)
+    add_containerd(parser)
     add_common(parser)
     parser.epilog = REFERENCES
 
@@ -41,7 +42,7 @@ async def run(args: argparse.Namespace) -> int:
             _print_bootstrap(bootstrap)
         return 0
     reference = ImageReference.parse(args.image)
-    async with open_stores(reference) as stores:
+    async with open_stores(reference, choose_daemon(args)) as stores:
         image = await resolve(stores, reference)
         manifests = [
             await _describe(stores.content, found, choose_work_dir(args))

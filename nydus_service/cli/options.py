@@ -15,6 +15,7 @@ An image is one of
   oci:DIR[:TAG]              an OCI layout directory
   oci-archive:FILE[:TAG]     the same, in one tar file
   docker-archive:FILE[:REF]  what `docker save` writes; only to read
+  [containerd:]REF           containerd's, by its full name: docker.io/library/alpine:latest
 and may end in @sha256:…"""
 
 
@@ -45,6 +46,20 @@ def add_builder(parser: argparse.ArgumentParser) -> None:
 def add_work_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir", metavar="DIR", help="for temporary files (default: $NYDUS_WORKDIR, or the system's)"
+    )
+
+
+def add_containerd(parser: argparse.ArgumentParser) -> None:
+    """Which containerd is meant by the references that mean one; as `ctr` has it."""
+    group = parser.add_argument_group("containerd")
+    group.add_argument(
+        "--address",
+        "-a",
+        metavar="SOCKET",
+        help="its socket (default: $CONTAINERD_ADDRESS, or else /run/containerd/containerd.sock)",
+    )
+    group.add_argument(
+        "--namespace", "-n", metavar="NAME", help="default: $CONTAINERD_NAMESPACE, or else default"
     )
 
 

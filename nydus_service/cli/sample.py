@@ -2,11 +2,12 @@
 
 import argparse
 import time
+from pathlib import Path
 
 from nydus_service.cli.options import add_common, positive_count
 from nydus_service.cli.output import print_json, print_line
-from nydus_service.cli.stores import open_stores
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table
+from nydus_service.content.layout import open_layout
 from nydus_service.oci.reference import ImageReference, check_tag
 from nydus_service.sample.image import DEFAULT_SIZE, Sample, write_sample
 
@@ -36,8 +37,7 @@ async def run(args: argparse.Namespace) -> int:
     check_tag(args.tag)
     reference = ImageReference.parse(f"oci:{args.directory}:{args.tag}")
     begun = time.monotonic()
-    async with open_stores(reference) as stores:
-        sample = await write_sample(stores, reference.name, args.size_mb * 10**6)
+    sample = await write_sample(open_layout(Path(reference.path)), reference.name, args.size_mb * 10**6)
     duration_s = time.monotonic() - begun
     if args.format == "json":
         print_json(describe_sample(sample, reference) | {"duration_s": round(duration_s, 3)})

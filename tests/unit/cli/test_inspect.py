@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.command import run, run_json
+from tests.unit.cli.command import environment, run, run_json
 
 
 def test_an_image_that_is_not_nydus(layout: Path) -> None:
@@ -26,8 +26,8 @@ def test_text_ends_with_name_and_digest(layout: Path) -> None:
         ("oci:{layout}:nothing", 4, "it has "),
         ("oci:{layout}/nowhere:x", 4, "no OCI layout"),
         ("docker://alpine", 5, "the registry store is not there yet"),
-        ("alpine", 5, "the containerd store is not there yet"),
-        ("containerd:alpine", 5, "the containerd store is not there yet"),
+        ("alpine", 8, "there is no containerd socket"),
+        ("containerd:alpine", 8, "there is no containerd socket"),
         ("docker-daemon:alpine", 5, "docker-daemon is not supported"),
         ("oci:", 2, "no path"),
         ("oci:{layout}:a\nb", 2, "white space"),
@@ -35,7 +35,8 @@ def test_text_ends_with_name_and_digest(layout: Path) -> None:
     ],
 )
 def test_failures(layout: Path, image: str, status: int, said: str) -> None:
-    done = run("inspect", image.format(layout=layout))
+    env = environment(CONTAINERD_ADDRESS=str(layout / "no.sock"))
+    done = run("inspect", image.format(layout=layout), env=env)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
 
