@@ -19,8 +19,8 @@ from bench.results import Row, rows_of
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 BUILT = CACHE / "nydus-service-ci"
-NATIVE = BUILT / "oracle" / "release" / "rafs-reference"
-PEER = BUILT / "go" / "bin" / "go-converter"
+NATIVE = Path(os.environ.get("NYDUS_REFERENCE") or BUILT / "oracle" / "release" / "rafs-reference")
+PEER = Path(os.environ.get("NYDUS_GO_CONVERTER") or BUILT / "go" / "bin" / "go-converter")
 
 EPILOG = """\
 Without the native builder (cargo builds it, see tests/reference) or the Go converter (see bench/peer) their
