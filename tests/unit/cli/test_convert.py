@@ -84,14 +84,14 @@ def test_quiet_says_nothing_but_the_result(layout: Path) -> None:
         (["oci:{}:sample", "oci:{}:new", "--platform", "x"], 2, "not a platform"),
         (["oci:{}:sample", "oci:{}"], 2, "needs a name"),
         (["oci:{}:sample", "docker://app:1"], 5, "the registry store is not there yet"),
-        (["app:1", "oci:{}:new"], 5, "the containerd store is not there yet"),
+        (["app:1", "oci:{}:new", "-a", "/nowhere.sock"], 8, "/nowhere.sock"),
         (["oci:{}:sample", "docker-archive:{}/x.tar:new"], 5, "only read"),
         (["oci:{}:sample", "oci:{}:new", "--fs-version", "5"], 5, "5"),
         (["oci:{}:sample", "oci:{}:new", "--jobs", "0"], 2, "--jobs"),
         (["oci:{}:sample", "oci:{}:new", "--nydus-image", "/nowhere/builder"], 20, "/nowhere/builder"),
         (["oci:{}:sample", "oci:{}:new", "--nydus-image", "/bin/false"], 20, "/bin/false"),
         (["oci:{}:sample", "oci:{}:new", "--chunk-dict", "x"], 5, "--chunk-dict is not there yet"),
-        (["oci:{}:sample", "oci:{}:new", "-n", "k8s.io"], 5, "-n is not there yet"),
+        (["oci:{}:sample", "oci:{}:new", "--hosts-dir=x"], 5, "--hosts-dir is not there yet"),
     ],
 )
 def test_failures(layout: Path, tmp_path: Path, words: list[str], status: int, said: str) -> None:
