@@ -317,7 +317,7 @@ def _describe(plan: ImagePlan, assembly: Assembly, image: ConvertedImage) -> Ima
         config=manifest.config,
         layers=tuple(map(LayerResult.of, image.layers)),
         bootstrap=manifest.layers[-1],
-        bootstrap_diff_id=image.merged.layer.diff_id,
+        bootstrap_diff_id=image.bootstrap_layer.diff_id,
         merge_duration_s=image.merged.duration_s,
         verification=image.verification,
     )

@@ -30,34 +30,26 @@ class MergedImage:
 
     Attributes:
         bootstrap: a file.
-        layer: made of it and of the blobs' chunk tables, committed.
-        duration_s: of both processes.
+        duration_s: of the builder process.
         warnings: the builder's last words.
     """
 
     bootstrap: Path
-    layer: BootstrapLayer
     duration_s: float
     warnings: str
 
 
 async def merge_layers(
-    builder: Builder,
-    store: Ingester,
-    layers: Sequence[PackedLayer],
-    options: ConvertOptions,
-    *,
-    directory: Path,
-    job_id: str,
+    builder: Builder, layers: Sequence[PackedLayer], options: ConvertOptions, directory: Path
 ) -> MergedImage:
-    """Merge an image's layers, and commit the bootstrap layer.
+    """Merge an image's layers.
 
     Args:
         layers: lowest first; a layer may be there more than once.
-        directory: for files of this one merge; its name tells the merge from others of the job.
+        directory: for files of this one merge.
     Raises:
         BuilderFailed: the builder fails, or its result names blobs that are no layers.
-        NydusServiceError: as `Builder.merge`, and by the store.
+        NydusServiceError: as `Builder.merge`.
     """
     started = anyio.current_time()
     bootstrap = directory / "image.boot"
@@ -71,6 +63,24 @@ async def merge_layers(
     with _naming_layers(layers):
         outcome = await builder.merge(request)
     _check_blobs(outcome, layers)
+    return MergedImage(bootstrap, anyio.current_time() - started, outcome.stderr_tail)
+
+
+async def commit_bootstrap_layer(
+    builder: Builder,
+    store: Ingester,
+    layers: Sequence[PackedLayer],
+    merged: MergedImage,
+    directory: Path,
+    job_id: str,
+) -> BootstrapLayer:
+    """Make the last layer of an image, of its bootstrap and of its blobs' chunk tables.
+
+    Args:
+        directory: as of `merge_layers`; its name tells this image from others of the job.
+    Raises:
+        NydusServiceError: as `Builder.bootstrap_layer`, and by the store.
+    """
     # By blob: two layers can have the same one, and its table belongs into the layer once.
     tables = {
         layer.blob.digest.hex: layer.metadata.chunk_table for layer in layers if layer.metadata.chunk_table
@@ -78,15 +88,14 @@ async def merge_layers(
     packed = directory / "bootstrap-layer.tar.gz"
     written = await builder.bootstrap_layer(
         BootstrapLayerRequest(
-            bootstrap=bootstrap,
+            bootstrap=merged.bootstrap,
             blob_metas=tuple(tables.items()),
             output=packed,
             output_json=directory / "bootstrap-layer.json",
         )
     )
     await _commit(store, packed, written, f"{job_id}-{directory.name}")
-    layer = BootstrapLayer(written.digest, written.size, written.diff_id)
-    return MergedImage(bootstrap, layer, anyio.current_time() - started, outcome.stderr_tail)
+    return BootstrapLayer(written.digest, written.size, written.diff_id)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ All tasks are in one group: the first failure ends them all, builders included. 
 builder processes run at the same time, whatever they do.
 """
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from nydus_service.content.store import Lease
 from nydus_service.convert.classify import name_layer
 from nydus_service.convert.failures import about
 from nydus_service.convert.layer import LayerPacker, PackedLayer
-from nydus_service.convert.merge import MergedImage, merge_layers
+from nydus_service.convert.merge import MergedImage, commit_bootstrap_layer, merge_layers
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.plan import ImagePlan
 from nydus_service.convert.progress import (
@@ -32,7 +33,7 @@ from nydus_service.convert.progress import (
     VerifyFinished,
     VerifyStarted,
 )
-from nydus_service.convert.rewrite import NydusLayers
+from nydus_service.convert.rewrite import BootstrapLayer, NydusLayers
 from nydus_service.convert.verification import Verification, Verifier, verify_image
 from nydus_service.errors import from_os_error
 from nydus_service.oci.descriptor import Descriptor
@@ -56,11 +57,12 @@ class ConvertedImage:
 
     layers: tuple[PackedLayer, ...]
     merged: MergedImage
+    bootstrap_layer: BootstrapLayer
     verification: Verification | None
 
     @property
     def nydus_layers(self) -> NydusLayers:
-        return NydusLayers(tuple(layer.blob for layer in self.layers), self.merged.layer)
+        return NydusLayers(tuple(layer.blob for layer in self.layers), self.bootstrap_layer)
 
 
 class Pipeline:
@@ -93,6 +95,7 @@ class Pipeline:
         self._limiter = anyio.CapacityLimiter(options.jobs)
         self._packed: dict[Digest, PackedLayer] = {}
         self._ready: dict[Digest, anyio.Event] = {}
+        self._bootstrap_layers: dict[Descriptor, BootstrapLayer] = {}
         self._converted: dict[Descriptor, ConvertedImage] = {}
 
     async def run(self, plans: Iterable[ImagePlan]) -> dict[Descriptor, ConvertedImage]:
@@ -133,46 +136,58 @@ class Pipeline:
         for layer in plan.layers:
             await self._ready[layer.digest].wait()
         layers = tuple(self._packed[layer.digest] for layer in plan.layers)
-        with about(self._shown(plan)):
-            async with self._limiter:
-                merged = await self._merge(plan, layers, directory)
-                verification = await self._verify(plan, layers, merged, directory)
-        self._converted[plan.descriptor] = ConvertedImage(layers, merged, verification)
+        merged = await self._merge(plan, layers, directory)
+        # Both only read the bootstrap, so neither waits for the other.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._commit, plan, layers, merged, directory)
+            verification = await self._verify(plan, layers, merged, directory)
+        bootstrap_layer = self._bootstrap_layers[plan.descriptor]
+        self._converted[plan.descriptor] = ConvertedImage(layers, merged, bootstrap_layer, verification)
 
     async def _merge(self, plan: ImagePlan, layers: tuple[PackedLayer, ...], directory: Path) -> MergedImage:
-        self._progress(MergeStarted(image_name(plan)))
-        try:
-            await anyio.to_thread.run_sync(directory.mkdir)
-        except OSError as exc:
-            raise from_os_error(exc, f"make {directory}") from exc
-        merged = await merge_layers(
-            self._builders.builder,
-            self._lease.content,
-            layers,
-            self._options,
-            directory=directory,
-            job_id=self._lease.id,
-        )
+        async with self._turn(plan):
+            try:
+                await anyio.to_thread.run_sync(directory.mkdir)
+            except OSError as exc:
+                raise from_os_error(exc, f"make {directory}") from exc
+            self._progress(MergeStarted(image_name(plan)))
+            merged = await merge_layers(self._builders.builder, layers, self._options, directory)
         self._progress(MergeFinished(image_name(plan), merged.duration_s))
         return merged
+
+    async def _commit(
+        self, plan: ImagePlan, layers: tuple[PackedLayer, ...], merged: MergedImage, directory: Path
+    ) -> None:
+        async with self._turn(plan):
+            self._bootstrap_layers[plan.descriptor] = await commit_bootstrap_layer(
+                self._builders.builder, self._lease.content, layers, merged, directory, self._lease.id
+            )
 
     async def _verify(
         self, plan: ImagePlan, layers: tuple[PackedLayer, ...], merged: MergedImage, directory: Path
     ) -> Verification | None:
         if self._options.verify == "none":
             return None
-        self._progress(VerifyStarted(image_name(plan), self._options.verify))
-        verification = await verify_image(
-            self._builders.verifier,
-            self._lease.content,
-            self._options.verify,
-            merged.bootstrap,
-            layers,
-            builder=self._builders.identity,
-            work_dir=directory,
-        )
+        async with self._turn(plan):
+            self._progress(VerifyStarted(image_name(plan), self._options.verify))
+            verification = await verify_image(
+                self._builders.verifier,
+                self._lease.content,
+                self._options.verify,
+                merged.bootstrap,
+                layers,
+                builder=self._builders.identity,
+                work_dir=directory,
+            )
         self._progress(VerifyFinished(image_name(plan), verification.entries, verification.duration_s))
         return verification
+
+    @asynccontextmanager
+    async def _turn(self, plan: ImagePlan) -> AsyncIterator[None]:
+        """Time for one process of an image's; what goes wrong in it names the image."""
+        with about(self._shown(plan)):
+            async with self._limiter:
+                yield
 
     def _shown(self, plan: ImagePlan) -> str:
         return f"{self._source_name} ({image_name(plan)})"

@@ -599,6 +599,7 @@ class TestForeignBuilders:
         await make.name("app", await make.image(lower, layer(file("d/f", b"x"))))
         with pytest.raises(ResultDiffers) as caught:
             await self.convert(layout, builder)
+        assert str(caught.value).startswith(f"{layout.source.where}:app (linux/amd64): ")
         assert "/d: mode should be '0700', and is '0755'" in str(caught.value)
         assert "--nydus-image embedded" in str(caught.value)
         assert (await layout.convert()).status == "converted"

@@ -148,7 +148,7 @@ def test_a_changed_chunk_info_header_gives_itself_or_an_error(at: int, value: in
     raw = bytearray(ChunkInfoHeader(1, "none", 2, size, len(table), len(table)).pack())
     raw[at] = value
     try:
-        unpack_table(table, ChunkInfoHeader.unpack(raw), chunks[0].blob)
+        unpack_table(table, ChunkInfoHeader.unpack(bytes(raw)), chunks[0].blob)
     except (FormatError, UnsupportedError):
         pass
 

@@ -13,14 +13,20 @@ def file(mode: int = 0o644, uid: int = 0) -> Inode:
     return Inode(S_IFREG | mode, uid)
 
 
-def directory(mark: int = 0, mode: int = 0o755, uid: int = 0, **children: Inode) -> Inode:
-    inode = Inode(S_IFDIR | mode, uid, mark=mark)
-    inode.children = {name.replace("wh_", ".wh.").encode(): child for name, child in children.items()}
+def directory(mode: int = 0o755, uid: int = 0, **children: Inode) -> Inode:
+    inode = Inode(S_IFDIR | mode, uid)
+    inode.children = named(children)
     return inode
 
 
+def named(children: dict[str, Inode]) -> dict[bytes, Inode]:
+    return {name.replace("wh_", ".wh.").encode(): child for name, child in children.items()}
+
+
 def implied(**children: Inode) -> Inode:
-    return directory(MARK_IMPLIED, **children)
+    inode = Inode(S_IFDIR | 0o755, mark=MARK_IMPLIED)
+    inode.children = named(children)
+    return inode
 
 
 def symlink(target: bytes) -> Inode:

@@ -41,7 +41,7 @@ def describe(root: Inode) -> list[tuple[object, ...]]:
     from nydus_service.rafs.tree import walk
 
     first: dict[int, bytes] = {}
-    lines = []
+    lines: list[tuple[object, ...]] = []
     for path, inode in walk(root):
         lines.append(
             (
@@ -80,7 +80,8 @@ xattrs = st.dictionaries(
 def trees(draw: st.DrawFn, blob: Blob) -> Inode:
     """A tree with files of every kind, hard links among them, in up to 60 names."""
     root = Inode(S_IFDIR | 0o755)
-    directories, linkable = [root], []
+    directories = [root]
+    linkable: list[Inode] = []
     for _ in range(draw(st.integers(0, 60))):
         parent = draw(st.sampled_from(directories))
         assert parent.children is not None
