@@ -1,6 +1,11 @@
 """Settings that all tests share."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.containerd import VERSIONS, Daemon, running_daemon
 
 # No deadline: a busy machine is no failure. Derandomised: the suite that runs on every change gives
 # the same verdict for the same code; the long tests are the ones that look for new examples.
@@ -9,3 +14,10 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("tests"), derandomize=False, print_blob=True)
 settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def daemon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A containerd for all tests that have a namespace of their own in it."""
+    with running_daemon(request.param, tmp_path_factory.mktemp("containerd")) as running:
+        yield running

@@ -1,9 +1,11 @@
 """What the contracts ask of a store's tests: a place that can be opened, any number of times."""
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from nydus_service.content.store import ContentStore, Image, ImageStore, Ingester, Provider, Stores
+from nydus_service.oci.annotations import GC_CONTENT
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.mediatypes import OCI_MANIFEST
@@ -25,10 +27,12 @@ def blob(data: bytes) -> Descriptor:
     return Descriptor.of("application/octet-stream", Digest.of(data), len(data))
 
 
-async def write(ingester: Ingester, data: bytes, ref: str = "test") -> Descriptor:
+async def write(
+    ingester: Ingester, data: bytes, ref: str = "test", labels: Mapping[str, str] | None = None
+) -> Descriptor:
     async with ingester.open_ingest(f"{ref}-{Digest.of(data)}") as ingest:
         await ingest.write(data)
-        await ingest.commit(expected_size=len(data), expected_digest=Digest.of(data))
+        await ingest.commit(expected_size=len(data), expected_digest=Digest.of(data), labels=labels)
     return blob(data)
 
 
@@ -39,9 +43,10 @@ async def read(provider: Provider, desc: Descriptor) -> bytes:
 
 async def write_manifest(content: ContentStore, name: str) -> Descriptor:
     """Write an image without layers, another one for each name. Returns its target."""
-    await write(content, b"{}", name)
+    config = await write(content, b"{}", name)
     manifest = EMPTY_MANIFEST[:-1] + f',"annotations":{{"name":"{name}"}}}}'.encode()
-    return (await write(content, manifest, name)).replace(media_type=OCI_MANIFEST)
+    labels = {f"{GC_CONTENT}.0": config.digest}  # what keeps it in containerd
+    return (await write(content, manifest, name, labels)).replace(media_type=OCI_MANIFEST)
 
 
 async def add_image(stores: Stores, name: str) -> Image:

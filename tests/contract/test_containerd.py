@@ -1,19 +1,20 @@
 """The stores over containerd keep what every store promises. Each test has a namespace of its own."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from nydus_service.content.containerd.content import ContainerdContent
+from nydus_service.content.containerd.rpc import connect
 from nydus_service.content.containerd.stores import open_containerd
 from nydus_service.content.store import Stores
-from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
+from tests.containerd import Daemon, new_namespace
 from tests.contract.content import IngestContract, ProviderContract
 from tests.contract.images import ImagesContract
 from tests.contract.leases import LeasesContract
-from tests.contract.place import Place
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,13 @@ class ContainerdPlace:
         return open_containerd(self.daemon.address, self.namespace, self.jobs_dir)
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def daemon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_daemon(request.param, tmp_path_factory.mktemp("containerd")) as daemon:
-        yield daemon
-
-
 @pytest.fixture
-def place(daemon: Daemon, tmp_path: Path) -> Place:
+def place(daemon: Daemon, tmp_path: Path) -> ContainerdPlace:
     return ContainerdPlace(daemon, new_namespace(), tmp_path / "jobs")
 
 
 @pytest.fixture
-async def stores(place: Place) -> AsyncIterator[Stores]:
+async def stores(place: ContainerdPlace) -> AsyncIterator[Stores]:
     async with place.open() as stores:
         yield stores
 
@@ -49,6 +44,15 @@ class TestContainerdIngest(IngestContract):
 
 class TestContainerdProvider(ProviderContract):
     pass
+
+
+class TestRemoteProvider(ProviderContract):
+    """Reading by gRPC, as where the content directory is not ours to read."""
+
+    @pytest.fixture
+    async def stores(self, daemon: Daemon, place: ContainerdPlace) -> AsyncIterator[Stores]:
+        async with place.open() as stores, connect(daemon.address, place.namespace) as connection:
+            yield replace(stores, content=ContainerdContent(connection, None))
 
 
 class TestContainerdImages(ImagesContract):

@@ -1,15 +1,16 @@
 """Writing to containerd's content store: one stream of messages for each ingest.
 
-    small (one message)   COMMIT with ref, expected, data, labels: one round trip
-    larger                WRITE with offset 0 │ WRITE … │ COMMIT without expected
+    small     STAT │ COMMIT with data, labels, expected
+    larger    STAT │ WRITE with offset 0 │ WRITE … │ COMMIT with labels
 
-- An ingest that an earlier process left under the ref is never resumed: what it holds is discarded by
-  writing at offset 0. `total` is not said at the opening, or the daemon would mix old bytes with new ones.
-- A COMMIT that `expects` a digest which is there already does not lease it. One without finds that out by
-  itself, and leases it in the same transaction: so the daemon's running digest is compared with ours
-  before the COMMIT, and nothing is expected in it. The single message expects one, because when it
-  opens the ingest, too, the lease is put right.
-- Answers come in the order of the messages. A few messages are under way at a time: flow control is theirs.
+- STAT opens the ingest with its ref alone. With `total` in it the daemon mixes what an earlier process
+  left under the ref with the new bytes; with `expected`, too, if another namespace has the content.
+- What was left is never resumed: the first offset of 0 discards it.
+- A COMMIT that `expects` a digest which is there already does not lease it; so that is done after it, and
+  if the content was collected in between it is written again. A larger COMMIT expects nothing: then the
+  daemon finds out by itself, and leases what is there in the same transaction. Its running digest is
+  compared with ours before.
+- Answers come in the order of the messages. A few messages are under way at a time, for speed.
 
 Source: containerd `services/content/contentserver`, `Write`; `metadata/content.go`, `Writer`, `Commit`.
 """
@@ -27,6 +28,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import (
     COMMIT,
+    STAT,
     WRITE,
     AbortRequest,
     WriteContentRequest,
@@ -54,10 +56,13 @@ _ANSWER_S = 120.0
 """For an answer: a commit of a large blob syncs it."""
 _LOCK_PATIENCE_S = 5.0
 """A daemon frees the ref of a killed process within milliseconds; a living holder has it for long."""
+_TURNS = 3
+"""How often content may be collected between the word that it is there and the lease."""
 _END_S = 5.0
+_ABORT_PAUSE_S = 0.02
 _SMALL_HASH = 64 << 10
 
-_WRITE: Final = Method("content.v1.Content/Write", WriteContentRequest, WriteContentResponse)
+WRITE_METHOD: Final = Method("content.v1.Content/Write", WriteContentRequest, WriteContentResponse)
 _ABORT: Final = Method("content.v1.Content/Abort", AbortRequest, Empty)
 
 MakeRight = Callable[[Digest, Mapping[str, str]], Awaitable[None]]
@@ -78,6 +83,7 @@ class ContainerdIngest:
         self._call: Any = None
         self._sent = 0
         self._unanswered = 0
+        self._last = WriteContentResponse()
         self._holds_ref = False
 
     @property
@@ -121,46 +127,39 @@ class ContainerdIngest:
         return digest
 
     async def end(self) -> None:
-        """End the stream, and remove what was not committed. A daemon that is gone is not waited for."""
+        """End the stream, and remove what was not committed, if the daemon lets us: this raises nothing."""
         await self._hang_up()
-        if self._holds_ref:
-            with suppress(NotFoundError, UnreachableError):
-                await self._abort()
+        with anyio.move_on_after(_END_S):
+            while self._holds_ref:
+                await self._try_abort()
 
     async def _commit_small(self, digest: Digest, labels: Mapping[str, str]) -> None:
         request = WriteContentRequest(
-            action=COMMIT,
-            ref=self._ref,
-            total=self.size,
-            expected=digest,
-            data=bytes(self._buffer),
-            labels=labels,
+            action=COMMIT, total=self.size, expected=digest, data=bytes(self._buffer), labels=labels
         )
-        for last_time in (False, True):
+
+        async def attempt() -> None:
+            await self._open()
             try:
-                await self._open(request)
+                await self._put(request)
+                await self._answer()
             except AlreadyThere:
                 self._holds_ref = False
-                with suppress(*() if last_time else (ContentNotFound,)):  # collected just now: write it again
-                    await self._make_right(digest, labels)
-                    return
-            except PreconditionFailed as exc:
-                # What an earlier process left has a total of its own, which fails the first commit.
-                if last_time:
-                    raise UnexpectedContent(str(exc)) from exc
-                await self._hang_up()
-                with suppress(NotFoundError):
-                    await self._abort()
-            else:
-                return
+                await self._make_right(digest, labels)
+
+        for _ in range(_TURNS - 1):
+            with suppress(ContentNotFound):  # it was there, and is collected: write it again
+                return await retry(attempt)
+        return await retry(attempt)
 
     async def _commit_stream(self, digest: Digest, labels: Mapping[str, str]) -> None:
         if self._buffer:
             await self._send(len(self._buffer))
-        answer = await self._answer_all()
-        if (answer.digest, answer.offset) != (digest, self.size):
+        for _ in range(self._unanswered):
+            self._last = await self._answer()
+        if (self._last.digest, self._last.offset) != (digest, self.size):
             raise UnexpectedContent(
-                f"{self._ref}: {self._connection} has {answer.offset} bytes {answer.digest}, "
+                f"{self._ref}: {self._connection} has {self._last.offset} bytes {self._last.digest}, "
                 f"not the {self.size} bytes {digest} that were sent"
             )
         request = WriteContentRequest(action=COMMIT, offset=self.size, total=self.size, labels=labels)
@@ -173,57 +172,41 @@ class ContainerdIngest:
 
     async def _send(self, size: int) -> None:
         """Send the first bytes of the buffer, and wait if too much is under way."""
+        if self._call is None:
+            await retry(self._open)
         request = WriteContentRequest(action=WRITE, offset=self._sent, data=bytes(self._buffer[:size]))
         del self._buffer[:size]
-        self._sent += size
-        if self._call is None:
-            request.ref = self._ref
-            await self._open(request)
-            return
         await self._put(request)
+        self._sent += size
         self._unanswered += 1
         while self._unanswered >= IN_FLIGHT:
-            await self._answer()
+            self._last = await self._answer()
             self._unanswered -= 1
 
-    async def _answer_all(self) -> WriteContentResponse:
-        """The last answer to all that was sent."""
-        answer = self._opened
-        for _ in range(self._unanswered):
-            answer = await self._answer()
-        self._unanswered = 0
-        return answer
-
-    async def _open(self, request: WriteContentRequest) -> None:
-        """Send the first message, again while another stream holds the ref or the connection is broken."""
+    async def _open(self) -> None:
+        """Begin the stream; again and again for a while if another stream holds the ref."""
         deadline = anyio.current_time() + _LOCK_PATIENCE_S
         while True:
+            await self._hang_up()
+            self._call = self._connection.exchange(WRITE_METHOD, lease=self._lease)
+            self._holds_ref = True
             try:
-                self._opened = await retry(lambda: self._first(request))
+                await self._put(WriteContentRequest(action=STAT, ref=self._ref))
+                await self._answer()
             except RefLocked:
+                self._holds_ref = False  # and so not ours to abort
                 if anyio.current_time() > deadline:
                     raise
             else:
                 return
             await anyio.sleep(random.uniform(0.005, 0.1))
 
-    async def _first(self, request: WriteContentRequest) -> WriteContentResponse:
-        await self._hang_up()
-        self._call = self._connection.exchange(_WRITE, lease=self._lease)
-        self._holds_ref = True
-        try:
-            await self._put(request)
-            return await self._answer()
-        except RefLocked:
-            self._holds_ref = False  # and so not ours to abort
-            raise
-
     async def _put(self, request: WriteContentRequest) -> None:
         try:
             with anyio.fail_after(_ANSWER_S):
                 await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as exc:
-            raise await self._failure(exc) from exc
+            raise await self._failure(exc, writing=True) from exc
 
     async def _answer(self) -> WriteContentResponse:
         try:
@@ -235,25 +218,38 @@ class ContainerdIngest:
             raise await self._failure(None)
         return answer
 
-    async def _failure(self, exc: Exception | None) -> NydusServiceError:
-        """Why the stream ended. A write that fails does not say it itself."""
+    async def _failure(self, exc: Exception | None, *, writing: bool = False) -> NydusServiceError:
+        """Why the stream ended: its status has it."""
         if isinstance(exc, TimeoutError):
             return self._connection.failure(grpc.StatusCode.DEADLINE_EXCEEDED, None, self._doing)
         code, details = await self._call.code(), await self._call.details()
+        if code == grpc.StatusCode.INTERNAL and writing:  # gRPC's own word for a connection that broke
+            code = grpc.StatusCode.UNAVAILABLE
         if code == grpc.StatusCode.OK:
             return UnreachableError(f"cannot {self._doing}: {self._connection} ended the stream too early")
-        return self._connection.failure(code, details, self._doing)
+        failure = self._connection.failure(code, details, self._doing)
+        return UnexpectedContent(str(failure)) if isinstance(failure, PreconditionFailed) else failure
 
     async def _hang_up(self) -> None:
-        """End the stream, and wait until it has ended, so that the ref is free."""
+        """End the stream, and wait until the daemon has ended it, too, so that the ref is free."""
         call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
-            with anyio.move_on_after(_END_S):
-                await call.code()
+        if call is None:
+            return
+        with anyio.move_on_after(_END_S), suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await call.done_writing()
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        call.cancel()
 
-    async def _abort(self) -> None:
-        await self._connection.call(
-            _ABORT, AbortRequest(ref=self._ref), f"abort {self._ref}", patience_s=0, timeout_s=_END_S
-        )
+    async def _try_abort(self) -> None:
+        """Abort once. It fails while the daemon still closes the ingest of a stream that was cancelled."""
+        try:
+            await self._connection.call(
+                _ABORT, AbortRequest(ref=self._ref), f"abort {self._ref}", patience_s=0, timeout_s=_END_S
+            )
+        except (NotFoundError, UnreachableError):
+            pass  # nothing is left; or it goes with its lease, or in a day
+        except NydusServiceError:
+            await anyio.sleep(_ABORT_PAUSE_S)
+            return
         self._holds_ref = False
