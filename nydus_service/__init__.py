@@ -1,67 +1,293 @@
 """nydus-service: OCI container images to nydus images (RAFS v6), verified before they get their name.
 
-The public names are resolved on first use (PEP 562): importing the package costs nothing.
+The public names, which docs/api.md shows at work. They are resolved on first use (PEP 562): importing the
+package costs nothing, and a name only what it needs.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nydus_service.builder.builder import (
+        BootstrapLayerOutcome,
+        BootstrapLayerRequest,
+        Builder,
+        BuilderFailed,
+        BuilderIdentity,
+        MergeOutcome,
+        MergeRequest,
+        PackOutcome,
+        PackRequest,
+    )
+    from nydus_service.builder.embedded import EmbeddedBuilder
     from nydus_service.builder.facts import FactsCache
-    from nydus_service.builder.locate import find_builder, make_builder
+    from nydus_service.builder.foreign import ForeignBuilder
     from nydus_service.builder.verifier import VerifierProcess
     from nydus_service.content.archive import open_archive
     from nydus_service.content.layout import open_layout
-    from nydus_service.content.store import Stores
-    from nydus_service.convert.image import Place, convert_image, preview_image
+    from nydus_service.content.store import (
+        ContentStore,
+        Image,
+        ImageStore,
+        Ingest,
+        Ingester,
+        Lease,
+        LeaseStore,
+        Provider,
+        ReaderAt,
+        Stores,
+    )
+    from nydus_service.content.transfer import copy_image
+    from nydus_service.convert.classify import (
+        is_nydus as is_nydus_blob,
+    )
+    from nydus_service.convert.classify import (
+        is_nydus_image,
+    )
+    from nydus_service.convert.image import (
+        Place,
+        convert_image,
+        preview_image,
+    )
     from nydus_service.convert.options import ConvertOptions
-    from nydus_service.convert.result import ConvertResult
-    from nydus_service.errors import NydusServiceError
+    from nydus_service.convert.result import (
+        ConvertResult,
+        ImageResult,
+        LayerResult,
+        Preview,
+    )
+    from nydus_service.convert.verification import (
+        Verification,
+        Verifier,
+    )
+    from nydus_service.errors import (
+        DiffersError,
+        FormatError,
+        NoSpaceError,
+        NotAllowedError,
+        NotFoundError,
+        NydusServiceError,
+        SourceDiffersError,
+        UnreachableError,
+        UnsupportedError,
+        UsageError,
+    )
+    from nydus_service.oci.annotations import is_nydus_bootstrap
+    from nydus_service.oci.descriptor import Descriptor
+    from nydus_service.oci.digest import (
+        Digest,
+        Digester,
+    )
+    from nydus_service.oci.document import (
+        Config,
+        Index,
+        Manifest,
+    )
+    from nydus_service.oci.platform import Platform
+    from nydus_service.oci.reference import ImageReference
+    from nydus_service.rafs.blob import (
+        locate,
+        read_entry,
+        read_toc,
+    )
+    from nydus_service.rafs.blob import (
+        run as run_search,
+    )
+    from nydus_service.rafs.reader import (
+        Bootstrap,
+        read_bootstrap,
+    )
+    from nydus_service.rafs.tree import (
+        Inode,
+    )
+    from nydus_service.rafs.tree import (
+        walk as walk_tree,
+    )
+    from nydus_service.sample.image import write_sample
     from nydus_service.version import VERSION as __version__
 
+_BY_MODULE = {
+    "builder.builder": (
+        "BootstrapLayerOutcome",
+        "BootstrapLayerRequest",
+        "Builder",
+        "BuilderFailed",
+        "BuilderIdentity",
+        "MergeOutcome",
+        "MergeRequest",
+        "PackOutcome",
+        "PackRequest",
+    ),
+    "builder.embedded": ("EmbeddedBuilder",),
+    "builder.facts": ("FactsCache",),
+    "builder.foreign": ("ForeignBuilder",),
+    "builder.verifier": ("VerifierProcess",),
+    "content.archive": ("open_archive",),
+    "content.layout": ("open_layout",),
+    "content.store": (
+        "ContentStore",
+        "Image",
+        "ImageStore",
+        "Ingest",
+        "Ingester",
+        "Lease",
+        "LeaseStore",
+        "Provider",
+        "ReaderAt",
+        "Stores",
+    ),
+    "content.transfer": ("copy_image",),
+    "convert.classify": (
+        "is_nydus as is_nydus_blob",
+        "is_nydus_image",
+    ),
+    "convert.image": (
+        "Place",
+        "convert_image",
+        "preview_image",
+    ),
+    "convert.options": ("ConvertOptions",),
+    "convert.result": (
+        "ConvertResult",
+        "ImageResult",
+        "LayerResult",
+        "Preview",
+    ),
+    "convert.verification": (
+        "Verification",
+        "Verifier",
+    ),
+    "errors": (
+        "DiffersError",
+        "FormatError",
+        "NoSpaceError",
+        "NotAllowedError",
+        "NotFoundError",
+        "NydusServiceError",
+        "SourceDiffersError",
+        "UnreachableError",
+        "UnsupportedError",
+        "UsageError",
+    ),
+    "oci.annotations": ("is_nydus_bootstrap",),
+    "oci.descriptor": ("Descriptor",),
+    "oci.digest": (
+        "Digest",
+        "Digester",
+    ),
+    "oci.document": (
+        "Config",
+        "Index",
+        "Manifest",
+    ),
+    "oci.platform": ("Platform",),
+    "oci.reference": ("ImageReference",),
+    "rafs.blob": (
+        "locate",
+        "read_entry",
+        "read_toc",
+        "run as run_search",
+    ),
+    "rafs.reader": (
+        "Bootstrap",
+        "read_bootstrap",
+    ),
+    "rafs.tree": (
+        "Inode",
+        "walk as walk_tree",
+    ),
+    "sample.image": ("write_sample",),
+    "version": ("VERSION as __version__",),
+}
+"""The same for when the program runs: module, and what of it is public."""
+
 _PUBLIC = {
-    "ConvertOptions": ("nydus_service.convert.options", "ConvertOptions"),
-    "ConvertResult": ("nydus_service.convert.result", "ConvertResult"),
-    "FactsCache": ("nydus_service.builder.facts", "FactsCache"),
-    "NydusServiceError": ("nydus_service.errors", "NydusServiceError"),
-    "Place": ("nydus_service.convert.image", "Place"),
-    "Stores": ("nydus_service.content.store", "Stores"),
-    "VerifierProcess": ("nydus_service.builder.verifier", "VerifierProcess"),
-    "__version__": ("nydus_service.version", "VERSION"),
-    "convert_image": ("nydus_service.convert.image", "convert_image"),
-    "find_builder": ("nydus_service.builder.locate", "find_builder"),
-    "make_builder": ("nydus_service.builder.locate", "make_builder"),
-    "open_archive": ("nydus_service.content.archive", "open_archive"),
-    "open_layout": ("nydus_service.content.layout", "open_layout"),
-    "preview_image": ("nydus_service.convert.image", "preview_image"),
+    name.rpartition(" ")[2]: (module, name.partition(" ")[0])
+    for module, names in _BY_MODULE.items()
+    for name in names
 }
 """Public name: the module that has it, and what it is called there."""
 
 __all__ = [
+    "Bootstrap",
+    "BootstrapLayerOutcome",
+    "BootstrapLayerRequest",
+    "Builder",
+    "BuilderFailed",
+    "BuilderIdentity",
+    "Config",
+    "ContentStore",
     "ConvertOptions",
     "ConvertResult",
+    "Descriptor",
+    "DiffersError",
+    "Digest",
+    "Digester",
+    "EmbeddedBuilder",
     "FactsCache",
+    "ForeignBuilder",
+    "FormatError",
+    "Image",
+    "ImageReference",
+    "ImageResult",
+    "ImageStore",
+    "Index",
+    "Ingest",
+    "Ingester",
+    "Inode",
+    "LayerResult",
+    "Lease",
+    "LeaseStore",
+    "Manifest",
+    "MergeOutcome",
+    "MergeRequest",
+    "NoSpaceError",
+    "NotAllowedError",
+    "NotFoundError",
     "NydusServiceError",
+    "PackOutcome",
+    "PackRequest",
     "Place",
+    "Platform",
+    "Preview",
+    "Provider",
+    "ReaderAt",
+    "SourceDiffersError",
     "Stores",
+    "UnreachableError",
+    "UnsupportedError",
+    "UsageError",
+    "Verification",
+    "Verifier",
     "VerifierProcess",
     "__version__",
     "convert_image",
-    "find_builder",
-    "make_builder",
+    "copy_image",
+    "is_nydus_blob",
+    "is_nydus_bootstrap",
+    "is_nydus_image",
+    "locate",
     "open_archive",
     "open_layout",
     "preview_image",
+    "read_bootstrap",
+    "read_entry",
+    "read_toc",
+    "run_search",
+    "walk_tree",
+    "write_sample",
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # or a type checker would take any name
 
-    module, attribute = _PUBLIC[name]
-    value = globals()[name] = getattr(import_module(module), attribute)
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module, attribute = _PUBLIC[name]
+        value = globals()[name] = getattr(import_module(f".{module}", __name__), attribute)
+        return value
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ def why_kept(manifest: Manifest) -> str | None:
     layers = manifest.layers
     if not layers:
         return "it has no layers"
-    if keys.NYDUS_BOOTSTRAP in layers[-1].annotations:
+    if is_nydus_image(manifest):
         return "it is a nydus image already"
     if not mediatypes.is_config(manifest.config.media_type):
         return f"it is no container image: its config is {manifest.config.media_type}"
@@ -39,6 +39,11 @@ def check_layers(manifest: Manifest, options: ConvertOptions) -> None:
 def is_nydus(layer: Descriptor) -> bool:
     """Whether a layer is a nydus blob. Some tools strip annotations, some types are stripped of meaning."""
     return mediatypes.is_nydus_blob(layer.media_type) or keys.NYDUS_BLOB in layer.annotations
+
+
+def is_nydus_image(manifest: Manifest) -> bool:
+    """Whether a manifest is a nydus image's: its last layer carries the bootstrap."""
+    return bool(manifest.layers) and keys.NYDUS_BOOTSTRAP in manifest.layers[-1].annotations
 
 
 def name_layer(position: int, count: int, layer: Descriptor) -> str:
