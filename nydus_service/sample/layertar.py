@@ -7,7 +7,7 @@ builders write them, so the file systems of this machine need not know any.
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -66,16 +66,14 @@ def make_directory(
     return make_entry(path, tarfile.DIRTYPE, mode=mode, owner=owner, xattrs=xattrs)
 
 
-def machine_entries(files: Iterable[MachineFile], *, nanoseconds: bool = False) -> Iterable[Entry]:
-    """Yield entries of machine files, owned by root, their directories before them, hard links among them.
+def machine_entries(files: Iterable[MachineFile], *, nanoseconds: bool = False) -> Iterator[Entry]:
+    """Yield entries of machine files, owned by root; further names of a file that has several are hard links.
 
     Args:
         nanoseconds: give times in PAX records, to the nanosecond, as BuildKit may; else whole seconds.
     """
-    directories: set[str] = set()
     first_names: dict[tuple[int, int], str] = {}
     for file in files:
-        yield from _parents(file.path, directories)
         if file.identity and file.identity in first_names:
             yield make_entry(file.path, tarfile.LNKTYPE, mode=file.mode, target=first_names[file.identity])
             continue
@@ -88,6 +86,26 @@ def machine_entries(files: Iterable[MachineFile], *, nanoseconds: bool = False) 
         if nanoseconds and file.mtime_ns % 10**9:
             info.pax_headers = {"mtime": f"{info.mtime}.{file.mtime_ns % 10**9:09}"}
         yield Entry(info, file)
+
+
+def with_parents(entries: Iterable[Entry], *, implied: frozenset[str] = frozenset()) -> Iterator[Entry]:
+    """Put an entry for each parent directory before the first one in it, as tar does.
+
+    Args:
+        implied: directories that stay without one.
+    """
+    seen = set(implied)
+    for entry in entries:
+        position = entry.info.name.find("/")
+        while position > 0:
+            directory = entry.info.name[:position]
+            if directory not in seen and directory != ".":
+                seen.add(directory)
+                yield make_directory(directory)
+            position = entry.info.name.find("/", position + 1)
+        if entry.info.isdir():
+            seen.add(entry.info.name)
+        yield entry
 
 
 def write_layer(
@@ -119,17 +137,6 @@ def _add(tar: tarfile.TarFile, entry: Entry) -> None:
                 tar.addfile(entry.info, file)
         except OSError as exc:  # gone, or shorter than it was: tarfile raises OSError for that too
             raise from_os_error(exc, f"copy {entry.content.source!r} into the sample") from exc
-
-
-def _parents(path: str, seen: set[str]) -> Iterable[Entry]:
-    """Yield the directories above `path` that no entry of this layer has made yet, top first."""
-    position = path.find("/")
-    while position > 0:
-        directory = path[:position]
-        if directory not in seen:
-            seen.add(directory)
-            yield make_directory(directory)
-        position = path.find("/", position + 1)
 
 
 class _Compressor(Protocol):

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nydus_service.sample import files
-from nydus_service.sample.layertar import Compression, Entry, machine_entries, make_directory, make_entry
+from nydus_service.sample.layertar import (
+    Compression,
+    Entry,
+    machine_entries,
+    make_directory,
+    make_entry,
+    with_parents,
+)
 
 APP_OWNER = 1000
 
@@ -23,12 +30,17 @@ class LayerRecipe:
     """A layer to make: what its history entry says, and its entries given a budget of bytes.
 
     `share` is its part of the budget that is left when its turn comes, out of the shares that are left.
+    `implied` are directories that it has something in, and no entry for.
     """
 
     created_by: str
     compression: Compression
     share: int
-    entries: Callable[[int], Iterable[Entry]]
+    make: Callable[[int], Iterable[Entry]]
+    implied: frozenset[str] = frozenset()
+
+    def entries(self, budget: int) -> Iterable[Entry]:
+        return with_parents(self.make(budget), implied=self.implied)
 
 
 def _base(budget: int) -> Iterable[Entry]:
@@ -97,7 +109,7 @@ def _upgrade(budget: int) -> Iterable[Entry]:
     yield make_directory("srv/app/config")
     yield make_entry("srv/app/config/.wh..wh..opq")
     yield make_entry("srv/app/config/site.toml", content=b'name = "site"\n')
-    # No entry describes cache, which is below with its own owner, mode and xattr, or warm, which is new.
+    # Both parents are implied: cache is below, with its own owner, mode and xattr, and warm is new.
     yield make_entry("srv/app/cache/warm/index.json", owner=APP_OWNER, content=b"[]\n")
     yield make_entry("srv/app/plugins", owner=APP_OWNER, content=b"a file where a directory was\n")
     yield make_directory("srv/app/empty", owner=APP_OWNER)
@@ -114,5 +126,5 @@ RECIPES = (
     LayerRecipe("RUN install-programs", "zstd", 20, _programs),
     LayerRecipe("COPY data /usr/share", "none", 10, _data),
     LayerRecipe("RUN pip install -r requirements.txt", "gzip", 15, _application),
-    LayerRecipe("RUN upgrade", "gzip", 0, _upgrade),
+    LayerRecipe("RUN upgrade", "gzip", 0, _upgrade, frozenset({"srv/app/cache", "srv/app/cache/warm"})),
 )

@@ -15,6 +15,7 @@ from nydus_service.sample.layertar import (
     machine_entries,
     make_directory,
     make_entry,
+    with_parents,
     write_layer,
 )
 
@@ -62,7 +63,7 @@ def test_machine_files_get_their_directories_hard_links_and_owner(tmp_path: Path
     (tmp_path / "d" / "a").write_text("content")
     (tmp_path / "d" / "b").hardlink_to(tmp_path / "d" / "a")
     (tmp_path / "d" / "c").symlink_to("a")
-    tar = opened(list(machine_entries(take_files([Root(str(tmp_path), "usr/x")], 10_000))))
+    tar = opened(list(with_parents(machine_entries(take_files([Root(str(tmp_path), "usr/x")], 10_000)))))
     assert tar.getnames() == ["usr", "usr/x", "usr/x/d", "usr/x/d/a", "usr/x/d/b", "usr/x/d/c"]
     assert tar.getmember("usr/x/d/b").islnk()
     assert tar.getmember("usr/x/d/c").linkname == "a"
@@ -70,6 +71,13 @@ def test_machine_files_get_their_directories_hard_links_and_owner(tmp_path: Path
     content = tar.extractfile("usr/x/d/b")
     assert content is not None
     assert content.read() == b"content"
+
+
+def test_parents_come_first_unless_they_are_described_or_to_be_implied() -> None:
+    entries = [make_directory("./"), make_entry("a/b/c"), make_directory("d", 0o700), make_entry("d/e/f")]
+    tar = opened(list(with_parents(entries, implied=frozenset({"d/e"}))))
+    assert tar.getnames() == [".", "a", "a/b", "a/b/c", "d", "d/e/f"]
+    assert tar.getmember("d").mode == 0o700
 
 
 def test_times_to_the_nanosecond_are_pax_records() -> None:
