@@ -163,6 +163,34 @@ async def test_an_ingest_that_fails_is_aborted(here: Here, size: int) -> None:
         assert here.ingests() == []
 
 
+@pytest.mark.parametrize("messages", range(6))
+async def test_a_write_that_is_cancelled_in_the_middle(here: Here, messages: int) -> None:
+    piece = bytes(MESSAGE_SIZE)
+    ended = False
+    async with here.open() as stores:
+        async with anyio.create_task_group() as tasks:
+
+            async def write_on() -> None:
+                nonlocal ended
+                try:
+                    async with stores.content.open_ingest("endless") as ingest:
+                        while True:
+                            await ingest.write(piece)
+                            if ingest.size > messages * MESSAGE_SIZE:
+                                begun.set()
+                finally:
+                    ended = True
+
+            begun = anyio.Event()
+            tasks.start_soon(write_on)
+            await begun.wait()
+            for _ in range(messages):
+                await anyio.sleep(0)
+            tasks.cancel_scope.cancel()
+        assert ended
+        assert here.ingests() == []
+
+
 async def test_a_lease_keeps_what_an_image_takes_over(here: Here) -> None:
     async with here.open() as stores:
         async with stores.leases.open_lease("job") as lease:

@@ -233,7 +233,7 @@ class ContainerdIngest:
     async def _hang_up(self) -> None:
         """End the stream, and wait until the daemon has ended it, too, so that the ref is free."""
         call, self._call = self._call, None
-        if call is None:
+        if call is None or call.done():  # one that was cancelled would raise a cancellation of its own
             return
         with anyio.move_on_after(_END_S), suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await call.done_writing()
