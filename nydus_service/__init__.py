@@ -48,13 +48,20 @@ if TYPE_CHECKING:
         convert_image,
         preview_image,
     )
+    from nydus_service.convert.nydusblob import unpack_entry
     from nydus_service.convert.options import ConvertOptions
+    from nydus_service.convert.parts import (
+        convert_document,
+        convert_layer,
+        merge_layers,
+    )
     from nydus_service.convert.result import (
         ConvertResult,
         ImageResult,
         LayerResult,
         Preview,
     )
+    from nydus_service.convert.rewrite import BootstrapLayer
     from nydus_service.convert.verification import (
         Verification,
         Verifier,
@@ -81,6 +88,11 @@ if TYPE_CHECKING:
         Config,
         Index,
         Manifest,
+    )
+    from nydus_service.oci.mediatypes import (
+        is_index,
+        is_layer,
+        is_manifest,
     )
     from nydus_service.oci.platform import Platform
     from nydus_service.oci.reference import ImageReference
@@ -145,13 +157,20 @@ _BY_MODULE = {
         "convert_image",
         "preview_image",
     ),
+    "convert.nydusblob": ("unpack_entry",),
     "convert.options": ("ConvertOptions",),
+    "convert.parts": (
+        "convert_document",
+        "convert_layer",
+        "merge_layers",
+    ),
     "convert.result": (
         "ConvertResult",
         "ImageResult",
         "LayerResult",
         "Preview",
     ),
+    "convert.rewrite": ("BootstrapLayer",),
     "convert.verification": (
         "Verification",
         "Verifier",
@@ -178,6 +197,11 @@ _BY_MODULE = {
         "Config",
         "Index",
         "Manifest",
+    ),
+    "oci.mediatypes": (
+        "is_index",
+        "is_layer",
+        "is_manifest",
     ),
     "oci.platform": ("Platform",),
     "oci.reference": ("ImageReference",),
@@ -209,6 +233,7 @@ _PUBLIC = {
 
 __all__ = [
     "Bootstrap",
+    "BootstrapLayer",
     "BootstrapLayerOutcome",
     "BootstrapLayerRequest",
     "Builder",
@@ -260,12 +285,18 @@ __all__ = [
     "Verifier",
     "VerifierProcess",
     "__version__",
+    "convert_document",
     "convert_image",
+    "convert_layer",
     "copy_image",
+    "is_index",
+    "is_layer",
+    "is_manifest",
     "is_nydus_blob",
     "is_nydus_bootstrap",
     "is_nydus_image",
     "locate",
+    "merge_layers",
     "open_archive",
     "open_layout",
     "preview_image",
@@ -273,6 +304,7 @@ __all__ = [
     "read_entry",
     "read_toc",
     "run_search",
+    "unpack_entry",
     "walk_tree",
     "write_sample",
 ]

@@ -122,6 +122,16 @@ async def extract(reader: ReaderAt, tail: BlobTail, hex_digest: str, directory: 
     return BlobMetadata(bootstrap, table)
 
 
+async def unpack_entry(reader: ReaderAt, name: str) -> bytes:
+    """Read one entry of a nydus blob in a store, such as `image.boot`; decompressed.
+
+    Raises:
+        FormatError: missing, damaged, or not what the blob's TOC says; not a nydus blob.
+        NydusServiceError: by the store.
+    """
+    return await _Blob(reader, BlobTail()).search(sections.read_entry(name, reader.size))
+
+
 class _Blob:
     """Answers the searches of rafs/blob.py from memory, else from the store."""
 

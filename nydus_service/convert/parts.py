@@ -1,0 +1,201 @@
+"""Single steps of a conversion, for a caller who walks images by a walk of their own.
+
+    each layer ──convert_layer──► its blob ─┐
+    each manifest, its blobs ◄──────────────┘ ──convert_document──► the new manifest ─┐
+    each index, its entries ◄─────────────────────────────────────────────────────────┘ ──► the new index
+
+What they make is, byte for byte, what convert/image.py makes of the whole. Nothing is verified here, nor
+given a name: the lease alone keeps it, and the caller decides when it is good enough to be named. What
+stays as it is, is not copied from one store to another; content/transfer.py does that.
+
+Source: containerd core/images/converter and nydus-snapshotter pkg/converter, `LayerConvertFunc`,
+`ConvertHookFunc`, `MergeLayers`, whose places these take.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import anyio.to_thread
+
+from nydus_service.builder.builder import Builder
+from nydus_service.content.documents import read_document, write_document
+from nydus_service.content.store import Lease, Provider
+from nydus_service.convert import merge
+from nydus_service.convert.assemble import NewDocument
+from nydus_service.convert.classify import is_nydus
+from nydus_service.convert.failures import about
+from nydus_service.convert.layer import LayerPacker, PackedLayer
+from nydus_service.convert.nydusblob import BlobTail, extract
+from nydus_service.convert.options import ConvertOptions, layer_fingerprint
+from nydus_service.convert.plan import ImagePlan, make_plan
+from nydus_service.convert.progress import Progress, silent
+from nydus_service.convert.rewrite import (
+    BootstrapLayer,
+    NydusLayers,
+    rewrite_config,
+    rewrite_index,
+    rewrite_manifest,
+)
+from nydus_service.convert.workdir import open_work_dir
+from nydus_service.errors import UsageError, from_os_error
+from nydus_service.oci import mediatypes
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.document import Index
+
+
+async def convert_layer(
+    source: Provider,
+    lease: Lease,
+    layer: Descriptor,
+    builder: Builder,
+    options: ConvertOptions,
+    *,
+    work_root: Path | None = None,
+    progress: Progress = silent,
+) -> Descriptor | None:
+    """Make one layer into a nydus blob, and commit it with the labels that converters put on it.
+
+    Args:
+        source: has the layer.
+        lease: of the store to write to; within one lease, a layer may not be converted twice at a time.
+        options: those about documents and verification do not count.
+        work_root: where to make a work directory; None: where the system has temporary files.
+    Returns:
+        The blob's descriptor; None for what is no layer, or a nydus blob or bootstrap already.
+    Raises:
+        FormatError, UnsupportedError, BuilderFailed: as `convert_image` does; messages name the layer.
+        NydusServiceError: by the stores and the operating system.
+    """
+    if is_nydus(layer) or not mediatypes.is_tar_layer(layer.media_type):
+        return None
+    identity = await builder.identify()
+    async with open_work_dir(work_root) as work_dir:
+        packer = LayerPacker(
+            builder,
+            source,
+            lease,
+            replace(options, verify="none"),
+            fingerprint=layer_fingerprint(options, identity),
+            work_dir=work_dir,
+            progress=progress,
+        )
+        return (await packer.pack(layer, f"layer {layer.digest}")).blob
+
+
+async def merge_layers(
+    lease: Lease,
+    blobs: Sequence[Descriptor],
+    builder: Builder,
+    options: ConvertOptions,
+    *,
+    work_root: Path | None = None,
+) -> BootstrapLayer:
+    """Make the layer that carries an image's bootstrap, and commit it.
+
+    Args:
+        lease: of the store that has the blobs and is written to.
+        blobs: of the image's layers, lowest first; one may be there more than once.
+    Raises:
+        FormatError: a blob is damaged or none; or the layers do not fit each other.
+        BuilderFailed, NydusServiceError: as of `convert_layer`.
+    """
+    async with open_work_dir(work_root) as work_dir:
+        taken: dict[Descriptor, PackedLayer] = {}
+        for blob in blobs:
+            if blob not in taken:
+                taken[blob] = await _take_apart(lease.content, blob, work_dir)
+        layers = [taken[blob] for blob in blobs]
+        # Its name makes the ingest's ref one of its own: a lease may have several merges under way.
+        directory = await _make_directory(work_dir / uuid.uuid4().hex)
+        merged = await merge.merge_layers(builder, layers, options, directory)
+        return await merge.commit_bootstrap_layer(builder, lease.content, layers, merged, directory, lease.id)
+
+
+async def convert_document(
+    source: Provider,
+    lease: Lease,
+    document: Descriptor,
+    children: Sequence[Descriptor],
+    builder: Builder,
+    options: ConvertOptions,
+    *,
+    work_root: Path | None = None,
+) -> Descriptor:
+    """Make a manifest of nydus blobs, or an index of what its entries have become; children come first.
+
+    Args:
+        source: has the document, and a manifest's config and layers.
+        document: the old manifest or index.
+        children: what a manifest's layers, or an index's entries, have become: as many, in their order.
+            An entry that is to be left out is left out.
+        options: `platforms` and `verify` do not count.
+    Returns:
+        The new document's descriptor; the very same one for what stays as it is, such as images without
+        layers, nydus images, attestations, an index none of whose entries changed. For an index of one
+        entry, that entry.
+    Raises:
+        UsageError: a manifest has another number of layers; or as `convert_image` does.
+        NydusServiceError: of every kind that `convert_image` raises.
+    """
+    if mediatypes.is_index(document.media_type):
+        index = await read_document(source, document, Index)
+        descriptor, new = rewrite_index(document, index, children, oci=options.oci)
+        if new is not None:
+            await _write(source, lease, NewDocument.of(document.digest, new))
+        return descriptor
+    plan = await make_plan(source, document, replace(options, platforms=(), verify="none"))
+    if not isinstance(plan, ImagePlan):
+        return document
+    if len(children) != len(plan.layers):
+        raise UsageError(f"{document.digest} has {len(plan.layers)} layers, not {len(children)}")
+    bootstrap = await merge_layers(lease, children, builder, options, work_root=work_root)
+    return await _convert_manifest(
+        source, lease, plan, NydusLayers(tuple(children), bootstrap), builder, options
+    )
+
+
+async def _convert_manifest(
+    source: Provider,
+    lease: Lease,
+    plan: ImagePlan,
+    layers: NydusLayers,
+    builder: Builder,
+    options: ConvertOptions,
+) -> Descriptor:
+    config = rewrite_config(plan.config, layers)
+    descriptor, manifest = rewrite_manifest(
+        plan.descriptor,
+        plan.manifest,
+        config,
+        layers,
+        fs_version=options.fs_version,
+        builder=await builder.identify(),
+        oci=options.oci,
+        with_referrer=options.with_referrer,
+    )
+    await _write(source, lease, NewDocument.of(plan.manifest.config.digest, config))
+    await _write(source, lease, NewDocument.of(plan.descriptor.digest, manifest))
+    return descriptor
+
+
+async def _write(source: Provider, lease: Lease, new: NewDocument) -> None:
+    labels = new.labels((await source.info(new.source)).labels)
+    await write_document(lease.content, new.data, new.digest, labels=labels, job_id=lease.id)
+
+
+async def _take_apart(store: Provider, blob: Descriptor, work_dir: Path) -> PackedLayer:
+    directory = await _make_directory(work_dir / blob.digest.hex)
+    with about(f"blob {blob.digest}"):
+        async with store.open_reader(blob) as reader:
+            metadata = await extract(reader, BlobTail(), blob.digest.hex, directory)
+    return PackedLayer(blob, blob, metadata, None, 0, "")
+
+
+async def _make_directory(path: Path) -> Path:
+    try:
+        await anyio.to_thread.run_sync(path.mkdir)
+    except OSError as exc:
+        raise from_os_error(exc, f"make {path}") from exc
+    return path
