@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import WRITE, WriteContentRequest
@@ -185,7 +186,7 @@ async def test_a_write_that_is_cancelled_in_the_middle(here: Here, messages: int
             tasks.start_soon(write_on)
             await begun.wait()
             for _ in range(messages):
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
         assert ended
         assert here.ingests() == []
