@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.contenders import Race, Run, races
@@ -16,6 +17,7 @@ from bench.measure import CommandFailedError
 from bench.plot import format_plot
 from bench.report import format_page, format_table
 from bench.results import Row, rows_of
+from nydus_service.cli.options import positive_count
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 BUILT = CACHE / "nydus-service-ci"
@@ -34,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     names = [recipe.name for recipe in RECIPES]
     parser.add_argument("--scale", type=float, default=1.0, help="size of the inputs (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive_count, default=3, help="default: %(default)s")
     parser.add_argument("--input", action="append", choices=names, help="only this one; repeatable")
     parser.add_argument(
         "--race", action="append", choices=("convert", "create", "merge"), help="only this one; repeatable"
@@ -58,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     native, peer = (_if_runnable(path) for path in (args.native, args.peer))
     facts = describe_machine(native, peer)
     rows: list[Row] = []
+    failures: list[str] = []
     for recipe in RECIPES:
         if args.input and recipe.name not in args.input:
             continue
@@ -65,34 +68,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         image = make_input(recipe, args.scale, args.inputs_dir)
         for race in races(native, peer):
             if not args.race or race.name in args.race:
-                rows += run_race(image, race, args.rounds)
+                found, failed = run_race(image, race, args.rounds)
+                rows += found
+                failures += failed
     print(format_table(rows))
     is_whole = args.scale == 1 and not args.input and not args.race
     docs = args.docs or (Path("docs") if is_whole else None)
     if docs:
         command = " ".join(["python -m bench", *(sys.argv[1:] if argv is None else argv)])
-        page = format_page(rows, facts, scale=args.scale, rounds=args.rounds, command=command)
-        results = {"facts": facts, "scale": args.scale, "rows": [row.as_json() for row in rows]}
+        page = format_page(rows, failures, facts, scale=args.scale, rounds=args.rounds, command=command)
+        results = {
+            "facts": facts,
+            "scale": args.scale,
+            "rows": [row.as_json() for row in rows],
+            "failures": failures,
+        }
         docs.mkdir(parents=True, exist_ok=True)
         (docs / "benchmarks.md").write_text(page)
         (docs / "benchmarks.svg").write_text(format_plot(rows))
         (docs / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n")
-    return 0
+    return 1 if failures else 0
 
 
-def run_race(image: Input, race: Race, rounds: int) -> list[Row]:
-    """Let the contenders run in turn, round by round, each in an empty directory."""
+def run_race(image: Input, race: Race, rounds: int) -> tuple[list[Row], list[str]]:
+    """Let the contenders run in turn, round by round, each in an empty directory.
+
+    Returns:
+        The rows of those who did all rounds, and in words how others failed, who then are out of the race.
+    """
+    failures: list[str] = []
     if race.prepare:
         with _work_dir(image) as work:
             race.prepare(image, Path(work))
-    taken: list[dict[str, Run]] = []
+    taken: list[dict[str, Run]] = [{} for _ in range(rounds)]
+    running = list(race.contenders)
     for number in range(rounds):
-        taken.append({})
-        for contender in race.contenders:
+        for contender in [*running]:
             _tell(f"{image.name}, {race.name}, round {number + 1}: {contender.title}")
-            with _work_dir(image) as work:
-                taken[-1][contender.key] = contender.run(image, Path(work))
-    return rows_of(image, race, taken)
+            try:
+                with _work_dir(image) as work:
+                    taken[number][contender.key] = contender.run(image, Path(work))
+            except CommandFailedError as exc:
+                _tell(str(exc))
+                failures.append(f"{race.name}, {image.title}, {contender.title}: {exc}")
+                running.remove(contender)
+    return rows_of(image, replace(race, contenders=tuple(running)), taken), failures
 
 
 def _work_dir(image: Input) -> "tempfile.TemporaryDirectory[str]":

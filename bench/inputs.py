@@ -17,9 +17,12 @@ from pathlib import Path
 
 from nydus_service.oci import mediatypes
 from nydus_service.sample.files import MachineFile
-from nydus_service.sample.layertar import Entry, machine_entries, make_directory, make_entry, write_layer
+from nydus_service.sample.layertar import Entry, machine_entries, make_entry, with_parents, write_layer
 
 TAG = "bench"
+VERSION = 2
+"""Of the recipes: inputs that were made by others are not used."""
+
 GZIP_LEVEL = 6
 MEGABYTE = 1_000_000
 
@@ -91,8 +94,6 @@ def _one_liners(scale: float) -> list[Iterable[Entry]]:
 
 def _lines(count: int) -> Iterator[Entry]:
     for index in range(count):
-        if index % 1000 == 0:
-            yield make_directory(f"lines/{index // 1000:03}")
         yield make_entry(
             f"lines/{index // 1000:03}/{index:06}.txt", content=b"This is line %d of many.\n" % index
         )
@@ -117,7 +118,7 @@ def make_input(recipe: Recipe, scale: float, parent: Path) -> Input:
     Args:
         parent: where inputs are kept, each in a directory named by recipe and scale.
     """
-    path = parent / f"{recipe.name}-{scale:g}"
+    path = parent / f"{recipe.name}-{scale:g}-v{VERSION}"
     summary = path / "input.json"  # written last: with it, all the rest is there
     if not summary.exists():
         summary.write_text(json.dumps(_write_image(recipe.layers(scale), path)))
@@ -171,7 +172,7 @@ def _write_layer(entries: Iterable[Entry], tar: Path, blobs: Path) -> _Layer:
 
     def counted() -> Iterator[Entry]:
         nonlocal count
-        for entry in entries:
+        for entry in with_parents(entries):
             count += 1
             yield entry
 

@@ -35,9 +35,19 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def format_page(
-    rows: Sequence[Row], facts: Mapping[str, str], scale: float, rounds: int, command: str
+    rows: Sequence[Row],
+    failures: Sequence[str],
+    facts: Mapping[str, str],
+    *,
+    scale: float,
+    rounds: int,
+    command: str,
 ) -> str:
-    """The page in Markdown."""
+    """The page in Markdown.
+
+    Args:
+        failures: in words, contenders that have no row since they failed.
+    """
     parts = [
         "# Benchmarks\n",
         f"Made by `{command}`, like its plot and `benchmarks.json`, which has every run. Do not edit.\n",
@@ -56,6 +66,9 @@ def format_page(
         for miss in row.misses
     ]
     parts.append("\n".join(losses or ["- Nowhere in these rows."]) + "\n")
+    if failures:
+        parts.append("## What failed\n")
+        parts.append("\n".join(f"- {failure.splitlines()[0]}" for failure in failures) + "\n")
     parts.append("## Measured on\n")
     parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n")
     return "\n".join(parts)

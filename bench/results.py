@@ -108,13 +108,13 @@ def rows_of(image: Input, race: Race, rounds: Sequence[dict[str, Run]]) -> list[
     """The rows of one race.
 
     Args:
-        rounds: what each contender took in each round, by its key.
+        rounds: what each contender of the race took in each round, by its key.
     """
     rows = []
     for contender in race.contenders:
         key = (image.name, race.name, contender.key)
         ratio = None
-        if contender.key != race.peer and race.peer in rounds[0]:
+        if contender.key != race.peer and race.peer in rounds[-1]:
             pairs = [(each[contender.key], each[race.peer]) for each in rounds]
             ratio = Spread.of([ours.wall_s / peer.wall_s for ours, peer in pairs])
         runs = tuple(each[contender.key] for each in rounds)
