@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import anyio.lowlevel
 import pytest
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import WRITE, WriteContentRequest
+from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.ingest import MESSAGE_SIZE, WRITE_METHOD
 from nydus_service.content.containerd.leases import BOOT_ID, LOCK, ContainerdLeases
 from nydus_service.content.containerd.rpc import Connection, RefLocked, connect
@@ -189,6 +191,34 @@ async def test_a_write_that_is_cancelled_in_the_middle(here: Here, messages: int
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
         assert ended
+        assert here.ingests() == []
+
+
+async def cancel_soon(scope: anyio.CancelScope, steps: int) -> None:
+    for _ in range(steps):
+        await anyio.lowlevel.checkpoint()
+    scope.cancel()
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+async def test_a_call_that_is_cancelled(here: Here, steps: int) -> None:
+    """gRPC raises a cancellation of its own: it must not pass through the scope that was cancelled."""
+    async with here.open() as stores, here.connect() as connection:
+        desc = await write(stores.content, LARGE)
+        remote = ContainerdContent(connection, None)
+        for call in (
+            stores.images.list,
+            partial(stores.content.info, desc.digest),
+            partial(read, remote, desc),
+        ):
+            async with anyio.create_task_group() as tasks:
+                with anyio.CancelScope() as scope:
+                    tasks.start_soon(cancel_soon, scope, steps)
+                    await call()
+        async with stores.leases.open_lease("job"), anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as scope:
+                tasks.start_soon(cancel_soon, scope, steps)
+                await write(stores.content, LARGE, f"cancelled-{steps}")
         assert here.ingests() == []
 
 

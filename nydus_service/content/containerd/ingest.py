@@ -41,6 +41,7 @@ from nydus_service.content.containerd.rpc import (
     Method,
     PreconditionFailed,
     RefLocked,
+    of_grpc,
     retry,
 )
 from nydus_service.content.store import ContentNotFound, UnexpectedContent
@@ -204,14 +205,14 @@ class ContainerdIngest:
     async def _put(self, request: WriteContentRequest) -> None:
         try:
             with anyio.fail_after(_ANSWER_S):
-                await self._call.write(request)
+                await of_grpc(self._call.write(request))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as exc:
             raise await self._failure(exc, writing=True) from exc
 
     async def _answer(self) -> WriteContentResponse:
         try:
             with anyio.fail_after(_ANSWER_S):
-                answer = await self._call.read()
+                answer = await of_grpc(self._call.read())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as exc:
             raise await self._failure(exc) from exc
         if not isinstance(answer, WriteContentResponse):
@@ -222,7 +223,7 @@ class ContainerdIngest:
         """Why the stream ended: its status has it."""
         if isinstance(exc, TimeoutError):
             return self._connection.failure(grpc.StatusCode.DEADLINE_EXCEEDED, None, self._doing)
-        code, details = await self._call.code(), await self._call.details()
+        code, details = await of_grpc(self._call.code()), await of_grpc(self._call.details())
         if code == grpc.StatusCode.INTERNAL and writing:  # gRPC's own word for a connection that broke
             code = grpc.StatusCode.UNAVAILABLE
         if code == grpc.StatusCode.OK:
@@ -233,11 +234,13 @@ class ContainerdIngest:
     async def _hang_up(self) -> None:
         """End the stream, and wait until the daemon has ended it, too, so that the ref is free."""
         call, self._call = self._call, None
-        if call is None or call.done():  # one that was cancelled would raise a cancellation of its own
+        if (
+            call is None or call.cancelled() or call.done()
+        ):  # one that was cancelled would raise a cancellation of its own
             return
         with anyio.move_on_after(_END_S), suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await call.done_writing()
-            while await call.read() is not grpc.aio.EOF:
+            await of_grpc(call.done_writing())
+            while await of_grpc(call.read()) is not grpc.aio.EOF:
                 pass
         call.cancel()
 

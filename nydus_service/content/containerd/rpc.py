@@ -10,6 +10,7 @@
 Source: containerd `errdefs/grpc.go`; `content/helpers.go`, `OpenWriter`; `defaults/defaults.go`.
 """
 
+import asyncio
 import os
 import re
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
@@ -136,7 +138,7 @@ class Connection:
             )
             metadata = self._metadata(lease, namespace)
             try:
-                reply: R = await call(request, metadata=metadata, timeout=timeout_s)
+                reply: R = await of_grpc(call(request, metadata=metadata, timeout=timeout_s))
             except grpc.aio.AioRpcError as exc:
                 raise self.failure(exc.code(), exc.details(), doing) from exc
             return reply
@@ -154,7 +156,7 @@ class Connection:
         )
         answers = call(request, metadata=self._metadata("", ""), timeout=timeout_s)
         try:
-            async for reply in answers:
+            while isinstance(reply := await of_grpc(answers.read()), method.reply):
                 yield reply
         except grpc.aio.AioRpcError as exc:
             raise self.failure(exc.code(), exc.details(), doing) from exc
@@ -226,6 +228,19 @@ async def connect(address: Path, namespace: str) -> AsyncIterator[Connection]:
     finally:
         with anyio.CancelScope(shield=True):
             await channel.close()
+
+
+async def of_grpc(awaitable: Awaitable[T]) -> T:
+    """Await something of gRPC's.
+
+    When it is cancelled it raises a cancellation of its own, which anyio's scopes do not know as theirs
+    and would let pass. Theirs comes at the next opportunity: this is one.
+    """
+    try:
+        return await awaitable
+    except asyncio.CancelledError:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
 
 
 async def retry(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
