@@ -317,8 +317,8 @@ def four_layers() -> list[bytes]:
             whiteout("file-to-dir/child"),
             whiteout("never-was"),
             directory("d", mode=0o711),
-            file("d/one", b"back"),
             whiteout("d/one"),
+            file("d/one", b"back"),
         ),
     ]
 

@@ -83,7 +83,7 @@ LAYERS: dict[str, Case] = {
         [layer(directory("z"), file("a/f"))], names, ["/a", "/z", "/z/f"], ["/a", "/a/f", "/z"]
     ),
     "implied below set-group-ID": Case(
-        [layer(directory("d", mode=0o755, gid=7), file("d/z/f"))],
+        [layer(directory("d", mode=0o2755, gid=7), file("d/z/f"))],
         owner(b"/d/z"),
         ("0o755", 0, 0),
         ("0o755", 0, 7),

@@ -106,10 +106,10 @@ async def stream(data: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
 @contextmanager
 def nothing_left() -> Iterator[None]:
     """In its block, no descriptor and no child process may come into being that survives it."""
-    before = open_descriptors()
+    descriptors, processes = open_descriptors(), children()
     yield
-    assert open_descriptors() == before
-    assert children() == []
+    assert open_descriptors() == descriptors
+    assert children() == processes
 
 
 def open_descriptors() -> dict[str, str]:
