@@ -1,4 +1,4 @@
-"""The examples of docs/api.md run as they are, and the public names are the same in all their lists."""
+"""What docs/ says of the library: examples run as they are, names and tests are there."""
 
 import ast
 import os
@@ -63,6 +63,12 @@ def test_examples_are_typed(tmp_path: Path) -> None:
 
 def test_no_example_is_passed_over() -> None:
     assert len(EXAMPLES) == API.count("```python") > 0
+
+
+def test_the_seed_map_names_tests_that_there_are() -> None:
+    named = re.findall(r"tests/[\w/]+\.py", (PROJECT / "docs" / "seed-map.md").read_text())
+    assert [path for path in named if not (PROJECT / path).exists()] == []
+    assert named
 
 
 def test_every_public_name_is_there_for_type_checkers_too() -> None:
