@@ -48,10 +48,10 @@ from nydus_service.content.store import ContentNotFound, UnexpectedContent
 from nydus_service.errors import NotFoundError, NydusServiceError, UnreachableError, UnsupportedError
 from nydus_service.oci.digest import Digest, Digester
 
-MESSAGE_SIZE: Final = 4 << 20
-"""Bytes of content in a message, of 16 MiB that it may have: more are not faster."""
-IN_FLIGHT: Final = 2
-"""Messages sent and not yet answered. With them, memory for one ingest is 12 MiB."""
+MESSAGE_SIZE: Final = 2 << 20
+"""Bytes of content in a message, of the 16 MiB that it may have: more are slower, as they leave the cache."""
+IN_FLIGHT: Final = 4
+"""Messages sent and not yet answered. With them an ingest needs up to 12 MiB of memory."""
 
 _ANSWER_S = 120.0
 """For an answer: a commit of a large blob syncs it."""
