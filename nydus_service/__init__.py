@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nydus_service.builder.embedded import EmbeddedBuilder
     from nydus_service.builder.facts import FactsCache
     from nydus_service.builder.foreign import ForeignBuilder
+    from nydus_service.builder.locate import find_builder, make_builder
     from nydus_service.builder.verifier import VerifierProcess
     from nydus_service.content.archive import open_archive
     from nydus_service.content.layout import open_layout
@@ -132,6 +133,7 @@ _BY_MODULE = {
     "builder.embedded": ("EmbeddedBuilder",),
     "builder.facts": ("FactsCache",),
     "builder.foreign": ("ForeignBuilder",),
+    "builder.locate": ("find_builder", "make_builder"),
     "builder.verifier": ("VerifierProcess",),
     "content.archive": ("open_archive",),
     "content.layout": ("open_layout",),
@@ -289,6 +291,7 @@ __all__ = [
     "convert_image",
     "convert_layer",
     "copy_image",
+    "find_builder",
     "is_index",
     "is_layer",
     "is_manifest",
@@ -296,6 +299,7 @@ __all__ = [
     "is_nydus_bootstrap",
     "is_nydus_image",
     "locate",
+    "make_builder",
     "merge_layers",
     "open_archive",
     "open_layout",
