@@ -24,6 +24,7 @@ All of this blocks; layout.py calls it from threads.
 Source: OCI image-spec image-layout.md.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -188,7 +189,12 @@ class LayoutDir:
             (self.path / MARKER).unlink(missing_ok=True)
             _remove_empty(reversed(self._blob_directories()))
         (self._work / _LOCK).unlink()  # who waits for it finds it gone and makes another
-        self._work.rmdir()
+        try:
+            self._work.rmdir()
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+            return  # who waited was quicker: has made another lock, and tidies up in turn, or has
         _remove_empty(made)
 
     def _sweep(self) -> None:
@@ -258,7 +264,9 @@ class LayoutDir:
             while held < 0:
                 self._make_directories(made)
                 with suppress(FileNotFoundError):  # the last one left, and removed it under our feet
-                    self._work.mkdir(exist_ok=True)
+                    # not exist_ok, which looks again at a directory that may be gone by then
+                    with suppress(FileExistsError):
+                        self._work.mkdir()
                     held = lock(self._work / _LOCK)
             if made:
                 _append(self._work / _MADE, b"".join(os.fsencode(each) + b"\0" for each in made))
