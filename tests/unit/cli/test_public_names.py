@@ -29,11 +29,10 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 async def test_the_example_of_the_readme(layout: Path) -> None:
     images = ns.open_layout(layout)
-    builder = ns.make_builder(None, known=ns.FactsCache())
     result = await ns.convert_image(
         ns.Place(images, "sample"),
         ns.Place(images, "example"),
-        builder,
+        ns.EmbeddedBuilder(),
         ns.VerifierProcess(),
         ns.ConvertOptions(compressor="lz4_block"),
     )
