@@ -88,8 +88,9 @@ class Daemon:
 
     def collect(self, namespace: str) -> None:
         """Have garbage collected, and wait for it."""
-        self.ctr(namespace, "leases", "create", "--id", "collect")
-        self.ctr(namespace, "leases", "delete", "--sync", "collect")
+        lease = f"collect-{next(_NUMBERS)}"
+        self.ctr(namespace, "leases", "create", "--id", lease)
+        self.ctr(namespace, "leases", "delete", "--sync", lease)
 
     def lines(self, namespace: str, *argv: str) -> list[str]:
         """What a listing of `ctr -q` has."""

@@ -86,11 +86,12 @@ async def run(args: argparse.Namespace) -> int:
     daemon = choose_daemon(args)
     async with AsyncExitStack() as stack:
         stack.enter_context(fetch_advice(source, daemon))
-        source_stores = await stack.enter_async_context(open_stores(source, daemon))
         same = source.store == target.store
-        target_stores = (
-            source_stores if same else await stack.enter_async_context(open_stores(target, daemon))
-        )
+        sweep = not args.dry_run
+        source_stores = await stack.enter_async_context(open_stores(source, daemon, sweep=same and sweep))
+        target_stores = source_stores
+        if not same:
+            target_stores = await stack.enter_async_context(open_stores(target, daemon, sweep=sweep))
         places = (
             Place(source_stores, source.name, source.digest, str(source)),
             Place(target_stores, target.name, None, str(target)),

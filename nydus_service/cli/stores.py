@@ -34,9 +34,13 @@ def choose_daemon(args: argparse.Namespace) -> Daemon:
 
 
 @asynccontextmanager
-async def open_stores(reference: ImageReference, daemon: Daemon) -> AsyncIterator[Stores]:
+async def open_stores(
+    reference: ImageReference, daemon: Daemon, *, sweep: bool = False
+) -> AsyncIterator[Stores]:
     """Open the stores of one place.
 
+    Args:
+        sweep: remove from containerd what dead processes of ours left, even if nothing is written then.
     Raises:
         UnsupportedError: they are not there yet.
         UnreachableError, NotAllowedError, UsageError: there is no containerd, or not for us.
@@ -49,7 +53,7 @@ async def open_stores(reference: ImageReference, daemon: Daemon) -> AsyncIterato
     elif reference.transport is Transport.CONTAINERD:
         from nydus_service.content.containerd.stores import open_containerd  # gRPC: slow to import
 
-        async with open_containerd(daemon.address, daemon.namespace, daemon.jobs_dir) as stores:
+        async with open_containerd(daemon.address, daemon.namespace, daemon.jobs_dir, sweep=sweep) as stores:
             yield stores
     else:
         raise UnsupportedError(

@@ -44,12 +44,15 @@ class DaemonFacts:
 
 
 @asynccontextmanager
-async def open_containerd(address: Path, namespace: str, jobs_dir: Path) -> AsyncIterator[Stores]:
+async def open_containerd(
+    address: Path, namespace: str, jobs_dir: Path, *, sweep: bool = False
+) -> AsyncIterator[Stores]:
     """The stores over a containerd, which must be running.
 
     Args:
         address: of its socket.
         jobs_dir: for the locks of this user's processes (leases.py).
+        sweep: remove leases of dead processes at once, and not with the first lease that is opened.
     Raises:
         UnreachableError, NotAllowedError, UsageError: as `connect`.
     """
@@ -60,6 +63,8 @@ async def open_containerd(address: Path, namespace: str, jobs_dir: Path) -> Asyn
         content = ContainerdContent(connection, files)
         images = ContainerdImages(connection, content)
         leases = ContainerdLeases(connection, files, jobs_dir)
+        if sweep:
+            await leases.sweep()
         yield Stores(str(connection), content, images, leases)
 
 

@@ -1,0 +1,148 @@
+"""A conversion in containerd, killed or swept of garbage at each step that changes something."""
+
+import asyncio
+import json
+import os
+import signal
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.containerd import Daemon, new_namespace
+from tests.grpcproxy import CHANGES, running_proxy
+from tests.unit.cli.command import ARGV, environment, run, run_json
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+
+APP, NYDUS = "docker.io/library/app:1", "docker.io/library/app:1-nydus"
+FEW = 5
+"""Kills on the newer daemon, which has to behave like the older one."""
+
+
+@dataclass
+class Disturbed:
+    """A namespace that has the sample, behind a proxy."""
+
+    daemon: Daemon
+    namespace: str
+    socket: Path
+    temporary: Path
+    steps: list[str] = field(default_factory=list)
+    process: "asyncio.subprocess.Process | None" = None
+
+    def environment(self, address: Path) -> dict[str, str]:
+        return environment(
+            self.temporary, CONTAINERD_ADDRESS=str(address), CONTAINERD_NAMESPACE=self.namespace
+        )
+
+    async def convert(self) -> tuple[int, str, str]:
+        """Convert through the proxy. Returns status, stdout, stderr."""
+        argv = [*ARGV, "convert", APP, NYDUS, "-q", "--force", "--format", "json"]
+        self.process = await asyncio.create_subprocess_exec(
+            *argv,
+            env=self.environment(self.socket),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        stdout, stderr = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, stdout.decode(), stderr.decode()
+
+    async def kill(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        await asyncio.Event().wait()  # the step is not done, or not answered
+
+    def convert_again(self) -> str:
+        """As the next user would, without a proxy. Returns the target's digest."""
+        result = run_json("convert", APP, NYDUS, "-q", env=self.environment(self.daemon.address))
+        return str(result["target"]["descriptor"]["digest"])
+
+    def assert_nothing_left(self) -> None:
+        assert self.daemon.lines(self.namespace, "leases", "ls", "-q") == []
+        assert self.daemon.ctr(self.namespace, "content", "active").splitlines()[1:] == []
+        assert list(self.temporary.iterdir()) == []
+
+    def forget(self) -> list[str]:
+        """Remove the target and all garbage. Returns what content is left."""
+        self.daemon.ctr(self.namespace, "images", "rm", "--sync", NYDUS)
+        self.daemon.collect(self.namespace)
+        return sorted(self.daemon.lines(self.namespace, "content", "ls", "-q"))
+
+
+@pytest.fixture
+def disturbed(daemon: Daemon, tmp_path: Path) -> Disturbed:
+    layout, archive = tmp_path / "layout", tmp_path / "image.tar"
+    assert run("sample", layout, "--size-mb", "1", "--tag", "1").returncode == 0
+    with tarfile.open(archive, "w") as tar:
+        tar.add(layout, arcname=".")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    here = Disturbed(daemon, new_namespace(), tmp_path / "proxy", temporary)
+    daemon.ctr(
+        here.namespace,
+        "images",
+        "import",
+        "--no-unpack",
+        "--base-name",
+        "docker.io/library/app",
+        str(archive),
+    )
+    daemon.collect(here.namespace)
+    return here
+
+
+async def test_killed_at_every_change(disturbed: Disturbed) -> None:
+    before = sorted(disturbed.daemon.lines(disturbed.namespace, "content", "ls", "-q"))
+    steps: list[tuple[str, str]] = []
+    kill_at = -1
+
+    async def on_step(when: str, name: str) -> None:
+        if name in CHANGES:
+            steps.append((when, name))
+            if len(steps) - 1 == kill_at:
+                await disturbed.kill()
+
+    async with running_proxy(disturbed.daemon.address, disturbed.socket, on_step):
+        status, stdout, stderr = await disturbed.convert()
+        assert (status, stderr) == (0, "")
+        digest = json.loads(stdout)["target"]["descriptor"]["digest"]
+        assert disturbed.forget() == before
+        count = len(steps)
+        names = {name for _, name in steps}
+        assert names >= {"Leases/Create", "Leases/Delete", "Content/Write COMMIT", "Images/Create"}
+        assert count >= 25
+        kills = range(count) if disturbed.daemon.version == "1.6" else range(0, count, count // FEW)
+        for kill_at in kills:
+            steps.clear()
+            status, _, stderr = await disturbed.convert()
+            assert (status, stderr) == (-signal.SIGKILL, ""), (kill_at, steps)
+            assert await asyncio.to_thread(disturbed.convert_again) == digest
+            disturbed.assert_nothing_left()
+            assert disturbed.forget() == before
+
+
+async def test_garbage_collected_at_every_change(disturbed: Disturbed) -> None:
+    before = sorted(disturbed.daemon.lines(disturbed.namespace, "content", "ls", "-q"))
+    collections = 0
+
+    async def on_step(when: str, name: str) -> None:
+        nonlocal collections
+        if name in CHANGES:
+            await asyncio.to_thread(disturbed.daemon.collect, disturbed.namespace)
+            collections += 1
+
+    async with running_proxy(disturbed.daemon.address, disturbed.socket, on_step):
+        status, stdout, stderr = await disturbed.convert()
+    assert (status, stderr) == (0, "")
+    assert collections >= 25
+    disturbed.assert_nothing_left()
+    disturbed.daemon.collect(disturbed.namespace)
+    env = disturbed.environment(disturbed.daemon.address)
+    told = run_json("check", NYDUS, "--against", APP, "--verify", "full", env=env)
+    assert told["verdict"] == "equal"
+    assert disturbed.convert_again() == json.loads(stdout)["target"]["descriptor"]["digest"]
+    assert disturbed.forget() == before
