@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containerd import Daemon, new_namespace
+from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
 from tests.grpcproxy import CHANGES, running_proxy
 from tests.unit.cli.command import ARGV, environment, run, run_json
 
@@ -73,26 +73,29 @@ class Disturbed:
         return sorted(self.daemon.lines(self.namespace, "content", "ls", "-q"))
 
 
-@pytest.fixture
-def disturbed(daemon: Daemon, tmp_path: Path) -> Disturbed:
-    layout, archive = tmp_path / "layout", tmp_path / "image.tar"
-    assert run("sample", layout, "--size-mb", "1", "--tag", "1").returncode == 0
-    with tarfile.open(archive, "w") as tar:
-        tar.add(layout, arcname=".")
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of a small image."""
+    directory = tmp_path_factory.mktemp("sample")
+    assert run("sample", directory / "layout", "--size-mb", "1", "--tag", "1").returncode == 0
+    with tarfile.open(directory / "image.tar", "w") as tar:
+        tar.add(directory / "layout", arcname=".")
+    return directory / "image.tar"
+
+
+def disturb(daemon: Daemon, sample: Path, tmp_path: Path) -> Disturbed:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     here = Disturbed(daemon, new_namespace(), tmp_path / "proxy", temporary)
-    daemon.ctr(
-        here.namespace,
-        "images",
-        "import",
-        "--no-unpack",
-        "--base-name",
-        "docker.io/library/app",
-        str(archive),
-    )
+    argv = ("images", "import", "--no-unpack", "--base-name", "docker.io/library/app", str(sample))
+    daemon.ctr(here.namespace, *argv)
     daemon.collect(here.namespace)
     return here
+
+
+@pytest.fixture
+def disturbed(daemon: Daemon, sample: Path, tmp_path: Path) -> Disturbed:
+    return disturb(daemon, sample, tmp_path)
 
 
 async def test_killed_at_every_change(disturbed: Disturbed) -> None:
@@ -146,3 +149,43 @@ async def test_garbage_collected_at_every_change(disturbed: Disturbed) -> None:
     assert told["verdict"] == "equal"
     assert disturbed.convert_again() == json.loads(stdout)["target"]["descriptor"]["digest"]
     assert disturbed.forget() == before
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_daemon_that_is_killed_and_comes_back(version: str, sample: Path, tmp_path: Path) -> None:
+    """Wherever the daemon is killed, the job goes on or says why not, and the next one is right."""
+    with running_daemon(version, tmp_path) as daemon:
+        here = disturb(daemon, sample, tmp_path)
+        digest = here.convert_again()
+        before = here.forget()
+
+        def restart() -> None:
+            daemon.kill()
+            daemon.start()
+
+        for kill_at in range(0, 24, 4):
+            steps = 0
+            restarts: list[asyncio.Future[None]] = []
+
+            async def on_step(
+                when: str, name: str, kill_at: int = kill_at, restarts: list[asyncio.Future[None]] = restarts
+            ) -> None:
+                nonlocal steps
+                if name in CHANGES and steps <= kill_at:
+                    steps += 1
+                    if steps > kill_at:
+                        restarts.append(asyncio.ensure_future(asyncio.to_thread(restart)))
+                        await asyncio.shield(restarts[-1])  # the job may give up meanwhile
+
+            async with running_proxy(daemon.address, here.socket, on_step):
+                status, stdout, stderr = await here.convert()
+            assert steps == kill_at + 1
+            await restarts[0]
+            if status:
+                assert (status, stdout) == (8, "")
+                assert "does not answer" in stderr
+            else:
+                assert json.loads(stdout)["target"]["descriptor"]["digest"] == digest
+            assert here.convert_again() == digest
+            here.assert_nothing_left()
+            assert here.forget() == before
