@@ -150,8 +150,9 @@ class ContainerdIngest:
 
         for _ in range(_TURNS - 1):
             with suppress(ContentNotFound):  # it was there, and is collected: write it again
-                return await retry(attempt)
-        return await retry(attempt)
+                await retry(attempt)
+                return
+        await retry(attempt)
 
     async def _commit_stream(self, digest: Digest, labels: Mapping[str, str]) -> None:
         if self._buffer:
@@ -190,7 +191,9 @@ class ContainerdIngest:
         while True:
             await self._hang_up()
             self._call = self._connection.exchange(WRITE_METHOD, lease=self._lease)
-            self._holds_ref = True
+            self._holds_ref = (
+                True  # as far as is known: the ref is ours alone, unless it is said to be locked
+            )
             try:
                 await self._put(WriteContentRequest(action=STAT, ref=self._ref))
                 await self._answer()
@@ -234,10 +237,8 @@ class ContainerdIngest:
     async def _hang_up(self) -> None:
         """End the stream, and wait until the daemon has ended it, too, so that the ref is free."""
         call, self._call = self._call, None
-        if (
-            call is None or call.cancelled() or call.done()
-        ):  # one that was cancelled would raise a cancellation of its own
-            return
+        if call is None or call.cancelled() or call.done():
+            return  # and not read: one that was cancelled would raise a cancellation of its own
         with anyio.move_on_after(_END_S), suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await of_grpc(call.done_writing())
             while await of_grpc(call.read()) is not grpc.aio.EOF:
