@@ -77,14 +77,14 @@ class LayerTree:
         existing = parent.children.get(name)
         if name.startswith(WHITEOUT_PREFIX):
             self._hide(parent, name, entry)
-        if entry.kind == DIRECTORY:
-            if existing is None or existing.children is None:
-                self._add_directory(parent, name, existing, entry)
-            else:
-                self._describe(existing, entry)
+        if entry.kind == DIRECTORY and existing is not None and existing.children is not None:
+            self._describe(existing, entry)
             return
-        if existing is not None and existing.children is not None:
+        if existing is not None and (existing.children is not None or existing.is_symlink()):
             self._forget_parents()
+        if entry.kind == DIRECTORY:
+            self._add_directory(parent, name, existing, entry)
+            return
         parent.children[name] = (
             self._hard_link(entry) if entry.kind == HARDLINK else self._inode(entry, chunks)
         )
@@ -144,7 +144,6 @@ class LayerTree:
     def _add_directory(self, parent: Inode, name: bytes, existing: Inode | None, entry: TarEntry) -> None:
         assert parent.children is not None
         parent.children[name] = self._inode(entry, NO_CHUNKS)
-        self._parents.pop(entry.path, None)
         if existing is not None and not name.startswith(WHITEOUT_PREFIX):
             # It took the place of something else, so nothing of a lower directory may show in it.
             parent.children.setdefault(WHITEOUT_PREFIX + name, Inode(S_IFREG | 0o644))

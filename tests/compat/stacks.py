@@ -280,7 +280,7 @@ class OrderlyOverlay(Overlay):
     Our merge works on a layer as a whole, after what the layer does to itself. So it does not see,
     within one layer, that
     - something is put below a symlink of a lower layer, and then that link is replaced, or the same
-      place is also reached without it;
+      place is also reached without it or through another;
     - a hard link to a file of a lower layer, whose entry changes that file, is removed again;
     - a directory's set-group-ID bit changes after a directory in it was implied.
     `convert` notices each by its verification; here they are left out.
@@ -293,18 +293,17 @@ class OrderlyOverlay(Overlay):
 
     def begin_layer(self) -> None:
         super().begin_layer()
-        self.direct: set[Steps] = set()
-        self.through: set[Steps] = set()
+        self.ways: dict[Steps, tuple[Steps, ...]] = {}
         self.needed: set[Steps] = set()
         self.hard_links: set[Steps] = set()
 
     def _note(self, path: Steps, place: Place, *, removes: bool) -> None:
-        mine, other = (self.through, self.direct) if place.links else (self.direct, self.through)
-        if any(path[: len(one)] == one or one[: len(path)] == path for one in other):
-            raise RefusedError(f"{path}: on two ways")
+        for one, links in self.ways.items():
+            if links != place.links and (path[: len(one)] == one or one[: len(path)] == path):
+                raise RefusedError(f"{path}: on two ways")
         if removes and any(one[: len(path)] == path for one in self.needed):
             raise RefusedError(f"{path}: removed after use")
-        mine.add(path)
+        self.ways[path] = place.links
         self.needed.update(place.links)
 
     def _note_link(self, path: Steps, target: Steps) -> None:
@@ -334,6 +333,7 @@ class PlainOverlay(Overlay):
     - It passes over an entry for the root.
     - It sets the times of directories last, by their names: whatever is there then gets them.
     - An opaque mark removes directories of the same layer that have no entry of their own.
+    - With the native snapshotter a directory keeps the xattrs of lower layers.
     """
 
     def apply(self, entry: Entry) -> None:
@@ -345,6 +345,12 @@ class PlainOverlay(Overlay):
         gone = place.there.children.get(path[-1]) if path != place.path else None
         if removes and gone and any(below.described == self.layer for below in directories(gone)):
             raise RefusedError(f"{path}: a directory with an entry, removed")
+
+    def _describe(self, there: File, entry: Entry) -> None:
+        kept = there.xattrs.keys() - {name for name, _ in entry.xattrs}
+        if kept and there.is_(S_IFDIR) and there.described != self.layer:
+            raise RefusedError(f"{entry.path}: xattrs of a lower layer")
+        super()._describe(there, entry)
 
     def _hide_lower(self, there: File) -> None:
         ways = (below for below in directories(there) if below is not there and below.described != self.layer)

@@ -151,6 +151,12 @@ def test_parents_remembered_before_a_replacement_are_forgotten() -> None:
     assert paths(root) == ["/d", "/e", "/e/b"]
 
 
+def test_a_symlink_that_was_followed_and_then_replaced_is_forgotten() -> None:
+    root = tree_of(symlink("a", "../.."), symlink("a/a", "b/c"), file("a/a"))
+    assert paths(root) == ["/a", "/b", "/b/c", "/b/c/a"]
+    assert at(root, "/a").target == b"b/c"
+
+
 def test_xattrs_that_containerd_does_not_set_are_left_out() -> None:
     given = {"user.a": b"1", "security.b": b"2", "trusted.c": b"3", "com.apple.quarantine": b"4"}
     root = tree_of(file("f", xattrs=given), symlink("s", "f", xattrs=given), fifo("p", xattrs=given))
