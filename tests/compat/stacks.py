@@ -280,7 +280,7 @@ class OrderlyOverlay(Overlay):
     Our merge works on a layer as a whole, after what the layer does to itself. So it does not see,
     within one layer, that
     - something is put below a symlink of a lower layer, and then that link is replaced, or the same
-      place is also reached without it or through another;
+      place is also reached without it or through another; or a symlink is put there, and followed;
     - a hard link to a file of a lower layer, whose entry changes that file, is removed again;
     - a directory's set-group-ID bit changes after a directory in it was implied.
     `convert` notices each by its verification; here they are left out.
@@ -301,10 +301,10 @@ class OrderlyOverlay(Overlay):
         for one, links in self.ways.items():
             if links != place.links and (path[: len(one)] == one or one[: len(path)] == path):
                 raise RefusedError(f"{path}: on two ways")
+        self.needed.update(place.links)
         if removes and any(one[: len(path)] == path for one in self.needed):
             raise RefusedError(f"{path}: removed after use")
         self.ways[path] = place.links
-        self.needed.update(place.links)
 
     def _note_link(self, path: Steps, target: Steps) -> None:
         if target in self.needed:
@@ -315,6 +315,8 @@ class OrderlyOverlay(Overlay):
     def _note_follow(self, link: Steps) -> None:
         if link in self.hard_links:
             raise RefusedError(f"{link}: a hard link to a symlink, followed")
+        if self.ways.get(link):
+            raise RefusedError(f"{link}: a symlink put there through another, followed")
 
     def _describe(self, there: File, entry: Entry) -> None:
         implied = [
