@@ -93,7 +93,8 @@ class File:
     """A file of any type in the model; hard links are one `File` under several names.
 
     `described` is the layer whose entry gave a directory its metadata, None where it is implied.
-    `placed` says of each child which layer put it here last.
+    `placed` says of each child which layer put it here last, `passed` which layer last had an
+    entry somewhere below.
     """
 
     mode: int
@@ -108,6 +109,7 @@ class File:
     children: "dict[str, File]" = field(default_factory=dict)
     described: int | None = None
     placed: dict[str, int] = field(default_factory=dict)
+    passed: int | None = None
 
     def is_(self, kind: int) -> bool:
         """Whether it is of this type."""
@@ -189,11 +191,11 @@ class Overlay:
         there = place.there.children.get(name)
         if there is None or there.is_(S_IFDIR):
             raise RefusedError(f"{entry.path}: no file {entry.target} to link to")
-        self._note_link(path, (*place.path, name))
+        self._note_link(path, (*place.path, name), place)
         return there
 
-    def _note_link(self, path: Steps, target: Steps) -> None:
-        """A hard link is put at a path; for subclasses."""
+    def _note_link(self, path: Steps, target: Steps, place: Place) -> None:
+        """A hard link is put at a path; for subclasses. `place` has its target."""
 
     def _describe(self, there: File, entry: Entry) -> None:
         if entry.kind != "hardlink" or not there.is_(S_IFLNK):
@@ -234,6 +236,7 @@ class Overlay:
                 rest = child.target.split("/") + rest
             elif child.is_(S_IFDIR):
                 trail.append((name, child))
+                child.passed = self.layer if create else child.passed
             else:
                 raise RefusedError(f"{path}: not a directory")
             if followed > MAX_LINKS:
@@ -252,7 +255,7 @@ class Overlay:
                 self._hide_lower(child)
             if there.placed[name] == self.layer:
                 continue
-            if child.children:
+            if child.children or child.passed == self.layer:
                 made = replace(self._implied(there), children=child.children, placed=child.placed)
                 there.children[name] = made
                 there.placed[name] = self.layer
@@ -306,9 +309,11 @@ class OrderlyOverlay(Overlay):
             raise RefusedError(f"{path}: removed after use")
         self.ways[path] = place.links
 
-    def _note_link(self, path: Steps, target: Steps) -> None:
+    def _note_link(self, path: Steps, target: Steps, place: Place) -> None:
         if target in self.needed:
             raise RefusedError(f"{target}: a symlink linked to and followed")
+        if self.ways.get(target, place.links) != place.links:
+            raise RefusedError(f"{target}: put on one way, linked to on another")
         self.hard_links.add(path)
         self.needed.add(path)
 
@@ -333,15 +338,21 @@ class PlainOverlay(Overlay):
     """Refuses, too, what containerd's code handles oddly, so that all else can be held against it.
 
     - It passes over an entry for the root.
-    - It sets the times of directories last, by their names: whatever is there then gets them.
+    - It sets the times of directories last, by the names in their entries: whatever is there then
+      gets them, or nothing is there and it fails.
     - An opaque mark removes directories of the same layer that have no entry of their own.
-    - With the native snapshotter a directory keeps the xattrs of lower layers.
+    - With the native snapshotter a directory keeps the xattrs of lower layers, and hard links to
+      what are no regular files become files of their own when it copies them.
     """
 
     def apply(self, entry: Entry) -> None:
         if not entry.path:
             raise RefusedError("the root")
+        self.follows = False
         super().apply(entry)
+
+    def _note_follow(self, link: Steps) -> None:
+        self.follows = True
 
     def _note(self, path: Steps, place: Place, *, removes: bool) -> None:
         gone = place.there.children.get(path[-1]) if path != place.path else None
@@ -349,14 +360,20 @@ class PlainOverlay(Overlay):
             raise RefusedError(f"{path}: a directory with an entry, removed")
 
     def _describe(self, there: File, entry: Entry) -> None:
+        if entry.kind == "directory" and self.follows:
+            raise RefusedError(f"{entry.path}: a directory whose path goes through a symlink")
         kept = there.xattrs.keys() - {name for name, _ in entry.xattrs}
         if kept and there.is_(S_IFDIR) and there.described != self.layer:
             raise RefusedError(f"{entry.path}: xattrs of a lower layer")
         super()._describe(there, entry)
 
+    def _note_link(self, path: Steps, target: Steps, place: Place) -> None:
+        if not place.there.children[target[-1]].is_(S_IFREG):
+            raise RefusedError(f"{target}: no regular file")
+
     def _hide_lower(self, there: File) -> None:
         ways = (below for below in directories(there) if below is not there and below.described != self.layer)
-        if any(self.layer in below.placed.values() for below in ways):
+        if any(below.passed == self.layer or self.layer in below.placed.values() for below in ways):
             raise RefusedError("an opaque mark over a directory without an entry")
         super()._hide_lower(there)
 
