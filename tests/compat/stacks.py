@@ -126,11 +126,12 @@ Steps = tuple[str, ...]
 @dataclass(frozen=True, slots=True)
 class Place:
     """A directory: itself, its path free of symlinks, the paths of the lower layers' symlinks on the
-    way to it."""
+    way to it, and whether symlinks of this layer are on it."""
 
     there: File
     path: Steps
     links: tuple[Steps, ...] = ()
+    through_own: bool = False
 
 
 class Overlay:
@@ -241,7 +242,8 @@ class Overlay:
                 raise RefusedError(f"{path}: not a directory")
             if followed > MAX_LINKS:
                 raise RefusedError(f"{path}: too many links")
-        return Place(trail[-1][1] if trail else self.root, tuple(step for step, _ in trail), tuple(links))
+        there = trail[-1][1] if trail else self.root
+        return Place(there, tuple(step for step, _ in trail), tuple(links), followed > len(links))
 
     def _implied(self, parent: File) -> File:
         if parent.mode & S_ISGID:
@@ -284,7 +286,8 @@ class OrderlyOverlay(Overlay):
     within one layer, that
     - something is put below a symlink of a lower layer, and then that link is replaced, or the same
       place is also reached without it or through another; or a symlink is put there, and followed;
-    - a hard link to a file of a lower layer, whose entry changes that file, is removed again;
+    - a hard link to a file of a lower layer, whose entry changes that file, is removed again, or
+      names the file through a symlink of its own layer, or is unlike another one to that file;
     - a directory's set-group-ID bit changes after a directory in it was implied.
     `convert` notices each by its verification; here they are left out.
     """
@@ -299,11 +302,14 @@ class OrderlyOverlay(Overlay):
         self.ways: dict[Steps, tuple[Steps, ...]] = {}
         self.needed: set[Steps] = set()
         self.hard_links: set[Steps] = set()
+        self.linked: dict[int, Entry | None] = {}
 
     def _note(self, path: Steps, place: Place, *, removes: bool) -> None:
         for one, links in self.ways.items():
             if links != place.links and (path[: len(one)] == one or one[: len(path)] == path):
                 raise RefusedError(f"{path}: on two ways")
+        if place.links and place.through_own:
+            raise RefusedError(f"{path}: through symlinks of this layer and of lower ones")
         self.needed.update(place.links)
         if removes and any(one[: len(path)] == path for one in self.needed):
             raise RefusedError(f"{path}: removed after use")
@@ -314,8 +320,12 @@ class OrderlyOverlay(Overlay):
             raise RefusedError(f"{target}: a symlink linked to and followed")
         if self.ways.get(target, place.links) != place.links:
             raise RefusedError(f"{target}: put on one way, linked to on another")
+        if place.through_own and place.there.placed[target[-1]] != self.layer:
+            raise RefusedError(f"{target}: of a lower layer, linked to through a symlink of this one")
         self.hard_links.add(path)
         self.needed.add(path)
+        if place.there.placed[target[-1]] != self.layer:
+            self.linked.setdefault(id(place.there.children[target[-1]]))
 
     def _note_follow(self, link: Steps) -> None:
         if link in self.hard_links:
@@ -331,6 +341,11 @@ class OrderlyOverlay(Overlay):
         ]
         if implied and (there.mode | entry.mode) & S_ISGID:
             raise RefusedError(f"{entry.path}: set-group-ID after {implied}")
+        if id(there) in self.linked:
+            alike = replace(entry, path="", target="")
+            if self.linked[id(there)] not in (None, alike):
+                raise RefusedError(f"{entry.path}: a link unlike another to that file of a lower layer")
+            self.linked[id(there)] = alike
         super()._describe(there, entry)
 
 
