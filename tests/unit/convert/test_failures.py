@@ -320,7 +320,7 @@ async def test_a_blob_whose_chunks_are_damaged_is_found_by_full(scene: Scene) ->
 
             async def damaging(piece: bytes | memoryview) -> None:
                 nonlocal first
-                await sink(b"\xff" + bytes(piece[1:]) if first else piece)
+                await sink(bytes([piece[0] ^ 0xFF]) + bytes(piece[1:]) if first else piece)
                 first = False
 
             return await self.embedded.pack(request, source, damaging)
