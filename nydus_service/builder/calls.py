@@ -19,6 +19,7 @@ from nydus_service.builder.command import (
     merge_arguments,
     prefetch_input,
 )
+from nydus_service.builder.limits import Limits
 from nydus_service.builder.pipes import open_input, open_pipe
 from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Output, Spawn, supervise
@@ -30,22 +31,22 @@ _PROBE_TIMEOUT_S = 30.0
 _BLOB_ID = re.compile(r"[0-9a-f]{64}")
 
 
-async def merge(program: Path | None, request: MergeRequest, timeout_s: float | None) -> MergeOutcome:
+async def merge(program: Path | None, request: MergeRequest, limits: Limits) -> MergeOutcome:
     """See `Builder.merge`. `program` None: our own."""
     arguments = merge_arguments(request)
     if program is None:
         arguments += JSON_ERRORS
     with open_input(prefetch_input(request)) as stdin:
-        done = await supervise(Spawn(Command(program, tuple(arguments)), stdin), timeout_s=timeout_s)
+        done = await supervise(Spawn(Command(program, tuple(arguments)), stdin), limits=limits)
     blobs = parse_blobs(_read(request.output_json), str(request.output_json))
     return MergeOutcome(blobs, done.duration_s, done.stderr_tail)
 
 
-async def bootstrap_layer(request: BootstrapLayerRequest, timeout_s: float | None) -> BootstrapLayerOutcome:
+async def bootstrap_layer(request: BootstrapLayerRequest, limits: Limits) -> BootstrapLayerOutcome:
     """See `Builder.bootstrap_layer`."""
     command = Command(None, tuple(bootstrap_layer_arguments(request)))
     with open_input("") as stdin:
-        await supervise(Spawn(command, stdin), timeout_s=timeout_s)
+        await supervise(Spawn(command, stdin), limits=limits)
     written = json.loads(_read(request.output_json))
     return BootstrapLayerOutcome(
         Digest.parse(written["diff_id"]), Digest.parse(written["digest"]), written["size"]
@@ -69,7 +70,7 @@ async def ask(program: Path | None, *arguments: str) -> str:
         stdin = descriptors.enter_context(open_input(""))
         pipe = descriptors.enter_context(open_pipe())
         spawn = Spawn(command, stdin, stdout=pipe.writer)
-        await supervise(spawn, output=Output(pipe, keep), timeout_s=_PROBE_TIMEOUT_S)
+        await supervise(spawn, output=Output(pipe, keep), limits=Limits(_PROBE_TIMEOUT_S))
     return answer.decode(errors="replace")
 
 

@@ -19,6 +19,7 @@ from nydus_service.builder.builder import (
 )
 from nydus_service.builder.command import embedded_pack_arguments, operand, prefetch_input
 from nydus_service.builder.features import parse_identity
+from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import open_input, open_pipe
 from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Input, Output, Spawn, supervise
@@ -29,12 +30,12 @@ EMBEDDED_NAME = "nydus-image-py"
 class EmbeddedBuilder:
     """A `Builder`. What it cannot do it says itself, so nobody asks for its features."""
 
-    def __init__(self, *, timeout_s: float | None = None) -> None:
+    def __init__(self, *, limits: Limits = UNLIMITED) -> None:
         """
         Args:
-            timeout_s: how long one process may run; None: for ever.
+            limits: of each process.
         """
-        self._timeout_s = timeout_s
+        self._limits = limits
         self._identity: BuilderIdentity | None = None
         self._asking = anyio.Lock()
 
@@ -60,12 +61,12 @@ class EmbeddedBuilder:
                 inherited.append(layer.reader)
             arguments = embedded_pack_arguments(request, path, blob.writer.path)
             spawn = Spawn(Command(None, tuple(arguments)), stdin, inherited=tuple(inherited))
-            done = await supervise(spawn, input=input, output=Output(blob, sink), timeout_s=self._timeout_s)
+            done = await supervise(spawn, input=input, output=Output(blob, sink), limits=self._limits)
         # It exited with success, so it has read as many bytes as the request says.
         return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:
-        return await calls.merge(None, request, self._timeout_s)
+        return await calls.merge(None, request, self._limits)
 
     async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
-        return await calls.bootstrap_layer(request, self._timeout_s)
+        return await calls.bootstrap_layer(request, self._limits)

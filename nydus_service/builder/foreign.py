@@ -28,6 +28,7 @@ from nydus_service.builder.command import (
 )
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.features import Feature
+from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import open_input, open_pipe
 from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Feeder, Input, Output, Spawn, supervise
@@ -43,18 +44,18 @@ class ForeignBuilder:
         known: FactsCache,
         *,
         without: frozenset[Feature] = frozenset(),
-        timeout_s: float | None = None,
+        limits: Limits = UNLIMITED,
     ) -> None:
         """
         Args:
             program: its path.
             without: features to leave alone even if it has them (NYDUS_DISABLE_TAR2RAFS).
-            timeout_s: how long one process may run; None: for ever.
+            limits: of each process.
         """
         self._program = program
         self._known = known
         self._without = without
-        self._timeout_s = timeout_s
+        self._limits = limits
 
     async def identify(self) -> BuilderIdentity:
         return await self._known.identity(self._program)
@@ -78,7 +79,7 @@ class ForeignBuilder:
             create = tuple(pack_arguments(request, tar.reader.path, blob.writer.path))
             builder = Spawn(Command(self._program, create), patterns, inherited=(tar.reader, blob.writer))
             done = await supervise(
-                builder, input=input, feeder=feeder, output=Output(blob, sink), timeout_s=self._timeout_s
+                builder, input=input, feeder=feeder, output=Output(blob, sink), limits=self._limits
             )
         # The feeder exited with success, so it has read as many bytes as the request says.
         return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)
@@ -86,10 +87,10 @@ class ForeignBuilder:
     async def merge(self, request: MergeRequest) -> MergeOutcome:
         if request.chunk_dict is not None:
             await self._require((Feature.CHUNK_DICT,))
-        return await calls.merge(self._program, request, self._timeout_s)
+        return await calls.merge(self._program, request, self._limits)
 
     async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
-        return await calls.bootstrap_layer(request, self._timeout_s)
+        return await calls.bootstrap_layer(request, self._limits)
 
     async def _require(self, needed: tuple[Feature, ...]) -> None:
         """Raises: UnsupportedError: the program lacks one of these."""

@@ -1,11 +1,12 @@
 """Starts a program so that it dies with the service. Run as a script in a process of its own.
 
-    python launch.py PARENT_PID exec PROGRAM ARG…      becomes PROGRAM
-    python launch.py PARENT_PID module NAME ARG…       runs a module of this very package
+    python launch.py PARENT_PID NICE IO exec PROGRAM ARG…      becomes PROGRAM
+    python launch.py PARENT_PID NICE IO module NAME ARG…       runs a module of this very package
 
 A kernel request (PR_SET_PDEATHSIG) kills the process when the thread that started it ends, however
 that ends. The request is made here and not in a `preexec_fn`: Python code between fork and exec can
-deadlock where other threads run, and it takes from `subprocess` the way over vfork.
+deadlock where other threads run, and it takes from `subprocess` the way over vfork. The same goes for
+its priorities: NICE is added to its niceness, IO is a value of ioprio_set(2), 0 for none of its own.
 """
 
 import ctypes
@@ -16,6 +17,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
+"""Numbers of the system call, for which libc has no function."""
+_IOPRIO_WHO_PROCESS = 1
 _CANNOT_EXECUTE = 126
 """The shell's exit status for a program that is there but does not start."""
 _NOISE = ("RUST_BACKTRACE", "RUST_LIB_BACKTRACE")
@@ -29,6 +33,14 @@ def die_with(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it died before the request, which then never comes to anything
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def step_back(nice: int, io_priority: int) -> None:
+    """Leave processors and disks to those who need them more. Where the kernel refuses, so be it."""
+    os.nice(nice)
+    number = _IOPRIO_SET.get(os.uname().machine)
+    if io_priority and number is not None:
+        ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, io_priority)
 
 
 def execute(argv: list[str]) -> NoReturn:
@@ -66,8 +78,9 @@ def run_module(name: str, args: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     die_with(int(sys.argv[1]))
+    step_back(int(sys.argv[2]), int(sys.argv[3]))
     for variable in _NOISE:
         os.unsetenv(variable)
-    if sys.argv[2] == "exec":
-        execute(sys.argv[3:])
-    run_module(sys.argv[3], sys.argv[4:])
+    if sys.argv[4] == "exec":
+        execute(sys.argv[5:])
+    run_module(sys.argv[5], sys.argv[6:])

@@ -9,6 +9,7 @@ from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.facts import FactsCache, ProgramFile
 from nydus_service.builder.features import Feature
 from nydus_service.builder.foreign import ForeignBuilder
+from nydus_service.builder.limits import UNLIMITED, Limits
 
 EMBEDDED = "embedded"
 
@@ -42,17 +43,17 @@ def make_builder(
     program: Path | None,
     *,
     known: FactsCache,
-    timeout_s: float | None = None,
+    limits: Limits = UNLIMITED,
     disable_tar_rafs: bool = False,
 ) -> Builder:
     """A driver for what `find_builder` found.
 
     Args:
         known: what this process knows about builders.
-        timeout_s: how long one builder process may run; None: for ever.
+        limits: of each builder process.
         disable_tar_rafs: as NYDUS_DISABLE_TAR2RAFS says; not for the embedded one, which has no other way.
     """
     if program is None:
-        return EmbeddedBuilder(timeout_s=timeout_s)
+        return EmbeddedBuilder(limits=limits)
     without = frozenset({Feature.TAR_RAFS}) if disable_tar_rafs else frozenset[Feature]()
-    return ForeignBuilder(program, known, without=without, timeout_s=timeout_s)
+    return ForeignBuilder(program, known, without=without, limits=limits)

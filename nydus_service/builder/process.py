@@ -28,6 +28,7 @@ import anyio.to_thread
 from nydus_service import errors
 from nydus_service.builder import launch
 from nydus_service.builder.builder import BuilderFailed
+from nydus_service.builder.limits import IO_PRIORITIES, UNLIMITED, Limits
 from nydus_service.builder.pipes import Descriptor, PipeReader, open_pipe
 
 GRACE_S = 1.0
@@ -67,13 +68,14 @@ class Command:
         own = [sys.executable, "-m", self.module]
         return [*(own if self.program is None else [os.fspath(self.program)]), *self.arguments]
 
-    def launch(self) -> list[str]:
+    def launch(self, limits: Limits) -> list[str]:
         """As it is started. Our own needs the interpreter's site directories, the launcher nothing."""
+        step_back = [str(limits.nice), str(IO_PRIORITIES[limits.io_priority])]
         if self.program is None:
             options, what = ["-P"], ["module", self.module]
         else:
             options, what = ["-I", "-S"], ["exec", os.fspath(self.program)]
-        return [sys.executable, *options, _LAUNCHER, str(os.getpid()), *what, *self.arguments]
+        return [sys.executable, *options, _LAUNCHER, str(os.getpid()), *step_back, *what, *self.arguments]
 
 
 class Child:
@@ -162,7 +164,12 @@ class Child:
 
 @asynccontextmanager
 async def open_child(
-    command: Command, *, stdin: Descriptor, stdout: Descriptor | None, inherited: Sequence[Descriptor] = ()
+    command: Command,
+    *,
+    stdin: Descriptor,
+    stdout: Descriptor | None,
+    inherited: Sequence[Descriptor] = (),
+    limits: Limits = UNLIMITED,
 ) -> AsyncIterator[Child]:
     """Start a builder process; it is ended when the block is left.
 
@@ -170,12 +177,13 @@ async def open_child(
         stdin: what it reads; see `pipes.open_input`.
         stdout: where its standard output goes; None: to its error output.
         inherited: descriptors that it gets under the same numbers.
+        limits: its priorities; how long it runs is the caller's to see to.
     Raises:
         BuilderFailed: no process can be started. A program that cannot be executed shows later, as
             an exit status of 126.
     """
     with open_pipe() as pipe:
-        child = Child(command, _start(command, stdin, stdout, pipe.writer, inherited), pipe.reader)
+        child = Child(command, _start(command, stdin, stdout, pipe.writer, inherited, limits), pipe.reader)
         pipe.writer.close()
         try:
             yield child
@@ -190,10 +198,11 @@ def _start(
     stdout: Descriptor | None,
     stderr: Descriptor,
     inherited: Sequence[Descriptor],
+    limits: Limits,
 ) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(
-            command.launch(),
+            command.launch(limits),
             stdin=stdin.fileno(),
             stdout=(stdout or stderr).fileno(),
             stderr=stderr.fileno(),

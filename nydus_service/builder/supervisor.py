@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 
 from nydus_service.builder.builder import Sink
+from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import Descriptor, Pipe, PipeReader, StillOpen, copy_in, copy_out
 from nydus_service.builder.process import GRACE_S, Child, Command, open_child
 
@@ -74,18 +75,19 @@ async def supervise(
     input: Input | None = None,
     feeder: Feeder | None = None,
     output: Output | None = None,
-    timeout_s: float | None = None,
+    limits: Limits = UNLIMITED,
 ) -> Finished:
     """Run a builder to its end.
 
     Args:
-        timeout_s: how long the processes may run.
+        limits: of each process.
     Raises:
         BuilderFailed: there was no success as defined above.
         NydusServiceError: of the kind that a process of our own tells.
         Whatever `input.source` or `output.sink` raise.
     """
-    run = _Run(builder, input, feeder, output)
+    timeout_s = limits.timeout_s
+    run = _Run(builder, input, feeder, output, limits)
     cause: BaseException | None = None
     started = anyio.current_time()
     try:
@@ -112,12 +114,18 @@ class _Run:
     """What is known of a run while it lasts, for the verdict."""
 
     def __init__(
-        self, builder: Spawn, input: Input | None, feeder: Feeder | None, output: Output | None
+        self,
+        builder: Spawn,
+        input: Input | None,
+        feeder: Feeder | None,
+        output: Output | None,
+        limits: Limits,
     ) -> None:
         self._builder = builder
         self._input = input
         self._feeder = feeder
         self._output = output
+        self._limits = limits
         self.children: list[Child] = []
         """The builder, then the feeder if there is one."""
         self.bytes_in = 0
@@ -147,7 +155,11 @@ class _Run:
         spawns = [self._builder, *([self._feeder.spawn] if self._feeder is not None else [])]
         for spawn in spawns:
             child = open_child(
-                spawn.command, stdin=spawn.stdin, stdout=spawn.stdout, inherited=spawn.inherited
+                spawn.command,
+                stdin=spawn.stdin,
+                stdout=spawn.stdout,
+                inherited=spawn.inherited,
+                limits=self._limits,
             )
             self.children.append(await processes.enter_async_context(child))
         # Their writing ends must be theirs alone, or the pipes would not end with them.

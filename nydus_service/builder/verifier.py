@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from nydus_service.builder.builder import BuilderFailed
+from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import open_input, open_pipe
 from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Output, Spawn, supervise
@@ -19,12 +20,12 @@ _REPORT_LIMIT = 16 << 20
 class VerifierProcess:
     """Runs one process a verification; any number of them at the same time."""
 
-    def __init__(self, *, timeout_s: float | None = None) -> None:
+    def __init__(self, *, limits: Limits = UNLIMITED) -> None:
         """
         Args:
-            timeout_s: how long one process may run; None: for ever.
+            limits: of each process.
         """
-        self._timeout_s = timeout_s
+        self._limits = limits
 
     async def verify(self, request: Mapping[str, object]) -> Mapping[str, Any]:
         """Verify as a request says; verify/request.py has its keys, verify/report.py those of the report.
@@ -42,7 +43,7 @@ class VerifierProcess:
             pipe = descriptors.enter_context(open_pipe())
             spawn = Spawn(_COMMAND, stdin, stdout=pipe.writer)
             try:
-                await supervise(spawn, output=Output(pipe, report.add), timeout_s=self._timeout_s)
+                await supervise(spawn, output=Output(pipe, report.add), limits=self._limits)
             except DiffersError:
                 if not report.data:
                     raise

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nydus_service.builder.builder import Builder
 from nydus_service.builder.facts import FactsCache
+from nydus_service.builder.limits import Limits
 from nydus_service.builder.locate import find_builder, make_builder
 from nydus_service.config import load_settings, search_path
 
@@ -19,7 +20,7 @@ def choose_builder(args: argparse.Namespace) -> Builder:
     return make_builder(
         find_builder(args.nydus_image, settings.builder, search_path()),
         known=FactsCache(),
-        timeout_s=args.builder_timeout,
+        limits=Limits(args.builder_timeout),
         disable_tar_rafs=settings.disable_tar_rafs,
     )
 

@@ -3,6 +3,7 @@
 import argparse
 from contextlib import AsyncExitStack
 
+from nydus_service.builder.limits import Limits
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.cli.builders import choose_builder, choose_work_dir
 from nydus_service.cli.options import (
@@ -103,7 +104,7 @@ async def run(args: argparse.Namespace) -> int:
             result = await convert_image(
                 *places,
                 builder,
-                VerifierProcess(timeout_s=args.builder_timeout),
+                VerifierProcess(limits=Limits(args.builder_timeout)),
                 options,
                 work_root=choose_work_dir(args),
                 progress=progress,

@@ -5,6 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from nydus_service.builder.limits import Limits
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.cli import check, convert, sample
 from nydus_service.cli.builders import choose_builder, choose_work_dir
@@ -63,7 +64,7 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
             Place(stores, SAMPLE, None, str(source)),
             Place(stores, NYDUS, None, str(target)),
             builder,
-            VerifierProcess(timeout_s=args.builder_timeout),
+            VerifierProcess(limits=Limits(args.builder_timeout)),
             ConvertOptions(),
             work_root=choose_work_dir(args),
             progress=progress,

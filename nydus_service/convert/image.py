@@ -5,7 +5,7 @@
         images: wait for their layers, merge, verify ◄─┘     all in one task group
     ──► documents, each written once ──► the name moves, last
 
-- Builder processes are bounded by `jobs`, whatever they do: pack, merge or verify.
+- Builder processes are bounded by a limiter, whatever they do: pack, merge or verify.
 - Nothing is visible under the target's name before all of it is committed, leased and verified.
 - A failure or a cancel anywhere ends the task group, and with it every builder; then the work directory
   and the lease go, and with the lease what only it kept.
@@ -83,6 +83,7 @@ async def convert_image(
     *,
     work_root: Path | None = None,
     job_id: str | None = None,
+    limiter: anyio.CapacityLimiter | None = None,
     progress: Progress = silent,
 ) -> ConvertResult:
     """Convert an image, verify the result, and give it its name.
@@ -91,6 +92,7 @@ async def convert_image(
         verifier: used unless the options say to verify nothing.
         work_root: where to make the work directory; None: where the system has temporary files.
         job_id: unique; letters, digits, "-", "_" and "."; by default a random one.
+        limiter: of builder processes, for several conversions together; None: `options.jobs` for this one.
         progress: told what happens.
     Raises:
         NotFoundError: the image, a part of it, or a platform that was asked for is not there.
@@ -102,7 +104,8 @@ async def convert_image(
             where it is about one the layer.
     """
     request = await _look_up(source, target, builder, options)
-    builders = Builders(builder, request.identity, verifier)
+    limiter = limiter or anyio.CapacityLimiter(options.jobs)
+    builders = Builders(builder, request.identity, verifier, limiter)
     conversion = _Conversion(request, builders, job_id or uuid.uuid4().hex, progress)
     try:
         return await conversion.run(work_root)

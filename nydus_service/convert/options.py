@@ -1,10 +1,12 @@
 """What a conversion is asked for, which combinations make sense, and their fingerprints. Pure."""
 
+import difflib
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Self
 
 from nydus_service.builder.builder import BuilderIdentity
 from nydus_service.errors import UnsupportedError, UsageError
@@ -81,6 +83,79 @@ class ConvertOptions:
     def matcher(self) -> PlatformMatcher:
         """Which entries of an index are wanted: the platforms themselves, not what else they could run."""
         return match_strictly(self.platforms) if self.platforms else match_everything()
+
+    def as_json(self) -> dict[str, Any]:
+        """All that is about the result: by the attributes' names, without `jobs`, which is not."""
+        fields = asdict(self)
+        del fields["jobs"]
+        lists = {
+            "prefetch_patterns": list(self.prefetch_patterns),
+            "platforms": list(map(str, self.platforms)),
+        }
+        return fields | lists
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any], base: Self) -> Self:
+        """Read what `as_json` writes.
+
+        Args:
+            base: has what `fields` do not say.
+        Raises:
+            UsageError: a name or a value that there is not; the message has the nearest name.
+            UnsupportedError: as the constructor.
+        """
+        values = {}
+        for name, value in fields.items():
+            if name not in _READERS:
+                nearest = difflib.get_close_matches(name, _READERS, n=1)
+                hint = f", did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(_READERS)}"
+                raise UsageError(f"no option {name!r}{hint}")
+            values[name] = _READERS[name](name, value)
+        return replace(base, **values)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"option {name}: {value!r} is no text")
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"option {name}: {value!r} is neither true nor false")
+    return value
+
+
+def _number(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UsageError(f"option {name}: {value!r} is no whole number")
+    return value
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"option {name}: {value!r} is no list")
+    return tuple(_text(name, each) for each in value)
+
+
+def _platforms(name: str, value: object) -> tuple[Platform, ...]:
+    return tuple(map(Platform.parse, _texts(name, value)))
+
+
+_READERS: Final[dict[str, Callable[[str, object], Any]]] = {
+    "platforms": _platforms,
+    "fs_version": _text,
+    "compressor": _text,
+    "chunk_size": _number,
+    "digester": _text,
+    "prefetch_policy": _text,
+    "prefetch_patterns": _texts,
+    "oci": _flag,
+    "with_referrer": _flag,
+    "verify": _text,
+    "force": _flag,
+}
+"""How each option that a request may name is read from JSON."""
 
 
 def layer_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:

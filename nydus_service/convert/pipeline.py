@@ -4,8 +4,8 @@
     layer ─┼─► image            a task for each image: waits for its layers, merges, verifies
     layer ─┴─► image
 
-All tasks are in one group: the first failure ends them all, builders included. No more than `jobs`
-builder processes run at the same time, whatever they do.
+All tasks are in one group: the first failure ends them all, builders included. A limiter bounds builder
+processes that run at the same time, whatever they do.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -44,11 +44,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Builders:
-    """Who works: `identity` is the builder's; `verifier` is used unless nothing is to be verified."""
+    """Who works, and how many at a time.
+
+    Attributes:
+        identity: the builder's.
+        verifier: used unless nothing is to be verified.
+        limiter: of processes; other conversions may have the same.
+    """
 
     builder: Builder
     identity: BuilderIdentity
     verifier: Verifier
+    limiter: anyio.CapacityLimiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ class Pipeline:
         self._source_name = source_name
         self._work_dir = work_dir
         self._progress = progress
-        self._limiter = anyio.CapacityLimiter(options.jobs)
+        self._limiter = builders.limiter
         self._packed: dict[Digest, PackedLayer] = {}
         self._ready: dict[Digest, anyio.Event] = {}
         self._bootstrap_layers: dict[Descriptor, BootstrapLayer] = {}

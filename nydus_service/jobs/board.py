@@ -105,5 +105,5 @@ class Runner(Protocol):
         ...
 
     async def sweep(self) -> None:
-        """Remove what dead processes of ours left: leases, ingests, work directories. Touches no living job."""
+        """Remove what dead processes of ours left: leases, ingests, work directories."""
         ...

@@ -14,6 +14,7 @@ import anyio
 from nydus_service.builder.builder import PackRequest
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.foreign import ForeignBuilder
+from nydus_service.builder.limits import Limits
 from nydus_service.oci.digest import Digest
 from tests.layers import directory, file, layer
 
@@ -52,7 +53,7 @@ def fake_program(tmp_path: Path, body: str, prelude: str = PRELUDE) -> Path:
 
 def fake_builder(tmp_path: Path, body: str, timeout_s: float | None = None) -> ForeignBuilder:
     """A driver for a script that does `body` when it is asked for more than help and version."""
-    return ForeignBuilder(fake_program(tmp_path, body), FactsCache(), timeout_s=timeout_s)
+    return ForeignBuilder(fake_program(tmp_path, body), FactsCache(), limits=Limits(timeout_s))
 
 
 def request_for(stored: bytes, **options: object) -> PackRequest:

@@ -17,6 +17,7 @@ from nydus_service.builder.builder import (
     MergeRequest,
 )
 from nydus_service.builder.embedded import EmbeddedBuilder
+from nydus_service.builder.limits import Limits
 from nydus_service.errors import (
     FormatError,
     NotAllowedError,
@@ -176,7 +177,7 @@ async def test_deadline() -> None:
         yield GZIP[:1000]
         await anyio.sleep_forever()
 
-    builder = EmbeddedBuilder(timeout_s=0.3)
+    builder = EmbeddedBuilder(limits=Limits(0.3))
     with nothing_left(), pytest.raises(BuilderFailed, match=r"did not finish within 0\.3 s"):
         await builder.pack(request_for(GZIP), source(), Collected())
 

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from nydus_service.builder.builder import BuilderFailed
+from nydus_service.builder.limits import Limits
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.errors import DiffersError, FormatError, NotFoundError, UsageError
 from nydus_service.oci.layernotes import NotesRecorder
@@ -83,7 +84,7 @@ async def test_one_that_takes_too_long_is_ended(request_: dict[str, Any], tmp_pa
         nothing_left(),
         pytest.raises(BuilderFailed, match="did not finish"),
     ):
-        await VerifierProcess(timeout_s=0.5).verify(request_ | {"bootstrap": str(tmp_path / "fifo")})
+        await VerifierProcess(limits=Limits(0.5)).verify(request_ | {"bootstrap": str(tmp_path / "fifo")})
 
 
 async def test_a_cancel_ends_it(request_: dict[str, Any], tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nydus_service.builder.builder import BuilderIdentity
 from nydus_service.convert.options import ConvertOptions, image_fingerprint, layer_fingerprint
@@ -103,3 +106,62 @@ def test_the_order_and_spelling_of_platforms_do_not_count() -> None:
     one = ConvertOptions(platforms=(Platform("linux", "amd64"), Platform("linux", "arm64")))
     other = ConvertOptions(platforms=(Platform("linux", "aarch64", "v8"), Platform("linux", "x86_64")))
     assert image_fingerprint(one, BUILDER) == image_fingerprint(other, BUILDER)
+
+
+OPTIONS = st.builds(
+    ConvertOptions,
+    platforms=st.lists(
+        st.builds(
+            Platform,
+            st.sampled_from(["linux", "windows"]),
+            st.sampled_from(["amd64", "arm"]),
+            st.sampled_from(["", "v7"]),
+            st.sampled_from(["", "10.0.1"]),
+            st.sampled_from([(), ("win32k", "other")]),
+        ),
+        max_size=2,
+    ).map(tuple),
+    compressor=st.sampled_from(["none", "lz4_block", "zstd"]),
+    chunk_size=st.sampled_from([0x1000, 0x1000000]),
+    digester=st.sampled_from(["blake3", "sha256"]),
+    prefetch_policy=st.sampled_from(["fs", "none"]),
+    prefetch_patterns=st.lists(st.sampled_from(["/", "/usr", "/a,b"])).map(tuple),
+    oci=st.booleans(),
+    with_referrer=st.booleans(),
+    verify=st.sampled_from(["none", "tree", "full"]),
+    force=st.booleans(),
+    jobs=st.just(3),
+)
+
+
+@given(OPTIONS)
+def test_options_pass_through_json(options: ConvertOptions) -> None:
+    fields = json.loads(json.dumps(options.as_json()))
+    normal = tuple(platform.normalised() for platform in options.platforms)
+    assert ConvertOptions.from_json(fields, ConvertOptions(jobs=3)) == replace(options, platforms=normal)
+
+
+@given(OPTIONS)
+def test_what_is_not_said_is_as_before(options: ConvertOptions) -> None:
+    assert ConvertOptions.from_json({"oci": True}, options) == replace(options, oci=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"compresor": "zstd"}, "no option 'compresor', did you mean 'compressor'?"),
+        ({"x": 1}, "no option 'x'; there are platforms, "),
+        ({"jobs": 1}, "no option 'jobs'"),
+        ({"compressor": 1}, "option compressor: 1 is no text"),
+        ({"chunk_size": "1"}, "option chunk_size: '1' is no whole number"),
+        ({"chunk_size": True}, "option chunk_size: True is no whole number"),
+        ({"oci": "yes"}, "option oci: 'yes' is neither true nor false"),
+        ({"platforms": "linux/amd64"}, "option platforms: 'linux/amd64' is no list"),
+        ({"platforms": ["linux"]}, "linux"),
+        ({"verify": "half"}, "half"),
+    ],
+)
+def test_json_that_makes_no_options(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        ConvertOptions.from_json(fields, ConvertOptions())
+    assert named in str(raised.value)
