@@ -1,10 +1,36 @@
-"""Settings from the environment, for whoever did not get an option. Nothing else reads os.environ."""
+"""What this program is told by file, environment and options. Nothing else reads os.environ.
+
+`Settings` are for the command line: what an option that was not given defaults to. `Config` is the daemon's:
+a TOML file, variables above it, options of `serve` above those.
+"""
 
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from nydus_service.config.reading import ConfigError, Reading, unknown_variables
+from nydus_service.config.sections import Config, Rule
+from nydus_service.errors import from_os_error
+
+__all__ = [
+    "CONFIG_FILE",
+    "Config",
+    "ConfigError",
+    "Rule",
+    "Settings",
+    "environment",
+    "load_config",
+    "load_settings",
+    "search_path",
+    "settings_from",
+    "unknown_variables",
+]
+
+CONFIG_FILE = Path("/etc/nydus-service/config.toml")
+"""Of the daemon, if no other is named. It need not be there."""
 
 _CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 _CONTAINERD_NAMESPACE = "default"
@@ -60,3 +86,42 @@ def load_settings() -> Settings:
 def search_path() -> str:
     """PATH, for whoever looks for a program by its name."""
     return os.environ.get("PATH", os.defpath)
+
+
+def environment() -> Mapping[str, str]:
+    """This process's variables, for whoever hands them on: the daemon, to systemd's part of it."""
+    return os.environ
+
+
+def load_config(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read the daemon's configuration.
+
+    Args:
+        path: of a TOML file; None: `CONFIG_FILE` if that is there, or else the defaults.
+        environ: NYDUS_SERVICE_<SECTION>_<KEY> win over the file; None: this process's.
+        overrides: "section.key" to value, which win over those; a text may be written as in a variable.
+    Raises:
+        ConfigError: anything is wrong; its `problems` are all that is.
+        NotFoundError: the file that was named is not there.
+        NotAllowedError: it must not be read.
+    """
+    reading = Reading()
+    if path is not None or CONFIG_FILE.exists():
+        file = path or CONFIG_FILE
+        reading.add_file(_read_text(file), str(file))
+    reading.add_variables(os.environ if environ is None else environ)
+    reading.add_overrides(overrides or {})
+    return reading.config()
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError([f"{file}: not UTF-8: byte {exc.start} is {exc.object[exc.start]:#x}"]) from exc
+    except OSError as exc:
+        raise from_os_error(exc, f"read the configuration {file}") from exc

@@ -1,0 +1,165 @@
+"""From a file's text, variables and options to a `Config`, with everything that is wrong in them. Pure."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from nydus_service.config.kinds import Kind
+from nydus_service.config.sections import KINDS, SECTIONS, Config, Convert, Rule
+from nydus_service.errors import UsageError
+
+VERSION: Final = 1
+PREFIX: Final = "NYDUS_SERVICE_"
+ALIASES: Final = {
+    "CONTAINERD_ADDRESS": "containerd.address",
+    "NYDUS_BUILDER": "builder.nydus_image",
+    "NYDUS_WORKDIR": "daemon.work_dir",
+}
+"""Variables that other programs know too; those with the prefix win over them."""
+
+
+class ConfigError(UsageError):
+    """The configuration is wrong. `problems` has each thing that is, with its place."""
+
+    code = "config"
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Reading:
+    """Collects values and problems. Later sources win over earlier ones; `config` ends it."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+        self._rules: list[Rule] = []
+
+    def add_file(self, text: str, name: str) -> None:
+        """Read a configuration file; `name` is for messages."""
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as exc:
+            self.problems.append(f"{name}: not TOML: {exc}")
+            return
+        self._check_version(document.pop("version", None), name)
+        rules = document.pop("rules", [])
+        for section, values in document.items():
+            if section not in SECTIONS:
+                known = (*SECTIONS, "rules", "version")
+                self.problems.append(f"{name}: no section [{section}]{_nearest(section, known)}")
+            elif not isinstance(values, dict):
+                self.problems.append(f"{name}: {section} is a section: write [{section}] and its keys below")
+            else:
+                place = f"{name}: [{section}]"
+                self._values[section] |= self._read(place, values, KINDS[SECTIONS[section]])
+        self._add_rules(rules, name)
+
+    def add_variables(self, environ: Mapping[str, str]) -> None:
+        """Read variables: those of other programs first. Ones that are empty count as not set."""
+        names = dict(ALIASES)
+        for section, cls in SECTIONS.items():
+            names |= {f"{PREFIX}{section}_{key}".upper(): f"{section}.{key}" for key in KINDS[cls]}
+        for variable, key in names.items():
+            if environ.get(variable):
+                self._set(variable, key, environ[variable])
+
+    def add_overrides(self, overrides: Mapping[str, Any]) -> None:
+        """Take values of "section.key"; a text may be written as in a variable."""
+        for key, value in overrides.items():
+            self._set(key, key, value)
+
+    def config(self) -> Config:
+        """Raises: ConfigError: anything was wrong."""
+        config = Config(
+            **{name: cls(**self._values[name]) for name, cls in SECTIONS.items()}, rules=tuple(self._rules)
+        )
+        self.problems += _contradictions(config)
+        if self.problems:
+            raise ConfigError(self.problems)
+        return config
+
+    def _check_version(self, version: object, name: str) -> None:
+        if version is None:
+            self.problems.append(f"{name}: there is no `version = {VERSION}`, which must be its first line")
+        elif version != VERSION or type(version) is not int:
+            self.problems.append(f"{name}: version {version!r} is not known: this program reads {VERSION}")
+
+    def _set(self, place: str, dotted: str, value: object) -> None:
+        section, _, key = dotted.partition(".")
+        kind = KINDS[SECTIONS[section]][key]
+        try:
+            self._values[section][key] = _parse(kind, value, text=isinstance(value, str))
+        except ValueError as exc:
+            self.problems.append(f"{place}: {exc}")
+
+    def _read(self, place: str, values: Mapping[str, Any], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+        """Read the keys of a section; each that is wrong is a problem, and left out."""
+        read = {}
+        for key, value in values.items():
+            if key not in kinds:
+                self.problems.append(f"{place}: no key {key!r}{_nearest(key, kinds)}")
+                continue
+            try:
+                read[key] = _parse(kinds[key], value, text=False)
+            except ValueError as exc:
+                self.problems.append(f"{place} {key}: {exc}")
+        return read
+
+    def _add_rules(self, rules: object, name: str) -> None:
+        if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+            self.problems.append(f"{name}: rules are tables: write [[rules]] and the keys of each below")
+            return
+        kinds = KINDS[Rule] | KINDS[Convert]
+        for number, rule in enumerate(rules, 1):
+            place = f"{name}: [[rules]] {number}"
+            read = self._read(place, rule, kinds)
+            self.problems += [f"{place}: no {key}" for key in ("source", "target") if not rule.get(key)]
+            own = {key: read.pop(key) for key in KINDS[Rule] if key in read}
+            self._rules.append(Rule(**own, options=read))
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Variables that look like ours and are none, with the nearest known name.
+
+    They are no errors: a Kubernetes service named nydus-service gives every container some.
+    """
+    known = [f"{PREFIX}{name}_{key}".upper() for name, cls in SECTIONS.items() for key in KINDS[cls]]
+    return [
+        f"{variable} is not known{_nearest(variable, known)}"
+        for variable in sorted(environ)
+        if variable.startswith(PREFIX) and variable not in known
+    ]
+
+
+def _parse(kind: Kind, value: object, *, text: bool) -> Any:
+    if text and isinstance(value, str):
+        return kind.parse_text(value)
+    return kind.parse(value)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    found = difflib.get_close_matches(name, names, n=1)
+    if found:
+        return f", did you mean {found[0]!r}?"
+    return f"; there are {', '.join(names)}" if len(names) <= 20 else ""
+
+
+def _contradictions(config: Config) -> list[str]:
+    """What is wrong in values that are right one by one."""
+    problems = []
+    grpc = config.grpc
+    tls = {"certificate": grpc.certificate, "key": grpc.key, "client_ca": grpc.client_ca}
+    missing = [key for key, value in tls.items() if value is None]
+    if grpc.address and missing:
+        problems.append(f"[grpc] address needs mutual TLS: set {', '.join(missing)} too")
+    if not grpc.address and len(missing) < len(tls):
+        problems.append("[grpc] has keys for TLS, but no address to listen on")
+    if config.http.address and config.http.token_file is None:
+        problems.append("[http] address needs a token_file: a file with the token that clients have to show")
+    if not config.http.address and config.http.token_file is not None:
+        problems.append("[http] has a token_file, but no address to listen on")
+    return problems
