@@ -21,8 +21,9 @@ from nydus_service.cli.options import (
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.progress import open_progress
-from nydus_service.cli.stores import choose_daemon, fetch_advice, open_stores
+from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
+from nydus_service.content.places import fetch_advice, open_stores
 from nydus_service.convert.image import Place, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.plan import Dropped, ImagePlan, IndexPlan, Kept, Plan

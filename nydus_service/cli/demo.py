@@ -5,12 +5,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import anyio
+
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.verifier import VerifierProcess
+from nydus_service.check.manifestcheck import Checked, ManifestCheck
+from nydus_service.check.manifests import find_manifests
 from nydus_service.cli import check, convert, sample
 from nydus_service.cli.builders import choose_builder, choose_work_dir
-from nydus_service.cli.imagecheck import Checked, ImageCheck
-from nydus_service.cli.images import find_manifests
 from nydus_service.cli.options import add_builder, add_common, add_work_dir
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.progress import open_progress
@@ -89,7 +91,8 @@ async def _check(
     sources = await find_manifests(stores.content, source)
     manifests = await find_manifests(stores.content, target)
     async with open_work_dir(choose_work_dir(args)) as work_dir:
-        image_check = ImageCheck(stores.content, stores.content, "full", ConvertOptions().jobs, work_dir)
+        limiter = anyio.CapacityLimiter(ConvertOptions().jobs)
+        image_check = ManifestCheck(stores.content, stores.content, "full", limiter, work_dir)
         pairs = zip(manifests, sources, strict=True)
         return [await image_check.run(manifest, against) for manifest, against in pairs]
 

@@ -17,9 +17,10 @@ from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.locate import EMBEDDED, find_builder
 from nydus_service.cli.options import add_common, add_containerd
 from nydus_service.cli.output import print_json
-from nydus_service.cli.stores import Daemon, choose_daemon
+from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
 from nydus_service.config import Settings, load_settings, search_path
+from nydus_service.content.places import Daemon
 from nydus_service.errors import NydusServiceError
 
 CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "crc32c")

@@ -24,7 +24,8 @@ OVER_PROTOCOLS = {"content.documents", "content.transfer"}
 
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
-ALL_BELOW = FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "verify"}
+CHECKING_MAY = FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "verify"}
+ALL_BELOW = CHECKING_MAY | {"check"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     **dict.fromkeys(PURE, FOUNDATION),
     **dict.fromkeys(("nydus_image", "verify"), FOUNDATION | PURE),
     **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS),
+    "check": CHECKING_MAY,
     "jobs": ALL_BELOW,
     "api": ALL_BELOW | {"jobs"},
     "daemon": ALL_BELOW | {"jobs", "api"},

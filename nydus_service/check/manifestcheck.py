@@ -11,10 +11,11 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verifier import VerifierProcess
-from nydus_service.cli.bootstraps import extract_bootstrap, read_chunking
-from nydus_service.cli.images import FoundManifest
-from nydus_service.cli.notes import take_notes
+from nydus_service.check.bootstraps import extract_bootstrap, read_chunking
+from nydus_service.check.manifests import FoundManifest
+from nydus_service.check.notes import take_notes
 from nydus_service.content.store import Provider, ReaderAt, read_pieces
 from nydus_service.convert.failures import about, first_cause
 from nydus_service.errors import DiffersError, FormatError, from_os_error
@@ -47,17 +48,30 @@ class Checked:
         }
 
 
-class ImageCheck:
+class ManifestCheck:
     """Checks the manifests of one image, one after the other. A layer of several of them is read once."""
 
     def __init__(
-        self, target: Provider, source: Provider | None, mode: str, jobs: int, work_dir: Path
+        self,
+        target: Provider,
+        source: Provider | None,
+        mode: str,
+        limiter: anyio.CapacityLimiter,
+        work_dir: Path,
+        limits: Limits = UNLIMITED,
     ) -> None:
+        """
+        Args:
+            mode: tree or full, as of `verify`; without a source it is only read.
+            limiter: of processes.
+            limits: of each of these.
+        """
         self._target = target
         self._source = source
         self._mode = mode
-        self._limiter = anyio.CapacityLimiter(jobs)
+        self._limiter = limiter
         self._work_dir = work_dir
+        self._limits = limits
         self._notes: dict[str, Path] = {}
 
     async def run(self, manifest: FoundManifest, source: FoundManifest | None) -> Checked:
@@ -83,7 +97,8 @@ class ImageCheck:
                     "bootstrap": str(bootstrap),
                     "blobs": await self._blobs(manifest, readers),
                 } | ({} if layers is None else {"layers": layers})
-                report = await VerifierProcess().verify(request)
+                async with self._limiter:
+                    report = await VerifierProcess(limits=self._limits).verify(request)
         return Checked(manifest, source, report, time.monotonic() - started)
 
     async def _read_parts(self, manifest: FoundManifest) -> Path:
@@ -131,7 +146,14 @@ class ImageCheck:
         assert self._source is not None
         async with self._limiter:
             with about(f"source layer {layer.digest}"):
-                await take_notes(self._source, layer, notes, chunk_size=chunk_size, digester=digester)
+                await take_notes(
+                    self._source,
+                    layer,
+                    notes,
+                    chunk_size=chunk_size,
+                    digester=digester,
+                    limits=self._limits,
+                )
 
     async def _blobs(self, manifest: FoundManifest, readers: AsyncExitStack) -> dict[str, str | None]:
         """Hex ids of the image's blobs; in mode full with files of their bytes, whose digests are right."""

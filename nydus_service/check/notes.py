@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nydus_service.builder.builder import PackRequest
 from nydus_service.builder.command import feed_arguments, operand
+from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import Descriptor, open_input, open_pipe
 from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Input, Spawn, supervise
@@ -14,7 +15,13 @@ from nydus_service.oci.descriptor import Descriptor as LayerDescriptor
 
 
 async def take_notes(
-    provider: Provider, layer: LayerDescriptor, notes: Path, *, chunk_size: int, digester: str
+    provider: Provider,
+    layer: LayerDescriptor,
+    notes: Path,
+    *,
+    chunk_size: int,
+    digester: str,
+    limits: Limits = UNLIMITED,
 ) -> None:
     """Read a layer in a process of its own, and note what is in it.
 
@@ -22,6 +29,7 @@ async def take_notes(
         notes: file to write (oci/layernotes.py).
         chunk_size: bytes by which content is cut and digested: that of the image to compare with.
         digester: blake3 or sha256, likewise.
+        limits: of the process.
     Raises:
         FormatError: the layer is damaged, or not the one that its descriptor names.
         ContentNotFound: it is not there.
@@ -40,4 +48,4 @@ async def take_notes(
                     None,
                 )
             feed = Command(None, tuple(feed_arguments(request, path)))
-            await supervise(Spawn(feed, stdin, stdout=nowhere), input=source)
+            await supervise(Spawn(feed, stdin, stdout=nowhere), input=source, limits=limits)

@@ -1,0 +1,1 @@
+"""Whether a nydus image is sound, and the very image that it was made of."""
