@@ -1,0 +1,131 @@
+"""Does what jobs ask for: opens the stores that they name, and drives the builder."""
+
+import resource
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from nydus_service.builder.facts import FactsCache
+from nydus_service.builder.limits import Limits
+from nydus_service.builder.locate import find_builder, make_builder
+from nydus_service.builder.verifier import VerifierProcess
+from nydus_service.check.image import Checkable, check_image
+from nydus_service.config import Config, Settings, search_path
+from nydus_service.content.containerd.stores import ask_daemon
+from nydus_service.content.places import Daemon, fetch_advice, open_stores
+from nydus_service.convert.image import Place, convert_image, preview_image
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.progress import Progress
+from nydus_service.convert.result import ConvertResult, Preview
+from nydus_service.convert.workdir import sweep
+from nydus_service.jobs.job import Job, JobRequest
+from nydus_service.oci.platform import Platform
+from nydus_service.oci.reference import ImageReference
+
+
+class Worker:
+    """The `jobs.board.Runner` over real stores and builders. All its jobs share one bound on processes."""
+
+    def __init__(self, config: Config, settings: Settings, cores: int) -> None:
+        """
+        Args:
+            settings: what the environment says of builders; the configuration wins.
+            cores: bounds builder processes where the configuration does not.
+        Raises:
+            BuilderFailed: the configured builder is not there.
+        """
+        self._config = config
+        self._limiter = anyio.CapacityLimiter(config.jobs.builders or cores)
+        self._limits = Limits(config.builder.timeout or None, config.jobs.nice, config.jobs.io_priority)
+        self._builder = make_builder(
+            find_builder(config.builder.nydus_image or None, settings.builder, search_path()),
+            known=FactsCache(),
+            limits=self._limits,
+            disable_tar_rafs=settings.disable_tar_rafs,
+        )
+        self._verifier = VerifierProcess(limits=self._limits)
+        self._work_root = config.daemon.work_dir or settings.work_dir
+
+    @property
+    def builders_running(self) -> int:
+        """Builder processes at work now."""
+        return self._limiter.borrowed_tokens
+
+    @property
+    def builder_peak_bytes(self) -> int:
+        """Memory that the biggest process so far has had at a time."""
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+
+    async def convert(self, job: Job, progress: Progress) -> ConvertResult:
+        async with self._places(job.request) as places:
+            return await convert_image(
+                *places,
+                self._builder,
+                self._verifier,
+                self._options(job.request),
+                work_root=self._work_root,
+                job_id=job.id,
+                limiter=self._limiter,
+                progress=progress,
+            )
+
+    async def preview(self, request: JobRequest) -> Preview:
+        async with self._places(request) as places:
+            return await preview_image(*places, self._builder, self._options(request))
+
+    async def check(
+        self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
+    ) -> dict[str, Any]:
+        reference = ImageReference.parse(image)
+        source = ImageReference.parse(against) if against else None
+        daemon = self._daemon(namespace)
+        async with AsyncExitStack() as stack:
+            stores = await stack.enter_async_context(open_stores(reference, daemon))
+            checkable = None
+            if source:
+                checkable = Checkable(await stack.enter_async_context(open_stores(source, daemon)), source)
+            result = await check_image(
+                Checkable(stores, reference),
+                checkable,
+                mode=verify,
+                platforms=[Platform.parse(text) for text in platforms],
+                limiter=self._limiter,
+                work_root=self._work_root,
+                limits=self._limits,
+            )
+        return result.as_json()
+
+    async def sweep(self) -> None:
+        if self._work_root and await anyio.Path(self._work_root).is_dir():
+            await anyio.to_thread.run_sync(sweep, self._work_root)
+        facts = await ask_daemon(self._config.containerd.address)
+        for namespace in facts.namespaces:
+            reference = ImageReference.parse("containerd:any")
+            async with open_stores(reference, self._daemon(namespace), sweep=True):
+                pass
+
+    def _options(self, request: JobRequest) -> ConvertOptions:
+        return replace(request.options, jobs=int(self._limiter.total_tokens))
+
+    def _daemon(self, namespace: str) -> Daemon:
+        return Daemon(self._config.containerd.address, namespace, self._config.daemon.run_dir / "jobs")
+
+    @asynccontextmanager
+    async def _places(self, request: JobRequest) -> AsyncIterator[tuple[Place, Place]]:
+        """Source and target. The stores of both are one where the references mean one."""
+        source, target = ImageReference.parse(request.source), ImageReference.parse(request.target)
+        daemon = self._daemon(request.namespace)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(fetch_advice(source, daemon))
+            source_stores = await stack.enter_async_context(open_stores(source, daemon))
+            target_stores = source_stores
+            if source.store != target.store:
+                target_stores = await stack.enter_async_context(open_stores(target, daemon))
+            yield (
+                Place(source_stores, source.name, source.digest, str(source)),
+                Place(target_stores, target.name, None, str(target)),
+            )
