@@ -9,6 +9,9 @@ from grpc_tools import protoc
 PROTOS = Path(__file__).parent
 PROJECT = PROTOS.parent
 
+ELSEWHERE = {"nydus_service/v1": "nydus_service/api/v1"}
+"""Directories of declarations whose code is imported by another path: clients are not to see where it is."""
+
 
 def generate(into: Path) -> None:
     """Write `_pb2.py` and `_pb2.pyi` files below a directory, at the paths that they are imported by.
@@ -17,12 +20,18 @@ def generate(into: Path) -> None:
         SystemExit: a declaration is wrong; protoc has said so.
     """
     well_known = Path(protoc.__file__).parent / "_proto"
-    names = [str(path.relative_to(PROTOS)) for path in sorted(PROTOS.rglob("*.proto"))]
+    names = [_import_path(path.relative_to(PROTOS)) for path in sorted(PROTOS.rglob("*.proto"))]
     into.mkdir(parents=True, exist_ok=True)
-    options = [f"-I{PROTOS}", f"-I{well_known}", f"--python_out={into}", f"--pyi_out={into}"]
+    moved = [f"-I{there}={PROTOS / here}" for here, there in ELSEWHERE.items()]
+    options = [*moved, f"-I{PROTOS}", f"-I{well_known}", f"--python_out={into}", f"--pyi_out={into}"]
     status = protoc.main(["protoc", *options, *names])
     if status:
         sys.exit(status)
+
+
+def _import_path(declaration: Path) -> str:
+    directory = str(declaration.parent)
+    return f"{ELSEWHERE.get(directory, directory)}/{declaration.name}"
 
 
 def main() -> None:

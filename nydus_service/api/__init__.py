@@ -1,0 +1,1 @@
+"""The daemon's API over gRPC: the service, its server, and a client."""
