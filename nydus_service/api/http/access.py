@@ -1,0 +1,108 @@
+"""Who may ask over HTTP, and for which images: the token file, and the patterns of sources."""
+
+import fnmatch
+import hmac
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nydus_service.errors import NotAllowedError, UsageError, from_os_error
+from nydus_service.oci.reference import ImageReference, Transport
+
+TOKEN_LENGTH_MIN: Final = 16
+"""Characters: shorter ones can be guessed, as nothing slows down who tries."""
+
+_TOKEN_FILE_MAX: Final = 4096
+_HOW_TO_MAKE: Final = "make one with: openssl rand -hex 32"
+
+_log = logging.getLogger("nydus_service.api")
+
+
+class TokenFile:
+    """The bearer token, as a file has it. `reload` takes a new one; one that is bad changes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: as `reload`."""
+        self._path = path
+        self._token = b""
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again.
+
+        Raises:
+            UsageError: no token is in it, or one that is too short; or others could write it.
+            NotFoundError, NotAllowedError: it is not there, or not to be read.
+        """
+        try:
+            with self._path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                content = file.read(_TOKEN_FILE_MAX)
+        except OSError as exc:
+            raise from_os_error(exc, f"read the HTTP token file {str(self._path)!r}") from exc
+        self._check_mode(mode)
+        self._token = self._parse(content)
+
+    def matches(self, authorization: str) -> bool:
+        """Whether an Authorization header has the token: `Bearer TOKEN`, or alone, as Harbor may send it."""
+        scheme, space, rest = authorization.strip().partition(" ")
+        given = rest.strip() if space and scheme.lower() == "bearer" else authorization.strip()
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
+
+    def _check_mode(self, mode: int) -> None:
+        if mode & stat.S_IWOTH:
+            raise UsageError(f"HTTP token file {str(self._path)!r}: everybody may write it; chmod 0400 it")
+        if mode & stat.S_IROTH:
+            _log.warning(
+                "HTTP token file %r: everybody on this machine may read it; chmod 0400 it", str(self._path)
+            )
+
+    def _parse(self, content: bytes) -> bytes:
+        token = content.strip()
+        where = f"HTTP token file {str(self._path)!r}"
+        if not token:
+            raise UsageError(f"{where} is empty; {_HOW_TO_MAKE}")
+        if not token.isascii() or not token.decode().isprintable() or b" " in token:
+            raise UsageError(f"{where}: a token is one line of printable ASCII, no spaces; {_HOW_TO_MAKE}")
+        if len(token) < TOKEN_LENGTH_MIN:
+            raise UsageError(f"{where}: the token has under {TOKEN_LENGTH_MIN} characters; {_HOW_TO_MAKE}")
+        return token
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedSources:
+    """Which images may be converted by requests over HTTP.
+
+    Attributes:
+        patterns: as `fnmatch` has them, where `*` takes slashes too, on the reference without its digest:
+            docker.io/library/*; none: all. For images in registries `docker://` may be left out.
+    """
+
+    patterns: Sequence[str] = ()
+
+    def check(self, source: ImageReference) -> None:
+        """Raises: NotAllowedError: no pattern has it."""
+        name = str(source).partition("@")[0] if source.digest else str(source)
+        names = {name, name.removeprefix("docker://")}
+        if self.patterns and not any(
+            fnmatch.fnmatchcase(each, pattern) for each in names for pattern in self.patterns
+        ):
+            raise NotAllowedError(
+                f"image {str(source)!r} may not be converted: http.allowed_sources has no pattern for it"
+            )
+
+
+def check_remote(what: str, reference: ImageReference) -> None:
+    """Keep who is far away from the files of this machine.
+
+    Raises:
+        NotAllowedError: the reference is a path here.
+    """
+    if reference.transport not in (Transport.CONTAINERD, Transport.REGISTRY):
+        raise NotAllowedError(
+            f"{what} {str(reference)!r}: over HTTP images are in containerd or a registry, never a path here"
+        )

@@ -1,0 +1,145 @@
+"""Jobs and errors as the answers have them: acceld's fields, and ours beside them. Pure.
+
+acceld's clients read `id`, `created`, `finished`, `source`, `source_size`, `target_size`, `status` and
+`reason` of a job, `code` and `message` of an error.
+
+Sources: goharbor/acceleration-service docs/api.md, pkg/task/manager.go, pkg/server/util/util.go,
+pkg/errdefs/errors.go.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from nydus_service.errors import NydusServiceError
+from nydus_service.jobs.job import Job, JobState, LayerState
+
+_ACCELD_STATUS: Final = {
+    JobState.QUEUED: "PROCESSING",
+    JobState.RUNNING: "PROCESSING",
+    JobState.VERIFYING: "PROCESSING",
+    JobState.DONE: "COMPLETED",
+    JobState.FAILED: "FAILED",
+    JobState.CANCELLED: "FAILED",
+}
+
+_HTTP_STATUS: Final = {
+    "usage": 400,
+    "not_allowed": 403,
+    "not_found": 404,
+    "corrupt_input": 422,
+    "differs": 422,
+    "internal": 500,
+    "unsupported": 501,
+    "queue_full": 503,
+    "shutting_down": 503,
+    "unreachable": 503,
+    "no_space": 507,
+}
+"""By the code of an error or of the kind that it is below."""
+
+_ACCELD_CODE: Final = {"usage": "ERR_ILLEGAL_PARAMETER"}
+
+
+def job_summary(job: Job) -> dict[str, Any]:
+    """A job as lists have it: without its layers and its result."""
+    layers = job.progress.layers
+    return {
+        "id": job.id,
+        "created": _time(job.created_at),
+        "finished": _time(job.finished_at),
+        "source": job.request.source,
+        "source_size": _source_size(job),
+        "target_size": _target_size(job),
+        "status": _ACCELD_STATUS[job.state],
+        "reason": _reason(job),
+        "target": job.request.target,
+        "namespace": job.request.namespace,
+        "state": job.state.value,
+        "origin": job.origin,
+        "priority": job.priority,
+        "started": _time(job.started_at),
+        "not_before": _time(job.not_before or None),
+        "attempts": job.attempts,
+        "retries": job.retries,
+        "interruptions": job.interruptions,
+        "cancel_requested": job.cancel_requested,
+        "error": job.error and msgspec.to_builtins(job.error),
+        "outcome": job.result["status"] if job.result else None,
+        "progress": {
+            "stage": job.progress.stage,
+            "bytes_in": job.progress.bytes_in,
+            "bytes_total": job.progress.bytes_total,
+            "bytes_out": job.progress.bytes_out,
+            "eta_s": job.progress.eta_s,
+            "layers_packed": sum(layer.state is LayerState.PACKED for layer in layers),
+            "layers_total": len(layers),
+        },
+        "revision": job.revision,
+    }
+
+
+def job_details(job: Job) -> dict[str, Any]:
+    """A job with all that is known of it."""
+    summary = job_summary(job)
+    progress = summary["progress"] | {
+        "layers": msgspec.to_builtins(job.progress.layers),
+        "images": msgspec.to_builtins(job.progress.images),
+    }
+    return summary | {
+        "options": job.request.options.as_json(),
+        "progress": progress,
+        "result": job.result,
+    }
+
+
+def http_status(error: NydusServiceError) -> int:
+    """The status that fits an error."""
+    return next((_HTTP_STATUS[code] for code in _codes(error) if code in _HTTP_STATUS), 500)
+
+
+def error_body(error: NydusServiceError, **more: object) -> dict[str, Any]:
+    """An error as acceld has it; `error` is our stable word."""
+    return error_fields(error.code, str(error), acceld=_ACCELD_CODE.get(error.code, "")) | more
+
+
+def error_fields(code: str, message: str, *, acceld: str = "") -> dict[str, Any]:
+    """The same for an error that is none of ours, or that acceld has a word for."""
+    return {"code": acceld or f"ERR_{code.upper()}", "message": message, "error": code}
+
+
+def encode(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def _codes(error: NydusServiceError) -> list[str]:
+    """An error's own code, then those of the kinds above it."""
+    return [kind.__dict__["code"] for kind in type(error).__mro__ if "code" in kind.__dict__]
+
+
+def _time(seconds: float | None) -> str | None:
+    """RFC 3339, milliseconds, UTC. None, not acceld's year 1, for what has not happened; Go reads both."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _reason(job: Job) -> str:
+    if job.state is JobState.CANCELLED:
+        return "cancelled"
+    return job.error.message if job.error and job.state is JobState.FAILED else ""
+
+
+def _source_size(job: Job) -> int:
+    """Bytes of the source's layers, each counted once; 0 before that is known."""
+    return job.progress.bytes_total
+
+
+def _target_size(job: Job) -> int:
+    """Bytes of the blobs and bootstraps of a job that is done, each counted once; else 0."""
+    images: list[dict[str, Any]] = job.result["images"] if job.result else []
+    sizes = {image["bootstrap"]["digest"]: image["bootstrap"]["size"] for image in images}
+    for image in images:
+        sizes |= {layer["blob"]["digest"]: layer["blob"]["size"] for layer in image["layers"]}
+    return sum(sizes.values())

@@ -1,0 +1,245 @@
+"""The paths under /api/v1/conversions: ask for jobs, list them, follow them, end them."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from nydus_service.api.http import answers, events
+from nydus_service.api.http.submissions import Submission, SubmissionReader
+from nydus_service.errors import NydusServiceError, UsageError
+from nydus_service.jobs.board import JobBoard, Submitted
+from nydus_service.jobs.job import Job, JobState
+
+LIMIT_DEFAULT: Final = 1000
+"""Jobs in an answer. acceld gives all that it has; so will this for nearly everybody."""
+
+LIMIT_MAX: Final = 10_000
+
+PATH: Final = "/api/v1/conversions"
+
+_TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
+_FALSE: Final = ("", "0", "f", "F", "FALSE", "false", "False")
+_LIST_QUERY: Final = ("image", "state", "limit", "before")
+
+_log = logging.getLogger("nydus_service.api")
+
+
+class ServerClosing(NydusServiceError):
+    """The daemon ends while a client waits for a job, which goes on when it is started again."""
+
+    code = "shutting_down"
+
+
+class Conversions:
+    """Handlers of the paths.
+
+    Attributes:
+        closing: set when the server ends: nobody is to wait any more.
+    """
+
+    def __init__(
+        self,
+        board: JobBoard,
+        reader: SubmissionReader,
+        *,
+        max_body: int,
+        body_timeout_s: float,
+        beat_s: float,
+    ) -> None:
+        self._board = board
+        self._reader = reader
+        self._max_body = max_body
+        self._body_timeout_s = body_timeout_s
+        self._beat_s = beat_s
+        self.closing = asyncio.Event()
+
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_post(PATH, self.submit)
+        app.router.add_get(PATH, self.list)
+        app.router.add_get(f"{PATH}/events", self.follow_all, allow_head=False)
+        app.router.add_get(f"{PATH}/{{id}}", self.show)
+        app.router.add_get(f"{PATH}/{{id}}/events", self.follow_one, allow_head=False)
+        app.router.add_post(f"{PATH}/{{id}}/cancel", self.cancel)
+        app.router.add_post(f"{PATH}/{{id}}/retry", self.retry)
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """Accept what a body asks for; with `sync=true` answer when it is finished."""
+        wait = _sync(_query(request, ("sync",)).get("sync", ""))
+        submission = self._reader.read(await self._body(request))
+        origin = "http"
+        submitted = [
+            await self._board.submit(each, origin=origin, priority=submission.priority)
+            for each in submission.requests
+        ]
+        for each in submitted:
+            _log.info(
+                "job %s: %s for %s", each.job.id, "joined" if each.joined else "accepted", request.remote
+            )
+        if submission.webhook:
+            _log.info("event %r of %s: nothing to convert", submission.event, request.remote)
+        jobs = [await self._finished(request, each.job) for each in submitted] if wait else []
+        return _submitted(submission, submitted, jobs)
+
+    async def list(self, request: web.Request) -> web.Response:
+        """Jobs, the newest first; the header Link has the next page where there is one."""
+        query = _query(request, _LIST_QUERY)
+        limit = _limit(query.get("limit", ""))
+        jobs = self._board.list(
+            image=query.get("image", ""),
+            states=_states(request.query.getall("state", [])),
+            limit=limit + 1,  # tells whether there are more
+            before=query.get("before", ""),
+        )
+        response = json_response([answers.job_summary(job) for job in jobs[:limit]])
+        if len(jobs) > limit:
+            more = [(name, value) for name, value in request.query.items() if name != "before"]
+            target = f"{PATH}?{urlencode([*more, ('before', jobs[limit - 1].id)])}"
+            response.headers["Link"] = f'<{target}>; rel="next"'
+        return response
+
+    async def show(self, request: web.Request) -> web.Response:
+        _query(request, ())
+        return json_response(answers.job_details(self._board.get(request.match_info["id"])))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        _query(request, ())
+        job = await self._board.cancel(request.match_info["id"])
+        _log.info("job %s: %s asks to cancel it", job.id, request.remote)
+        return json_response(answers.job_details(job))
+
+    async def retry(self, request: web.Request) -> web.Response:
+        _query(request, ())
+        try:
+            job = await self._board.retry(request.match_info["id"])
+        except UsageError as exc:  # the request is right, the job is not in a state for it
+            return json_response(answers.error_body(exc), status=409)
+        _log.info("job %s: %s asks to retry it", job.id, request.remote)
+        return json_response(answers.job_details(job), status=202)
+
+    async def follow_all(self, request: web.Request) -> web.StreamResponse:
+        """Every change of any job from now on, without end, in the form that lists have."""
+        _query(request, ())
+        async with self._board.watch() as jobs:
+            response = await _open_stream(request)
+            async for job in events.follow(jobs, self.closing, self._beat_s):
+                await response.write(events.job_event(job, answers.job_summary(job)) if job else events.BEAT)
+        return response
+
+    async def follow_one(self, request: web.Request) -> web.StreamResponse:
+        """A job as it is, then whenever it has changed, with all that is known of it, to its end."""
+        _query(request, ())
+        job_id, seen = request.match_info["id"], request.headers.get("Last-Event-ID", "")
+        now = self._board.get(job_id)
+        if now.is_finished and events.event_id(now) == seen:
+            return web.Response(status=204)
+        async with self._board.watch(job_id) as jobs:
+            response = await _open_stream(request)
+            async for job in events.follow(jobs, self.closing, self._beat_s):
+                if job is None:
+                    await response.write(events.BEAT)
+                elif events.event_id(job) != seen:
+                    await response.write(events.job_event(job, answers.job_details(job)))
+                if job is not None and job.is_finished:
+                    await response.write(events.END)
+                    break
+        return response
+
+    async def _body(self, request: web.Request) -> bytes:
+        """Raises: HTTPRequestTimeout, HTTPRequestEntityTooLarge, HTTPUnsupportedMediaType."""
+        limit = self._max_body
+        if request.content_length is not None and request.content_length > limit:
+            raise web.HTTPRequestEntityTooLarge(limit, request.content_length)
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            raise web.HTTPUnsupportedMediaType(text="compressed bodies are not taken")
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                return await request.read()
+        except TimeoutError as exc:
+            raise web.HTTPRequestTimeout(text="the body did not come in time") from exc
+
+    async def _finished(self, request: web.Request, job: Job) -> Job:
+        """Wait until a job is finished, or nobody is there any more to be told.
+
+        Raises:
+            ServerClosing: the daemon ends first.
+            ConnectionResetError: the client has gone.
+        """
+        async with self._board.watch(job.id) as jobs:
+            async for latest in events.follow(jobs, self.closing, self._beat_s):
+                if latest is not None and latest.is_finished:
+                    return latest
+                if events.is_gone(request):
+                    raise ConnectionResetError
+        raise ServerClosing(f"the daemon ends; job {job.id} goes on when it is started again")
+
+
+def json_response(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=answers.encode(value), content_type="application/json", status=status)
+
+
+def _submitted(submission: Submission, submitted: list[Submitted], finished: list[Job]) -> web.Response:
+    """What acceld answers to a webhook, and the job to people."""
+    failed = next((job for job in finished if job.state is not JobState.DONE), None)
+    if failed is not None:
+        return json_response(_failure(failed), status=500)
+    if submission.webhook:
+        return json_response("Ok")
+    job, joined = finished[0] if finished else submitted[0].job, submitted[0].joined
+    response = json_response(
+        answers.job_details(job) | {"joined": joined}, status=200 if finished or joined else 202
+    )
+    response.headers["Location"] = f"{PATH}/{job.id}"
+    return response
+
+
+def _failure(job: Job) -> dict[str, object]:
+    code, message = "cancelled", "the job was cancelled"
+    if job.state is JobState.FAILED and job.error is not None:
+        code, message = job.error.code, job.error.message
+    fields = answers.error_fields(code, message, acceld="ERR_CONVERT_FAILED")
+    return fields | {"job": answers.job_details(job)}
+
+
+async def _open_stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(
+        headers={"Content-Type": events.CONTENT_TYPE, "X-Accel-Buffering": "no"}  # the latter is for nginx
+    )
+    await response.prepare(request)
+    await response.write(events.RETRY)
+    return response
+
+
+def _query(request: web.Request, known: Iterable[str]) -> dict[str, str]:
+    """The query's parameters; the last of equal ones counts. Raises: UsageError: one is not known."""
+    for name in request.query:
+        if name not in known:
+            there = f"there are {', '.join(known)}" if known else "this path has none"
+            raise UsageError(f"no query parameter {name!r}; {there}")
+    return dict(request.query)
+
+
+def _sync(text: str) -> bool:
+    if text not in _TRUE + _FALSE:
+        raise UsageError(f"query parameter sync: {text!r} is neither true nor false")
+    return text in _TRUE
+
+
+def _limit(text: str) -> int:
+    if not text:
+        return LIMIT_DEFAULT
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= LIMIT_MAX):
+        raise UsageError(f"query parameter limit: {text!r} is no whole number from 1 to {LIMIT_MAX}")
+    return int(text)
+
+
+def _states(values: list[str]) -> list[JobState]:
+    """From `state=a,b` and `state=a&state=b`."""
+    words = [word for value in values for word in value.split(",") if word]
+    try:
+        return [JobState(word) for word in words]
+    except ValueError as exc:
+        raise UsageError(f"query parameter state: {exc}; there are {', '.join(JobState)}") from exc

@@ -1,0 +1,281 @@
+"""The HTTP server: acceld's paths so that Harbor's webhook works unchanged, ours for jobs, metrics, the page.
+
+    who                       paths
+    anybody                   /, /app.js, /style.css (no data in them), /healthz, /api/v1/health
+    who shows the token       all others, those that do not exist too
+
+A client has a time for sending each head (`Timeouts.head_s`) and body, and one for taking what it was sent:
+the kernel closes the connection of one that does not (TCP_USER_TIMEOUT).
+"""
+
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from nydus_service.api.http import answers
+from nydus_service.api.http.access import AllowedSources, TokenFile
+from nydus_service.api.http.conversions import Conversions, json_response
+from nydus_service.api.http.page import Page
+from nydus_service.api.http.submissions import SubmissionReader
+from nydus_service.config.sections import Http
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.errors import NydusServiceError, UsageError, from_os_error
+from nydus_service.jobs.board import JobBoard
+
+METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
+"""`prometheus_client.CONTENT_TYPE_LATEST`, what `generate_latest` writes."""
+
+_LINGERING_S: Final = 2
+"""What is still sent of a body that was refused is read so long, or the client might miss the answer."""
+
+_SECURITY: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = logging.getLogger("nydus_service.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds that are waited.
+
+    Attributes:
+        head_s: for a request's head, from the connection or the last answer on.
+        body_s: for a request's body.
+        unread_s: for a client to take what it was sent.
+        beat_s: between signs of life in streams; also until a client is missed that had asked to wait.
+        shutdown_s: for answers under way when the server ends.
+    """
+
+    head_s: float = 30
+    body_s: float = 30
+    unread_s: float = 30
+    beat_s: float = 15
+    shutdown_s: float = 5
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServer:
+    """A server that runs. `addresses` are those it listens on, as HOST:PORT."""
+
+    addresses: tuple[str, ...]
+    token: TokenFile
+
+    def reload(self) -> None:
+        """Read the token file anew. Raises: as `TokenFile.reload`; the old token stays then."""
+        self.token.reload()
+
+
+@asynccontextmanager
+async def open_http_server(
+    board: JobBoard,
+    settings: Http,
+    *,
+    metrics_text: Callable[[], bytes],
+    ready: Callable[[], str],
+    defaults: ConvertOptions,
+    namespace: str = "default",
+    timeouts: Timeouts = Timeouts(),
+) -> AsyncIterator[HttpServer]:
+    """Listen until the block ends; whoever waits for a job or follows some is sent away then.
+
+    Args:
+        settings: with an address and a token file.
+        metrics_text: the metrics, as `prometheus_client.generate_latest` gives them.
+        ready: why the daemon cannot work, empty if it can; must not block, is told to anybody.
+        defaults: options of requests that do not say.
+        namespace: of containerd, likewise.
+    Raises:
+        UsageError: no token file is named, or a bad token is in it.
+        NydusServiceError: the address is taken, or not one of this machine.
+    """
+    if settings.token_file is None:
+        raise UsageError("[http] address needs a token_file: a file with the token that clients have to show")
+    token = TokenFile(settings.token_file)
+    reader = SubmissionReader(AllowedSources(settings.allowed_sources), defaults, namespace)
+    conversions = Conversions(
+        board,
+        reader,
+        max_body=settings.max_body,
+        body_timeout_s=timeouts.body_s,
+        beat_s=timeouts.beat_s,
+    )
+    access = Access(token)
+    app = web.Application(
+        middlewares=[_answer_errors, access.demand_token, _bound_unread(timeouts.unread_s)],
+        client_max_size=settings.max_body,
+    )
+    app.on_response_prepare.append(_add_headers)
+    access.add_open_routes(app, Page(), ready)
+    conversions.add_routes(app)
+    app.router.add_get("/metrics", _metrics(metrics_text))
+    async with _listening(app, settings.address, timeouts) as addresses:
+        _log.info("HTTP on %s", ", ".join(addresses))
+        try:
+            yield HttpServer(addresses, token)
+        finally:
+            conversions.closing.set()
+
+
+@asynccontextmanager
+async def _listening(
+    app: web.Application, address: str, timeouts: Timeouts
+) -> AsyncIterator[tuple[str, ...]]:
+    runner = web.AppRunner(
+        app,
+        handle_signals=False,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=timeouts.head_s,
+        lingering_time=_LINGERING_S,
+        shutdown_timeout=timeouts.shutdown_s,
+    )
+    await runner.setup()
+    try:
+        host, _, port = address.rpartition(":")
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        except OSError as exc:
+            raise from_os_error(exc, f"listen for HTTP on {address}") from exc
+        yield tuple(map(_printed, runner.addresses))
+    finally:
+        await runner.cleanup()
+
+
+def _printed(address: Sequence[Any]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Access:
+    """Lets everybody to the open routes, and to all others those who show the token."""
+
+    def __init__(self, token: TokenFile) -> None:
+        self._token = token
+        self._open: set[Any] = set()
+
+    def add_open_routes(self, app: web.Application, page: Page, ready: Callable[[], str]) -> None:
+        handlers: list[tuple[str, _Handler]] = [(path, page.send) for path in page.paths]
+        handlers += [("/healthz", _healthz(ready)), ("/api/v1/health", _acceld_health(ready))]
+        for path, handler in handlers:
+            self._open.add(app.router.add_get(path, handler).resource)
+
+    @web.middleware
+    async def demand_token(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        is_open = (
+            request.match_info.http_exception is None and request.match_info.route.resource in self._open
+        )
+        if is_open or self._token.matches(request.headers.get("Authorization", "")):
+            return await handler(request)
+        response = _error(401, "unauthorized", "the header Authorization needs the token: Bearer TOKEN")
+        response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+
+def _healthz(ready: Callable[[], str]) -> _Handler:
+    async def healthz(_: web.Request) -> web.Response:
+        reason = ready()
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+
+    return healthz
+
+
+def _acceld_health(ready: Callable[[], str]) -> _Handler:
+    async def health(_: web.Request) -> web.Response:
+        reason = ready()
+        return _error(500, "unhealthy", reason) if reason else web.Response(text="Ok")
+
+    return health
+
+
+def _metrics(metrics_text: Callable[[], bytes]) -> _Handler:
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=metrics_text(), headers={"Content-Type": METRICS_TYPE})
+
+    return metrics
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    for name, value in _SECURITY.items():
+        response.headers[name] = value
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers["Server"] = "nydus-service"
+
+
+def _bound_unread(unread_s: float) -> Any:
+    """Have the kernel close connections whose client does not take what it was sent, tcp(7)."""
+
+    @web.middleware
+    async def bound(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        connection = request.get_extra_info("socket")
+        if connection is not None:
+            with contextlib.suppress(OSError):  # the client is gone already
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unread_s * 1000))
+        return await handler(request)
+
+    return bound
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """All errors as JSON. What nobody foresaw is logged, and its text kept from the client."""
+    try:
+        return await handler(request)
+    except web.HTTPException as exc:
+        return _of_http(exc)
+    except NydusServiceError as exc:
+        status = answers.http_status(exc)
+        _log.log(
+            logging.WARNING if status >= 500 else logging.INFO,
+            "%s %s of %s: %d %s",
+            request.method,
+            request.path,
+            request.remote,
+            status,
+            exc,
+        )
+        response = json_response(answers.error_body(exc), status=status)
+        if status == 503:
+            response.headers["Retry-After"] = "5"
+        return response
+    except (ConnectionError, TimeoutError):
+        raise  # the client has gone: nobody is there to answer to
+    except Exception:
+        _log.exception("%s %s failed", request.method, request.path)
+        return _error(500, "internal", "internal error; the daemon's log has more")
+
+
+_HTTP_WORDS: Final = {
+    404: ("invalid_endpoint", "Endpoint not found"),
+    405: ("method_not_allowed", "this path is not for this method"),
+    413: ("body_too_large", "the body is larger than [http] max_body allows"),
+}
+
+
+def _of_http(exc: web.HTTPException) -> web.Response:
+    code, message = _HTTP_WORDS.get(
+        exc.status, (exc.reason.lower().replace(" ", "_"), exc.text or exc.reason)
+    )
+    response = _error(exc.status, code, message)
+    if "Allow" in exc.headers:
+        response.headers["Allow"] = exc.headers["Allow"]
+    if exc.status in (408, 413):
+        response.force_close()  # the rest of the body is not waited for
+    return response
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    return json_response(answers.error_fields(code, message), status=status)

@@ -1,0 +1,161 @@
+"""What a request for conversions asks for: the bodies that acceld takes, and our own. Pure.
+
+    Harbor's webhook    {"type": "PUSH_ARTIFACT", "event_data": {"resources": [{"resource_url": "…"}]}, …}
+    by hand             {"source": "…", "target": "…", "namespace": "…", "options": {…}, "priority": 0}
+
+Sources: goharbor/acceleration-service docs/api.md, pkg/model/model.go, pkg/router/task_create.go;
+goharbor.io, "Configure Webhook Notifications".
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, NoReturn, TypeVar
+
+import msgspec
+
+from nydus_service.api.http.access import AllowedSources, check_remote
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.jobs.job import JobRequest
+from nydus_service.oci.reference import ImageReference, Transport
+
+PUSH_ARTIFACT: Final = "PUSH_ARTIFACT"
+PRIORITY_MAX: Final = 1000
+
+_Body = TypeVar("_Body", bound=msgspec.Struct)
+
+
+class _Kind(msgspec.Struct):
+    """Enough of any body to tell which one it is."""
+
+    type: str | msgspec.UnsetType = msgspec.UNSET
+    specversion: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Resource(msgspec.Struct):
+    resource_url: str
+
+
+class _EventData(msgspec.Struct):
+    resources: list[_Resource]
+
+
+class _Push(msgspec.Struct):
+    event_data: _EventData
+
+
+class _ByHand(msgspec.Struct, forbid_unknown_fields=True):
+    source: str
+    target: str
+    namespace: str = ""
+    options: dict[str, Any] = {}
+    priority: Annotated[int, msgspec.Meta(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a body asks for.
+
+    Attributes:
+        requests: in the order of the body; none for an event that is not about a push.
+        webhook: whether Harbor asks, and wants to hear no more than "Ok".
+        event: the type of Harbor's event.
+    """
+
+    requests: tuple[JobRequest, ...]
+    priority: int = 0
+    webhook: bool = False
+    event: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionReader:
+    """Reads bodies by what the daemon is set to.
+
+    Attributes:
+        defaults: options of whoever does not say.
+        namespace: of containerd, likewise.
+    """
+
+    allowed: AllowedSources
+    defaults: ConvertOptions
+    namespace: str
+
+    def read(self, body: bytes) -> Submission:
+        """Raises:
+        UsageError: not JSON, a field that there is not or of a wrong type, a reference that is none.
+        NotAllowedError: a source that may not be converted, or a path on this machine.
+        UnsupportedError: what nobody here can do.
+        """
+        kind = _decode(body, _Kind)
+        if kind.specversion is not msgspec.UNSET:
+            raise UnsupportedError(
+                'Harbor\'s payload format "CloudEvents" is not supported: choose "Default" in the webhook'
+            )
+        if kind.type is msgspec.UNSET:
+            return self._read_by_hand(_decode(body, _ByHand))
+        if kind.type != PUSH_ARTIFACT:
+            return Submission((), webhook=True, event=kind.type)
+        self._refuse_push(_decode(body, _Push))
+
+    def _read_by_hand(self, body: _ByHand) -> Submission:
+        source, target = _reference("source", body.source), _reference("target", body.target)
+        self.allowed.check(source)
+        check_remote("source", source)
+        check_remote("target", target)
+        registry = [each for each in (source, target) if each.transport is Transport.REGISTRY]
+        if registry:
+            raise _no_registry(*registry)
+        return Submission(
+            requests=(
+                JobRequest(
+                    source=str(source),
+                    target=str(target),
+                    namespace=body.namespace or self.namespace,
+                    options=ConvertOptions.from_json(body.options, base=self.defaults),
+                ),
+            ),
+            priority=body.priority,
+        )
+
+    def _refuse_push(self, body: _Push) -> NoReturn:
+        """Say what is wrong with a webhook, and if nothing is: that it asks for images in a registry."""
+        sources = pushed_images(body)
+        for source in sources:
+            self.allowed.check(source)
+        raise _no_registry(*sources)
+
+
+def pushed_images(body: _Push) -> list[ImageReference]:
+    """The images that a webhook tells of, each once, in its order.
+
+    Raises:
+        UsageError: it tells of none, or one that is no reference.
+    """
+    resources = body.event_data.resources
+    if not resources:
+        raise UsageError("request body: `$.event_data.resources` is empty: a push of nothing")
+    urls = dict.fromkeys(resource.resource_url for resource in resources)
+    return [_reference("resource_url", f"docker://{url}") for url in urls]
+
+
+def _reference(field: str, text: str) -> ImageReference:
+    try:
+        return ImageReference.parse(text)
+    except (UsageError, UnsupportedError) as exc:
+        raise type(exc)(f"{field}: {exc}") from exc
+
+
+def _no_registry(*references: ImageReference) -> UnsupportedError:
+    names = ", ".join(repr(str(reference)) for reference in references)
+    return UnsupportedError(
+        f"{names}: images in registries are not supported yet; have containerd pull them, leave out docker://"
+    )
+
+
+def _decode(body: bytes, kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise UsageError(f"request body: {exc}") from exc
+    except RecursionError as exc:
+        raise UsageError("request body: JSON that is nested too deeply") from exc

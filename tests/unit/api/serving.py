@@ -1,0 +1,64 @@
+"""An HTTP server over a board in memory, and a client of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from nydus_service.api.http.server import HttpServer, Timeouts, open_http_server
+from nydus_service.config.sections import Http
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.jobs.board import JobBoard
+
+TOKEN = "0123456789abcdef-token"
+METRICS = b"# TYPE nydus_jobs gauge\nnydus_jobs 3\n"
+CONVERSIONS = "/api/v1/conversions"
+
+
+@dataclass(slots=True)
+class Served:
+    """A server that runs. `unready` is what its health tells."""
+
+    server: HttpServer
+    client: aiohttp.ClientSession
+    token_file: Path
+    unready: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.server.addresses[0]}"
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """Status and JSON of a request with the token."""
+        async with self.client.request(method, path, **options) as response:
+            return response.status, await response.json()
+
+
+@asynccontextmanager
+async def served(
+    board: JobBoard,
+    folder: Path,
+    *,
+    allowed_sources: tuple[str, ...] = (),
+    max_body: int = 1 << 20,
+    timeouts: Timeouts | None = None,
+) -> AsyncIterator[Served]:
+    token_file = folder / "token"
+    token_file.write_text(f"{TOKEN}\n")
+    token_file.chmod(0o400)
+    unready: list[str] = []
+    async with open_http_server(
+        board,
+        Http("127.0.0.1:0", token_file, allowed_sources, max_body),
+        metrics_text=lambda: METRICS,
+        ready=lambda: unready[0] if unready else "",
+        defaults=ConvertOptions(compressor="lz4_block", jobs=1),
+        timeouts=timeouts or Timeouts(),
+    ) as server:
+        url = f"http://{server.addresses[0]}"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with aiohttp.ClientSession(url, headers=headers) as client:
+            yield Served(server, client, token_file, unready)
