@@ -15,6 +15,7 @@ from nydus_service.builder.builder import (
 )
 from nydus_service.builder.command import (
     JSON_ERRORS,
+    adopt_arguments,
     bootstrap_layer_arguments,
     merge_arguments,
     prefetch_input,
@@ -33,9 +34,12 @@ _BLOB_ID = re.compile(r"[0-9a-f]{64}")
 
 async def merge(program: Path | None, request: MergeRequest, limits: Limits) -> MergeOutcome:
     """See `Builder.merge`. `program` None: our own."""
-    arguments = merge_arguments(request)
-    if program is None:
-        arguments += JSON_ERRORS
+    if program is None and request.stands_alone:
+        arguments = adopt_arguments(request)
+    elif program is None:
+        arguments = [*merge_arguments(request), *JSON_ERRORS]
+    else:
+        arguments = merge_arguments(request)
     with open_input(prefetch_input(request)) as stdin:
         done = await supervise(Spawn(Command(program, tuple(arguments)), stdin), limits=limits)
     blobs = parse_blobs(_read(request.output_json), str(request.output_json))
@@ -51,6 +55,14 @@ async def bootstrap_layer(request: BootstrapLayerRequest, limits: Limits) -> Boo
     return BootstrapLayerOutcome(
         Digest.parse(written["diff_id"]), Digest.parse(written["digest"]), written["size"]
     )
+
+
+def tells_alone(output_json: Path) -> bool:
+    """Whether our own `create` says that the layer stands alone. Raises: BuilderFailed: it says nothing."""
+    try:
+        return json.loads(_read(output_json))["stands_alone"] is True
+    except (ValueError, LookupError, TypeError) as exc:
+        raise BuilderFailed(f"the builder's {output_json} does not say what it built") from exc
 
 
 async def ask(program: Path | None, *arguments: str) -> str:

@@ -48,6 +48,8 @@ def pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
 def embedded_pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
     """`create` of the embedded builder, which checks the stored layer and takes the notes itself."""
     *arguments, operand = pack_arguments(request, source, blob)
+    if request.output_json is not None:
+        arguments += ["--output-json", os.fspath(request.output_json)]
     return [*arguments, *JSON_ERRORS, *_source_check(request), operand]
 
 
@@ -67,6 +69,13 @@ def merge_arguments(request: MergeRequest) -> list[str]:
         *_chunk_dict(request.chunk_dict),
         *map(operand, request.bootstraps),
     ]
+
+
+def adopt_arguments(request: MergeRequest) -> list[str]:
+    """`adopt`, a command of our own, for the one bootstrap of a layer that stands alone."""
+    (bootstrap,) = request.bootstraps
+    written = ("--output-json", os.fspath(request.output_json), "--bootstrap", os.fspath(request.target))
+    return ["adopt", *_QUIET, *JSON_ERRORS, *written, operand(bootstrap)]
 
 
 def bootstrap_layer_arguments(request: BootstrapLayerRequest) -> list[str]:

@@ -63,7 +63,8 @@ class EmbeddedBuilder:
             spawn = Spawn(Command(None, tuple(arguments)), stdin, inherited=tuple(inherited))
             done = await supervise(spawn, input=input, output=Output(blob, sink), limits=self._limits)
         # It exited with success, so it has read as many bytes as the request says.
-        return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)
+        alone = request.output_json is not None and calls.tells_alone(request.output_json)
+        return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail, alone)
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:
         return await calls.merge(None, request, self._limits)

@@ -39,6 +39,7 @@ class PackedLayer:
         notes: file of what the plain tar holds; None for a layer that was a nydus blob already.
         duration_s: of the builder; 0 where none ran.
         warnings: the builder's last words.
+        stands_alone: as of `builder.PackOutcome`.
     """
 
     source: Descriptor
@@ -47,6 +48,7 @@ class PackedLayer:
     notes: Path | None
     duration_s: float
     warnings: str
+    stands_alone: bool = False
 
 
 class LayerPacker:
@@ -109,15 +111,19 @@ class LayerPacker:
         ref = f"nydus-service-layer-{layer.digest}-{self._fingerprint}-{self._lease.id}"
         async with self._lease.content.open_ingest(ref) as ingest:
             flow = _Flow(layer, ingest, self._progress)
-            outcome = await self._run_builder(layer, notes, flow)
+            outcome = await self._run_builder(layer, directory, notes, flow)
             blob = blob_descriptor(ingest.digest, outcome.bytes_out)
             await ingest.commit(expected_size=blob.size, labels={UNCOMPRESSED: blob.digest})
         async with self._lease.content.open_reader(blob) as reader:
             with _blaming_builder(outcome):
                 metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
-        return PackedLayer(layer, blob, metadata, notes, outcome.duration_s, outcome.stderr_tail)
+        return PackedLayer(
+            layer, blob, metadata, notes, outcome.duration_s, outcome.stderr_tail, outcome.stands_alone
+        )
 
-    async def _run_builder(self, layer: Descriptor, notes: Path | None, flow: "_Flow") -> PackOutcome:
+    async def _run_builder(
+        self, layer: Descriptor, directory: Path, notes: Path | None, flow: "_Flow"
+    ) -> PackOutcome:
         """Raises: BuilderFailed, if what it wrote is no nydus blob, and as `Builder.pack`."""
         request = PackRequest(
             source_digest=layer.digest,
@@ -129,6 +135,7 @@ class LayerPacker:
             prefetch_policy=self._options.prefetch_policy,
             prefetch_patterns=self._options.prefetch_patterns,
             notes=notes,
+            output_json=directory / "create.json",
         )
         async with self._source.open_reader(layer) as reader:
             source = reader.local_path or flow.pieces(reader)

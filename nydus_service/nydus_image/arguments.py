@@ -100,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_check(commands)
     _add_inspect(commands)
+    _add_adopt(commands)
     _add_feed(commands)
     _add_bootstrap_layer(commands)
     for name in LATER_COMMANDS:
@@ -266,6 +267,21 @@ def _add_merge(commands: Any) -> None:
         "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write what was built as JSON"
     )
     _add_later(parser, _LATER_MERGE)
+
+
+def _add_adopt(commands: Any) -> None:
+    parser = _command(commands, "adopt", "Write the bootstrap of an image of one layer, without a merge.")
+    option = parser.add_argument
+    option(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="bootstrap, named by its blob's id; `create` says in its JSON whether the layer stands alone",
+    )
+    option("-B", "--bootstrap", action=_Once, type=Path, required=True, metavar="PATH", help="file to write")
+    option(
+        "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write what was built as JSON"
+    )
 
 
 def _add_check(commands: Any) -> None:

@@ -101,7 +101,8 @@ def _create(args: argparse.Namespace) -> None:
             notes=notes,
         )
     )
-    _finish(args, result.blob_ids, result.bootstrap, args.compressor, started, result.counters)
+    more = {"stands_alone": result.stands_alone}
+    _finish(args, result.blob_ids, result.bootstrap, args.compressor, started, result.counters, more)
 
 
 def _merge(args: argparse.Namespace) -> None:
@@ -123,7 +124,15 @@ def _merge(args: argparse.Namespace) -> None:
             prefetch=_patterns(args),
         )
     )
-    _finish(args, result.blob_ids, result.bootstrap, result.compressor, started, {})
+    _finish(args, result.blob_ids, result.bootstrap, result.compressor, started, {}, {})
+
+
+def _adopt(args: argparse.Namespace) -> None:
+    from nydus_service.nydus_image.adopt import adopt
+
+    started = time.monotonic()
+    result = adopt(args.source, args.bootstrap)
+    _finish(args, result.blob_ids, result.bootstrap, result.compressor, started, {}, {})
 
 
 def _hex_digests(option: str, items: list[str] | None) -> tuple[bytes, ...]:
@@ -148,8 +157,9 @@ def _finish(
     compressor: str,
     started: float,
     counters: dict[str, int],
+    more: dict[str, Any],
 ) -> None:
-    """Log and write what was built, in the native builder's words."""
+    """Log and write what was built, in the native builder's words; `more` is only ours."""
     seconds = time.monotonic() - started
     _log(args, "info", f"{args.subcommand} took {seconds:.3f} s, blobs: {', '.join(blob_ids) or 'none'}")
     if args.output_json is not None:
@@ -162,6 +172,7 @@ def _finish(
             "trace": {"consumed_time": {args.subcommand: seconds}, "registered_events": counters},
             "fs_version": "6",
             "compressor": compressor,
+            **more,
         }
         _write_json(args.output_json, document, indent=2)
 
@@ -268,6 +279,7 @@ def _log(args: argparse.Namespace, level: str, message: str) -> None:
 _RUN: dict[str, Callable[[argparse.Namespace], None]] = {
     "create": _create,
     "merge": _merge,
+    "adopt": _adopt,
     "check": _check,
     "inspect": _inspect,
     "feed": _feed,

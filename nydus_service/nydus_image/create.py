@@ -53,10 +53,14 @@ class CreateOptions:
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
-    """What was written: blob ids in the order of the blob table, and where the bootstrap is."""
+    """What was written: blob ids in the order of the blob table, and where the bootstrap is.
+
+    `stands_alone`: see `LayerTree`.
+    """
 
     blob_ids: list[str]
     bootstrap: Path | None
+    stands_alone: bool
     counters: dict[str, int]
 
 
@@ -121,7 +125,8 @@ class _LayerBuilder:
             "source_size": self.source.bytes_read,
             "source_plain_size": self.source.bytes_plain,
         }
-        return CreateResult([blob_id] if chunks or self.options.inline_meta else [], path, counters)
+        blob_ids = [blob_id] if chunks or self.options.inline_meta else []
+        return CreateResult(blob_ids, path, self.tree.stands_alone, counters)
 
     def _store_content(self) -> list[Chunk]:
         """Read the whole tar: entries to the tree, content to the blob."""

@@ -57,6 +57,9 @@ class LayerTree:
     def __init__(self, own_ids: bool = True) -> None:
         """Args: own_ids: keep the entries' uid and gid, else 0 for all."""
         self.root = implied_directory()
+        self.stands_alone = True
+        """Whether an image of this layer alone has this very tree: nothing in it is about lower layers, and
+        all content that came is in it still."""
         self._own_ids = own_ids
         # Parents by their path in the tar: entries of one directory mostly come together.
         self._parents: dict[bytes, Inode] = {b"": self.root}
@@ -76,12 +79,15 @@ class LayerTree:
         assert parent.children is not None
         existing = parent.children.get(name)
         if name.startswith(WHITEOUT_PREFIX):
+            self.stands_alone = False
             self._hide(parent, name, entry)
         if entry.kind == DIRECTORY and existing is not None and existing.children is not None:
             self._describe(existing, entry)
             return
-        if existing is not None and (existing.children is not None or existing.is_symlink()):
-            self._forget_parents()
+        if existing is not None:
+            self.stands_alone = False
+            if existing.children is not None or existing.is_symlink():
+                self._forget_parents()
         if entry.kind == DIRECTORY:
             self._add_directory(parent, name, existing, entry)
             return
@@ -95,6 +101,8 @@ class LayerTree:
         except FormatError as exc:
             raise entry_error(entry, str(exc)) from exc
         assert parent is not None
+        if parent.mark:
+            self.stands_alone = False
         self._parents[path] = parent
         return parent
 
@@ -176,6 +184,7 @@ class LayerTree:
                 raise entry_error(entry, f"hard link to a path of {len(entry.target)} bytes in a lower layer")
             link.target = b"/" + entry.target
             link.mark = MARK_LOWER_LINK
+            self.stands_alone = False
             return link
         if target.children is not None:
             raise entry_error(entry, f"hard link to {entry.target!r}, which is a directory")
