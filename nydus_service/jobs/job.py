@@ -121,7 +121,8 @@ class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a job is.
 
     Attributes:
-        stage: preparing, packing, merging, verifying, finishing; empty before it is begun.
+        stage: preparing, packing, merging, verifying, finishing; empty before it is begun, or "waiting for
+            space" or "waiting for memory" if that keeps it from it.
         bytes_total: of all distinct layers, as stored.
         eta_s: seconds that packing will take still, by the rate so far; None: nobody knows.
     """
@@ -142,9 +143,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         id: 32 hex digits; also of the lease and the lock of each try.
         priority: jobs with a higher one begin first; equals in the order in which they came.
         origin: who asked: grpc, http, label, event, cli.
-        created_at, started_at, finished_at: Unix seconds; started is the first try's.
+        created_at, started_at, finished_at: Unix seconds; started is the first try's since it
+            was last asked for.
         not_before: Unix seconds before which it is not tried again; 0: at once.
         attempts: tries begun.
+        retries: further tries after errors that may pass, since it was last asked for.
         interruptions: tries that the daemon's end cut short while builders of its own worked on it.
         cancel_requested: it ends as soon as its builders have.
         error: of the last try; a queued job has one if it waits for another try.
@@ -162,6 +165,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: float | None = None
     not_before: float = 0
     attempts: int = 0
+    retries: int = 0
     interruptions: int = 0
     cancel_requested: bool = False
     error: JobError | None = None

@@ -1,0 +1,424 @@
+"""Jobs on disk: SQLite, in a thread of its own, so that no disk ever stops the event loop.
+
+    add    a job that was accepted       on disk, synced, when the caller goes on; or it raises
+    save   a job that has changed        as soon as possible: nobody waits, nothing is lost before a crash
+    forget a job that is history         like save
+
+- Whatever waits is written in one transaction, with one sync. `add` fails with it; what `save` and
+  `forget` left stays in memory and is tried again, with growing pauses, until the disk has space.
+- Order: each write sees those before it, and of one job the last value wins.
+- A file has one owner: SQLite's exclusive lock on it ends with the process, however that ends. So a
+  second daemon over the same file is refused, and no shared memory file is needed beside the log (WAL).
+- `user_version` is the version of the schema; `_UPGRADES` lead from each one to the next. Columns beside
+  `data` are for people with `sqlite3` and for the order of rows; `data` has all there is.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import anyio
+
+from nydus_service.errors import (
+    FormatError,
+    NoSpaceError,
+    NotAllowedError,
+    NydusServiceError,
+    UnsupportedError,
+    from_os_error,
+)
+from nydus_service.jobs.job import JobState
+from nydus_service.jobs.record import Record, unpack
+
+log = logging.getLogger(__name__)
+
+_APPLICATION_ID: Final = 0x6E796A6F
+"""In the file's header, "nyjo": tells a journal from other programs' databases."""
+
+_FIRST_SCHEMA: Final = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY,  -- grows in the order in which jobs were accepted
+    id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    created REAL NOT NULL,       -- Unix seconds
+    finished REAL,
+    source TEXT NOT NULL,
+    target TEXT NOT NULL,
+    request_key TEXT NOT NULL,
+    data BLOB NOT NULL           -- the whole job, JSON
+) STRICT;
+CREATE INDEX jobs_by_request ON jobs (request_key, state);
+CREATE INDEX jobs_by_source ON jobs (source);
+CREATE INDEX jobs_by_target ON jobs (target);
+"""
+_UPGRADES: Final = (_FIRST_SCHEMA,)
+"""Scripts; number N, from 0, leads from version N of the schema to N + 1."""
+
+_UPSERT: Final = """
+INSERT INTO jobs (id, state, priority, created, finished, source, target, request_key, data)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    state = excluded.state, priority = excluded.priority, finished = excluded.finished, data = excluded.data
+"""
+_READ: Final = """
+SELECT id, state, priority, created, finished, source, target, request_key, data FROM jobs ORDER BY number
+"""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
+_LAST_FLUSH_S = 5.0
+
+
+class JournalDamaged(FormatError):
+    """The file is no database any more, or a record in it is none."""
+
+
+class JournalInUse(NydusServiceError):
+    """Another process has the file."""
+
+    code, exit_code = "unavailable", 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Add:
+    record: Record
+    committed: "Future[None]" = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class _Save:
+    """`record` None: forget the job."""
+
+    job_id: str
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    """Answers whether nothing is left to be saved, when all that came before has been tried."""
+
+    done: "Future[bool]" = field(default_factory=Future)
+    last: bool = False
+
+
+_Request: TypeAlias = _Add | _Save | _Flush
+
+
+class Journal:
+    """All jobs on disk. Made by `open_journal`; to be called on the event loop.
+
+    Attributes:
+        records: as they were when it was opened, in the order in which the jobs were accepted. Whoever
+            takes them clears the list.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._closed = False
+        self.records: list[Record] = []
+
+    def add(self, record: Record) -> "asyncio.Future[None]":
+        """Write a job that was accepted. The future ends when it is on disk, synced.
+
+        Raises, in the future:
+            NoSpaceError: the disk is full. Nothing has been written.
+            NydusServiceError: it cannot be written for another reason.
+        """
+        request = _Add(record)
+        self._put(request)
+        return asyncio.wrap_future(request.committed)
+
+    def save(self, record: Record) -> None:
+        """Write a job that was added before, as soon as that is possible."""
+        self._put(_Save(record.id, record))
+
+    def forget(self, job_id: str) -> None:
+        """Remove a job, as soon as that is possible."""
+        self._put(_Save(job_id, None))
+
+    async def flush(self) -> bool:
+        """Wait until all so far has been tried. Returns whether it is all on disk."""
+        if self._closed:
+            return True
+        request = _Flush()
+        self._put(request)
+        return await asyncio.shield(asyncio.wrap_future(request.done))
+
+    async def open(self) -> None:
+        """Begin. Raises: as `open_journal`."""
+        opened: Future[list[Record]] = Future()
+        # A daemon thread: a disk that hangs must not keep the process from its end.
+        thread = threading.Thread(target=self._run, args=(opened,), name="journal", daemon=True)
+        thread.start()
+        try:
+            self.records = await asyncio.wrap_future(opened)
+        except BaseException:
+            self._closed = True
+            self._requests.put(_Flush(last=True))  # for a thread that was about to open it
+            raise
+
+    async def close(self) -> None:
+        """Write all that is left and end; what cannot be written is lost, and named in the log."""
+        if self._closed:
+            return
+        with anyio.move_on_after(_LAST_FLUSH_S):
+            while not await self.flush():  # noqa: ASYNC110 - nobody can tell when a disk has space
+                await anyio.sleep(_FIRST_PAUSE_S)
+        self._closed = True
+        last = _Flush(last=True)
+        self._requests.put(last)
+        await asyncio.wrap_future(last.done)
+
+    def _put(self, request: _Request) -> None:
+        if self._closed:
+            raise RuntimeError("the journal is closed")
+        self._requests.put(request)
+
+    def _run(self, opened: "Future[list[Record]]") -> None:
+        """The thread."""
+        opened.set_running_or_notify_cancel()  # who opens may be cancelled, but then the last request comes
+        try:
+            database = _open(self._path)
+        except BaseException as exc:
+            opened.set_exception(exc)
+            return
+        with closing(database):
+            try:
+                records = _read(database, self._path)
+            except BaseException as exc:
+                opened.set_exception(exc)
+                return
+            opened.set_result(records)
+            del records
+            answer = _Writer(self._path, database).work(self._requests)
+        # After the file is closed: whoever waits may open it again.
+        answer.set_result(True)
+
+
+class _Writer:
+    """The thread's side of a journal: writes what comes, keeps what could not be written."""
+
+    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
+        self._path = path
+        self._database = database
+        self._unsaved: dict[str, Record | None] = {}
+        self._pause_s = 0.0
+
+    def work(self, requests: "queue.SimpleQueue[_Request]") -> "Future[bool]":
+        """Until the last request. Returns whom to tell that all has ended."""
+        while True:
+            batch = self._next(requests)
+            added = [request for request in batch if isinstance(request, _Add) and _is_wanted(request)]
+            for request in batch:
+                if isinstance(request, _Save):
+                    self._unsaved.pop(request.job_id, None)  # the last value goes last, too
+                    self._unsaved[request.job_id] = request.record
+            self._commit(added)
+            for request in batch:
+                if isinstance(request, _Flush) and request.last:
+                    self._tell_lost()
+                    return request.done
+                if isinstance(request, _Flush):
+                    _answer(request.done, not self._unsaved)
+
+    def _next(self, requests: "queue.SimpleQueue[_Request]") -> list[_Request]:
+        """All that waits; if something could not be written, nothing after a while."""
+        batch = []
+        try:
+            batch.append(requests.get(timeout=self._pause_s if self._unsaved else None))
+            while True:
+                batch.append(requests.get_nowait())
+        except queue.Empty:
+            return batch
+
+    def _commit(self, added: list[_Add]) -> None:
+        if not added and not self._unsaved:
+            return
+        try:
+            with _transaction(self._database):
+                for job_id, record in self._unsaved.items():
+                    if record is None:
+                        self._database.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+                    else:
+                        self._database.execute(_UPSERT, record)
+                self._database.executemany(_UPSERT, (request.record for request in added))
+        except Exception as exc:  # whatever it is: whoever waits must hear of it, and the thread go on
+            self._put_off(added, _translate(exc, self._path, "write"))
+            return
+        if self._pause_s:
+            log.info("the journal %s can be written again", self._path)
+        self._pause_s = 0.0
+        self._unsaved.clear()
+        for request in added:
+            request.committed.set_result(None)
+
+    def _put_off(self, added: list[_Add], error: NydusServiceError) -> None:
+        for request in added:
+            request.committed.set_exception(type(error)(str(error)))
+        if not self._unsaved:
+            return
+        if not self._pause_s:
+            log.warning("%s; what jobs have become is kept in memory and tried again", error)
+        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+
+    def _tell_lost(self) -> None:
+        if self._unsaved:
+            lost = ", ".join(self._unsaved)
+            log.error("the journal %s could not be written to the end: old states of %s", self._path, lost)
+
+
+@asynccontextmanager
+async def open_journal(path: Path) -> AsyncIterator[Journal]:
+    """Open the journal, made with its directory if it is missing. At the end all is written.
+
+    Raises:
+        JournalDamaged: the file is damaged.
+        JournalInUse: another process has it.
+        UnsupportedError: a later version of this program, or another program, wrote it.
+        NotAllowedError, NoSpaceError, NydusServiceError: it cannot be opened. Messages say what to do.
+    """
+    journal = Journal(path)
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        with anyio.CancelScope(shield=True):
+            await journal.close()
+
+
+def _is_wanted(request: _Add) -> bool:
+    """Whether nobody has given it up while it waited; from now on nobody can."""
+    return request.committed.set_running_or_notify_cancel()
+
+
+def _answer(future: "Future[Any]", value: object) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result(value)
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:  # a full disk may have ended it already
+            database.execute("ROLLBACK")
+        raise
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Made here, since SQLite would let everybody read it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as exc:
+        raise from_os_error(exc, f"open the journal {path}") from exc
+    database = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        # First of all: a log whose owner is alone needs no shared memory.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        version = _version(database, path)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        _upgrade(database, version)
+        damage = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as exc:
+        database.close()
+        raise _translate(exc, path, "open") from exc
+    except BaseException:
+        database.close()
+        raise
+    if damage != "ok":
+        database.close()
+        raise _damaged(path, damage)
+    return database
+
+
+def _version(database: sqlite3.Connection, path: Path) -> int:
+    """Of the schema; 0: a new file. Raises: UnsupportedError: not one that this program can use."""
+    version = _pragma(database, "user_version")
+    tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if tables and _pragma(database, "application_id") != _APPLICATION_ID:
+        raise UnsupportedError(
+            f"{path} is a database of another program: move it away, or configure another state_dir"
+        )
+    if version > len(_UPGRADES):
+        raise UnsupportedError(
+            f"the journal {path} was written by a later version of nydus-service (schema {version}, this one "
+            f"knows {len(_UPGRADES)}): install that again, or move {path.name}* away to begin a new one"
+        )
+    return version
+
+
+def _upgrade(database: sqlite3.Connection, version: int) -> None:
+    for number in range(version, len(_UPGRADES)):
+        with _transaction(database):
+            for statement in _statements(_UPGRADES[number]):
+                database.execute(statement)
+            database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            database.execute(f"PRAGMA user_version = {number + 1}")
+    with _transaction(database):
+        pass  # takes the lock, which stays
+
+
+def _statements(script: str) -> Iterable[str]:
+    """`executescript` would commit what is under way first, and half an upgrade could stay."""
+    return (statement for statement in script.split(";\n") if statement.strip())
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> int:
+    value: int = database.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _read(database: sqlite3.Connection, path: Path) -> list[Record]:
+    """Raises: JournalDamaged, also if a record is no job."""
+    try:
+        rows = database.execute(_READ).fetchall()
+        records = [Record(row[0], JobState(row[1]), *row[2:]) for row in rows]
+        for record in records:
+            unpack(record.id, record.data)
+    except sqlite3.Error as exc:
+        raise _translate(exc, path, "read") from exc
+    except (ValueError, FormatError) as exc:
+        raise _damaged(path, str(exc)) from exc
+    return records
+
+
+def _damaged(path: Path, reason: str) -> JournalDamaged:
+    return JournalDamaged(
+        f"the journal {path} is damaged: {reason}; move {path.name}* away and start again: a new one "
+        "is made, finished jobs are forgotten, and what was queued has to be asked for again"
+    )
+
+
+def _translate(exc: Exception, path: Path, doing: str) -> NydusServiceError:
+    """The kind of error that a caller can act on. SQLite's codes: https://sqlite.org/rescode.html"""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return _damaged(path, str(exc))
+    kind, advice = _KINDS.get(code, (NydusServiceError, ""))
+    return kind(f"cannot {doing} the journal {path}: {exc}{advice}")
+
+
+_KINDS: Final[dict[int, tuple[Callable[[str], NydusServiceError], str]]] = {
+    sqlite3.SQLITE_FULL: (NoSpaceError, "; free some space there"),
+    sqlite3.SQLITE_BUSY: (
+        JournalInUse,
+        "; another daemon runs over it: stop that, or configure another state_dir",
+    ),
+    sqlite3.SQLITE_CANTOPEN: (NotAllowedError, ""),
+    sqlite3.SQLITE_PERM: (NotAllowedError, ""),
+    sqlite3.SQLITE_READONLY: (NotAllowedError, ""),
+}

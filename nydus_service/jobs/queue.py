@@ -1,0 +1,456 @@
+"""The jobs of a daemon: accepted, begun in order, followed, ended.
+
+    submit ─► journal.add ─► waiting ─► admitted? ─► attempt ─► runner.convert
+                                ▲           │ no: looked at again when a job ends, or in a while
+                                └───────────┴─── put off after an error that may pass
+
+- All state is here, in memory, and changes on the event loop alone, in `_change`: there the journal, the
+  listeners and the watchers learn of it, in this order. Nothing is awaited between a decision and its change.
+- A job becomes visible when it is on disk. Other changes are written behind; after a crash a job is as it
+  was at most a moment before, and what was under way is tried again.
+- A try runs in a scope of its own: an error, even a bug, ends that job only, and a cancel ends its
+  builders before the job.
+- Nothing polls: the loop in `run` sleeps until something is queued, ended or due. Only while a job waits
+  for space or memory, which nobody announces, is that measured every few seconds.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+from msgspec.structs import replace
+
+from nydus_service.convert.references import check_target
+from nydus_service.errors import NydusServiceError, UsageError
+from nydus_service.jobs import changes
+from nydus_service.jobs.admission import Free, measure, scratch_estimate
+from nydus_service.jobs.attempt import Attempt
+from nydus_service.jobs.board import Runner, Submitted
+from nydus_service.jobs.job import UNDER_WAY, Job, JobError, JobRequest, JobState
+from nydus_service.jobs.journal import Journal
+from nydus_service.jobs.record import pack, request_key
+from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, pause_s
+from nydus_service.jobs.table import JobTable
+from nydus_service.jobs.waiting import WaitingJobs
+from nydus_service.jobs.watching import Watchers
+from nydus_service.observe.logs import log_context
+from nydus_service.oci.reference import ImageReference
+
+log = logging.getLogger(__name__)
+
+WAITING_FOR_SPACE: Final = "waiting for space"
+WAITING_FOR_MEMORY: Final = "waiting for memory"
+
+_PRIORITIES: Final = range(-(1 << 31), 1 << 31)
+_PERSISTED_STAGES: Final = frozenset(("packing", "verifying"))
+"""On disk, so that `changes.recovered` knows whether builders were at work."""
+
+Listener: TypeAlias = Callable[[Job | None, Job], None]
+_Outcome: TypeAlias = dict[str, Any] | JobError | None
+"""Of a try: its result, its error, or None: it was cancelled."""
+
+
+class QueueFull(NydusServiceError):
+    """So many jobs wait that no more are accepted."""
+
+    code, exit_code = "queue_full", 8
+
+
+class ShuttingDown(NydusServiceError):
+    """The daemon ends."""
+
+    code, exit_code = "shutting_down", 8
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """
+    Attributes:
+        running: jobs at the same time.
+        queue: jobs that may wait; more are refused.
+        history: finished jobs that are remembered.
+        retries: further tries after an error that may pass.
+        min_free_space: bytes that stay free in `work_dir`, beside what running jobs may take.
+        min_free_memory: bytes of memory without which no job begins beside another.
+        work_dir: where work directories are made; None: the system's directory for temporary files.
+        first_pause_s: about how long a job waits before the first further try.
+        admission_pause_s: how long until space and memory are measured again.
+    """
+
+    running: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    queue: int = 10000
+    history: int = 1000
+    retries: int = 5
+    min_free_space: int = 1 << 30
+    min_free_memory: int = 256 << 20
+    work_dir: Path | None = None
+    first_pause_s: float = 5.0
+    admission_pause_s: float = 5.0
+
+
+class JobQueue:
+    """The `board.JobBoard` over a journal and a runner. `run` does the work, `drain` ends it."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        runner: Runner,
+        limits: QueueLimits,
+        *,
+        clock: Callable[[], float] = time.time,
+        measure: Callable[[Path], Free] = measure,
+    ) -> None:
+        """
+        Args:
+            clock: Unix seconds.
+            measure: what is free, where work directories are made; called in a thread.
+        """
+        self._journal = journal
+        self._runner = runner
+        self._limits = limits
+        self._clock = clock
+        self._measure = measure
+        self._table = JobTable()
+        self._waiting = WaitingJobs()
+        self._attempts: dict[str, Attempt] = {}
+        self._accepting: dict[str, asyncio.Future[None]] = {}
+        self._watchers = Watchers()
+        self._listeners: list[Listener] = []
+        self._draining = False
+        self._wake = anyio.Event()
+        self._ended = anyio.Event()
+        for record in journal.records:
+            job = self._table.load(record)
+            if job and job.state is JobState.QUEUED:
+                self._waiting.put(job, self._table.number(job.id))
+        journal.records.clear()
+
+    def add_listener(self, listener: Listener) -> None:
+        """Have each change told, in order, on the event loop: the old value, None for a new job, and the new.
+
+        It must not block. An error of its own is logged, and changes nothing.
+        """
+        self._listeners.append(listener)
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait."""
+        return len(self._waiting)
+
+    # What API and triggers ask.
+
+    async def submit(self, request: JobRequest, *, origin: str, priority: int = 0) -> Submitted:
+        self._refuse_at_end()
+        if priority not in _PRIORITIES:
+            raise UsageError(f"priority {priority} does not fit into 32 bits")
+        ImageReference.parse(request.source)
+        check_target(ImageReference.parse(request.target))
+        key = request_key(request)
+        while accepting := self._accepting.get(key):
+            await asyncio.shield(accepting)
+        doing = self._table.doing(key)
+        if doing:
+            return Submitted(self._raise_priority(doing, priority), joined=True)
+        self._refuse_more()
+        job = Job(
+            id=uuid.uuid4().hex, request=request, origin=origin, priority=priority, created_at=self._clock()
+        )
+        await self._accept(job, key)
+        return Submitted(self._table.find(job.id) or job, joined=False)
+
+    def get(self, job_id: str) -> Job:
+        return self._table.get(job_id)
+
+    def list(
+        self, *, image: str = "", states: Sequence[JobState] = (), limit: int = 100, before: str = ""
+    ) -> list[Job]:
+        return self._table.select(image, states, limit, before)
+
+    @asynccontextmanager
+    async def watch(self, job_id: str | None = None) -> AsyncIterator[AsyncIterator[Job]]:
+        first = self._table.get(job_id) if job_id is not None else None
+        with self._watchers.follow(first) as values:
+            async with aclosing(values):
+                yield values
+
+    async def cancel(self, job_id: str) -> Job:
+        job = self._table.get(job_id)
+        if job.is_finished:
+            return job
+        if job.state is JobState.QUEUED:
+            job = changes.cancelled(job, self._clock())
+        elif not job.cancel_requested:
+            job = changes.changed(job, cancel_requested=True)
+        self._change(job)
+        if job_id in self._attempts:
+            self._attempts[job_id].scope.cancel()
+        await self._journal.flush()
+        return job
+
+    async def retry(self, job_id: str) -> Job:
+        job = self._table.get(job_id)
+        if job.state is JobState.QUEUED:
+            return await self._hurry(job)
+        if job.state is JobState.DONE:
+            raise UsageError(f"job {job_id} is done: submit the same with force, to have it made anew")
+        if not job.is_finished:
+            raise UsageError(f"job {job_id} is under way: cancel it first")
+        key = request_key(job.request)
+        while accepting := self._accepting.get(key):
+            await asyncio.shield(accepting)
+        doing = self._table.doing(key)
+        if doing and doing.id != job_id:
+            raise UsageError(f"job {doing.id} does what job {job_id} should")
+        if doing:
+            return doing  # another call was faster
+        self._refuse_more()
+        self._table.hold(job_id)
+        again = changes.asked_again(job)
+        await self._accept(again, key)
+        return self._table.find(job_id) or again
+
+    # What the daemon asks.
+
+    async def run(self) -> None:
+        """Do jobs, until cancelled; those under way are put back then."""
+        self._recover()
+        self._prune()
+        await self._sweep()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                self._wake = anyio.Event()
+                pause = await self._start_due(tasks)
+                with anyio.move_on_after(pause):
+                    await self._wake.wait()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept and begin nothing more. What runs may end within this time, and is put back if it does not.
+
+        All is on disk then, unless that is full. `run` goes on, with nothing to do.
+        """
+        self._draining = True
+        with anyio.move_on_after(timeout_s):
+            await self._until_idle()
+        for attempt in self._attempts.values():
+            attempt.scope.cancel()
+        await self._until_idle()
+        await self._journal.flush()
+
+    async def _until_idle(self) -> None:
+        while self._attempts:
+            await self._ended.wait()
+
+    def _recover(self) -> None:
+        for job in self._table.unfinished():
+            if job.state in UNDER_WAY and job.id not in self._attempts:
+                recovered = changes.recovered(job, self._clock())
+                with log_context(job=job.id, image=job.request.source):
+                    log.warning("the daemon had ended while it was %s: now %s", job.state, recovered.state)
+                self._change(recovered)
+
+    async def _sweep(self) -> None:
+        try:
+            await self._runner.sweep()
+        except NydusServiceError as exc:
+            log.warning("what dead processes left could not be removed, the next job tries it again: %s", exc)
+        except Exception:
+            log.exception("what dead processes left could not be removed")
+
+    # Acceptance.
+
+    def _refuse_at_end(self) -> None:
+        if self._draining:
+            raise ShuttingDown("the daemon ends and accepts no jobs; ask again when it is back")
+
+    def _refuse_more(self) -> None:
+        self._refuse_at_end()
+        waiting = len(self._waiting) + len(self._accepting)
+        if waiting >= self._limits.queue:
+            raise QueueFull(f"{waiting} jobs wait already, no more may; ask again later")
+
+    async def _accept(self, job: Job, key: str) -> None:
+        """Have a queued job on disk, then in the queue; also if this call is cancelled meanwhile."""
+        accepting = self._journal.add(pack(job))
+        self._accepting[key] = accepting
+        accepting.add_done_callback(partial(self._accepted, job, key))
+        await asyncio.shield(accepting)
+
+    def _accepted(self, job: Job, key: str, accepting: "asyncio.Future[None]") -> None:
+        del self._accepting[key]
+        if accepting.cancelled() or accepting.exception():
+            self._table.release(job.id)
+        else:
+            self._change(job, persist=False)
+
+    def _raise_priority(self, job: Job, priority: int) -> Job:
+        if priority > job.priority:
+            job = changes.changed(job, priority=priority)
+            self._change(job)
+        return job
+
+    async def _hurry(self, job: Job) -> Job:
+        if job.not_before:
+            job = changes.changed(job, not_before=0, error=None)
+            self._change(job)
+            await self._journal.flush()
+        return job
+
+    # Work.
+
+    async def _start_due(self, tasks: TaskGroup) -> float | None:
+        """Begin what may begin. Returns in how many seconds more may; None: when something has changed."""
+        while not self._draining and len(self._attempts) < self._limits.running:
+            now = self._clock()
+            job_id = self._waiting.first(now)
+            if job_id is None:
+                return self._pause(now)
+            lacking = await self._find_lack(self._table.get(job_id))
+            if self._draining or self._waiting.first(self._clock()) != job_id:
+                continue  # the world went on while that was measured
+            if lacking:
+                self._hold_up(self._table.get(job_id), lacking)
+                return self._limits.admission_pause_s
+            self._begin(tasks, self._table.get(job_id))
+        return None
+
+    def _pause(self, now: float) -> float | None:
+        due = self._waiting.next_due()
+        if due is None:
+            return None
+        if due - now > LONGEST_PAUSE_S:  # the clock was set back: no job is put off for so long
+            self._waiting.hurry()
+            return 0
+        return due - now
+
+    async def _find_lack(self, job: Job) -> str:
+        """Why a job may not begin now; empty if it may."""
+        work_dir = self._limits.work_dir or Path(tempfile.gettempdir())
+        free = await anyio.to_thread.run_sync(self._measure, work_dir)
+        taking = [job, *map(self._table.get, self._attempts)]
+        if free.space < self._limits.min_free_space + sum(map(scratch_estimate, taking)):
+            return WAITING_FOR_SPACE
+        if self._attempts and free.memory < self._limits.min_free_memory:
+            return WAITING_FOR_MEMORY
+        return ""
+
+    def _hold_up(self, job: Job, lacking: str) -> None:
+        if job.progress.stage != lacking:
+            with log_context(job=job.id, image=job.request.source):
+                log.warning("%s: too little is free to begin", lacking)
+            self._change(changes.changed(job, progress=replace(job.progress, stage=lacking)), persist=False)
+
+    def _begin(self, tasks: TaskGroup, job: Job) -> None:
+        job = changes.begun(job, self._clock())
+        self._attempts[job.id] = Attempt(job, self._publish)
+        self._change(job)
+        tasks.start_soon(self._work, job, self._attempts[job.id], name=f"job {job.id}")
+
+    async def _work(self, job: Job, attempt: Attempt) -> None:
+        outcome: _Outcome = None
+        with log_context(job=job.id, image=job.request.source):
+            try:
+                log.info("begins, try %d", job.attempts)
+                with attempt.scope:
+                    outcome = await self._convert(job, attempt)
+            finally:
+                self._end(job.id, attempt, outcome)
+
+    async def _convert(self, job: Job, attempt: Attempt) -> _Outcome:
+        try:
+            return (await self._runner.convert(job, attempt.take)).as_json()
+        except Exception as exc:
+            if _is_cancelled():  # which came in between, so that the error is of no interest
+                return None
+            if not isinstance(exc, NydusServiceError):
+                log.exception("a defect of nydus-service")
+            return describe(exc)
+        except anyio.get_cancelled_exc_class():
+            if _is_cancelled():
+                raise
+            # gRPC cancels calls of a channel that is closed: no cancel of ours, and no end of this job.
+            log.exception("a defect of nydus-service")
+            return describe(RuntimeError("the work was cancelled, but by nobody"))
+
+    def _end(self, job_id: str, attempt: Attempt, outcome: _Outcome) -> None:
+        attempt.end()
+        del self._attempts[job_id]
+        job = replace(self._table.get(job_id), progress=attempt.progress())
+        job = self._next(job, outcome)
+        log.log(
+            logging.WARNING if job.error else logging.INFO,
+            "%s after try %d%s",
+            job.state,
+            job.attempts,
+            f": {job.error.message}" if job.error else "",
+        )
+        self._change(job)
+        ended, self._ended = self._ended, anyio.Event()
+        ended.set()
+        self._wake.set()
+
+    def _next(self, job: Job, outcome: _Outcome) -> Job:
+        """What becomes of a job whose try has ended."""
+        now = self._clock()
+        if isinstance(outcome, dict):
+            return changes.done(job, now, outcome)
+        if job.cancel_requested:
+            return changes.cancelled(job, now)
+        if outcome is None:
+            return changes.put_back(job)
+        if outcome.retryable and job.retries < self._limits.retries:
+            pause = pause_s(job.retries, self._limits.first_pause_s, random.random())
+            return changes.put_off(job, outcome, now + pause)
+        return changes.failed(job, now, outcome)
+
+    def _publish(self, job_id: str, stage: str | None) -> None:
+        job = self._table.get(job_id)
+        state = JobState.VERIFYING if stage == "verifying" else job.state
+        progress = self._attempts[job_id].progress()
+        self._change(changes.changed(job, state=state, progress=progress), persist=stage in _PERSISTED_STAGES)
+
+    # Every change.
+
+    def _change(self, job: Job, *, persist: bool = True) -> None:
+        old = self._table.find(job.id)
+        record = self._table.put(job)
+        if persist:
+            self._journal.save(record or pack(job))
+        if job.state is JobState.QUEUED:
+            self._waiting.put(job, self._table.number(job.id))
+            self._wake.set()
+        else:
+            self._waiting.remove(job.id)
+        self._tell(old, job)
+        if job.is_finished:
+            self._prune()
+
+    def _prune(self) -> None:
+        for job_id in self._table.prune(self._limits.history):
+            self._journal.forget(job_id)
+
+    def _tell(self, old: Job | None, new: Job) -> None:
+        for listener in self._listeners:
+            try:
+                listener(old, new)
+            except Exception:
+                log.exception("a listener failed on job %s", new.id)
+        self._watchers.tell(new)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is to end, by whichever scope around it."""
+    return anyio.current_effective_deadline() == -math.inf

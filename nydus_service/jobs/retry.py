@@ -1,0 +1,43 @@
+"""Which errors may pass, and how long to wait before the next try. Pure."""
+
+from typing import Final
+
+from nydus_service.content.claims import LockTimeout
+from nydus_service.errors import NoSpaceError, NydusServiceError, UnreachableError
+from nydus_service.jobs.job import JobError
+
+LONGEST_PAUSE_S: Final = 600.0
+"""A server that is back, or space that is free, is noticed after so long at the latest."""
+
+_PASSING: Final = (UnreachableError, NoSpaceError, LockTimeout, MemoryError)
+_PASSING_CODES: Final = frozenset(("unavailable", "no_memory"))
+"""Of errors whose classes are in rooms that a job does not know."""
+
+
+def describe(exc: Exception) -> JobError:
+    """What a job says of the error that ended its try.
+
+    An error that was not raised on purpose is a bug of ours: its code is `internal`.
+    """
+    if isinstance(exc, NydusServiceError):
+        retryable = isinstance(exc, _PASSING) or exc.code in _PASSING_CODES
+        return JobError(code=exc.code, message=str(exc), retryable=retryable)
+    if isinstance(exc, MemoryError):
+        return JobError(code="no_memory", message="the daemon had no memory left for it", retryable=True)
+    told = f"{type(exc).__name__}: {exc}".rstrip(": ")
+    message = f"{told}; this is a defect of nydus-service, its log has the traceback"
+    return JobError(code=NydusServiceError.code, message=message, retryable=False)
+
+
+def pause_s(retries: int, first_s: float, chance: float) -> float:
+    """Seconds until the next try: twice as long each time, spread so that jobs that failed together part.
+
+    Args:
+        retries: further tries so far, from 0.
+        first_s: about how long the first pause is.
+        chance: random, from 0 to 1.
+    Returns:
+        From half to the whole of `first_s * 2**retries`, or of `LONGEST_PAUSE_S` if that is less.
+    """
+    longest = min(first_s * 2.0 ** min(retries, 32), LONGEST_PAUSE_S)
+    return longest * (0.5 + chance / 2)

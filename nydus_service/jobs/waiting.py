@@ -1,0 +1,68 @@
+"""The order in which queued jobs begin. Pure."""
+
+import math
+from bisect import bisect_left, insort
+from typing import TypeAlias
+
+from nydus_service.jobs.job import Job
+
+_Key: TypeAlias = tuple[float, int, str]
+
+
+class WaitingJobs:
+    """Queued jobs: those that are due by priority, then age; the others by when they will be."""
+
+    def __init__(self) -> None:
+        self._due: list[_Key] = []
+        self._later: list[_Key] = []
+        self._keys: dict[str, _Key] = {}
+        self._numbers: dict[str, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._keys
+
+    def put(self, job: Job, number: int) -> None:
+        """Add a job, or sort one in anew.
+
+        Args:
+            number: of its acceptance; jobs of a priority begin in this order.
+        """
+        self.remove(job.id)
+        self._numbers[job.id] = (job.priority, number)
+        if job.not_before:
+            self._insert(self._later, (job.not_before, number, job.id))
+        else:
+            self._insert(self._due, (-job.priority, number, job.id))
+
+    def remove(self, job_id: str) -> None:
+        """Take a job out; none of this id is as well."""
+        key = self._keys.pop(job_id, None)
+        if key is None:
+            return
+        del self._numbers[job_id]
+        for order in (self._due, self._later):
+            at = bisect_left(order, key)
+            if at < len(order) and order[at] == key:
+                del order[at]
+
+    def first(self, now: float) -> str | None:
+        """Which job begins next; None: none is due."""
+        while self._later and self._later[0][0] <= now:
+            _, number, job_id = self._later.pop(0)
+            self._insert(self._due, (-self._numbers[job_id][0], number, job_id))
+        return self._due[0][2] if self._due else None
+
+    def next_due(self) -> float | None:
+        """When the next of those that are not due is; Unix seconds."""
+        return self._later[0][0] if self._later else None
+
+    def hurry(self) -> None:
+        """Have all jobs due."""
+        self.first(math.inf)
+
+    def _insert(self, order: list[_Key], key: _Key) -> None:
+        self._keys[key[2]] = key
+        insort(order, key)
