@@ -1,0 +1,40 @@
+"""From what a conversion tells while it runs to the spans of its job's trace."""
+
+from nydus_service.convert.progress import (
+    Event,
+    LayerFinished,
+    LayerStarted,
+    MergeFinished,
+    MergeStarted,
+    Progress,
+    VerifyFinished,
+    VerifyStarted,
+)
+from nydus_service.observe.traces import JobTrace
+
+
+def traced(trace: JobTrace, progress: Progress) -> Progress:
+    """Hand events on to `progress`, and open and close spans by them."""
+
+    def tell(event: Event) -> None:
+        _follow(trace, event)
+        progress(event)
+
+    return tell
+
+
+def _follow(trace: JobTrace, event: Event) -> None:
+    match event:
+        case LayerStarted():
+            trace.start("layer", str(event.digest), {"size_bytes": event.size})
+        case LayerFinished():
+            sizes = {"bytes_in": event.bytes_in, "bytes_out": event.bytes_out}
+            trace.end("layer", str(event.digest), {"blob": str(event.blob), **sizes})
+        case MergeStarted():
+            trace.start("merge", event.image, {})
+        case MergeFinished():
+            trace.end("merge", event.image, {})
+        case VerifyStarted():
+            trace.start("verify", event.image, {"mode": event.mode})
+        case VerifyFinished():
+            trace.end("verify", event.image, {"entries": event.entries})
