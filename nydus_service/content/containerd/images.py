@@ -1,6 +1,7 @@
 """Names of images in containerd. A name moves by one Update: it is never missing, nor is its content."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Final
 
@@ -57,6 +58,28 @@ class ContainerdImages:
 
     async def list(self) -> list[Image]:
         return [_image(each) for each in await self._list()]
+
+    async def find(self, name: str) -> Image | None:
+        """As `get`, for who expects that it may be missing and needs no explanation."""
+        with suppress(NotFoundError):
+            return _image(await self._get(name))
+        return None
+
+    async def set_labels(self, name: str, labels: Mapping[str, str | None]) -> Image:
+        """Set some labels of a name, and remove those that are None; others stay, and so does the target.
+
+        Returns: the image as it is then.
+        Raises:
+            ImageNotFound: no such name.
+            UsageError: a label is too long: key and value have over 4096 bytes.
+        """
+        request = UpdateImageRequest(image=ImageMessage(name=name))
+        request.image.labels.update({key: value for key, value in labels.items() if value})
+        request.update_mask.paths.extend(f"labels.{key}" for key in sorted(labels))
+        try:
+            return _image((await self._connection.call(_UPDATE, request, f"label {name}")).image)
+        except NotFoundError as exc:
+            raise ImageNotFound(str(exc)) from exc
 
     async def put(self, image: Image) -> None:
         await self._content.info(image.target.digest)  # the daemon does not look

@@ -14,7 +14,7 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,10 @@ class Connection:
         """As messages name it."""
         return f"containerd (namespace {self.namespace})"
 
+    def within(self, namespace: str) -> "Connection":
+        """The same connection, for calls about another namespace."""
+        return Connection(self._channel, self.address, namespace)
+
     async def call(
         self,
         method: Method[Q, R],
@@ -146,9 +150,13 @@ class Connection:
         return await retry(attempt, patience_s)
 
     async def stream(
-        self, method: Method[Q, R], request: Q, doing: str, *, timeout_s: float
-    ) -> AsyncIterator[R]:
-        """Make a call that is answered by any number of messages. Not made again."""
+        self, method: Method[Q, R], request: Q, doing: str, *, timeout_s: float | None
+    ) -> AsyncGenerator[R, None]:
+        """Make a call that is answered by any number of messages. Not made again.
+
+        Args:
+            timeout_s: None: it may last for ever.
+        """
         call = self._channel.unary_stream(
             method.path,
             request_serializer=method.request.SerializeToString,

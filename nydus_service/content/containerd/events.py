@@ -1,0 +1,197 @@
+"""What happens to images, in all namespaces of a containerd, over one connection.
+
+containerd replays no event and does not say when a subscription has begun. So `subscribe` publishes an
+event of its own until it has come back: what happens after that is not missed, and what was before is found
+by listing. A stream that ends, for whatever reason, is an error, never a quiet end.
+
+Source: containerd `events/exchange/exchange.go`, `Publish`, `Subscribe`.
+"""
+
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.abc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+
+from nydus_service.content._pb.containerd.events.image_pb2 import ImageCreate, ImageDelete, ImageUpdate
+from nydus_service.content._pb.containerd.services.events.v1.events_pb2 import (
+    Envelope,
+    PublishRequest,
+    SubscribeRequest,
+)
+from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
+    ListNamespacesRequest,
+    ListNamespacesResponse,
+)
+from nydus_service.content.containerd.content import ContainerdContent
+from nydus_service.content.containerd.images import ContainerdImages
+from nydus_service.content.containerd.rpc import Connection, Method, connect
+from nydus_service.content.store import Image
+from nydus_service.errors import NydusServiceError, UnreachableError
+
+_SUBSCRIBE: Final = Method("events.v1.Events/Subscribe", SubscribeRequest, Envelope)
+_PUBLISH: Final = Method("events.v1.Events/Publish", PublishRequest, Empty)
+_NAMESPACES: Final = Method("namespaces.v1.Namespaces/List", ListNamespacesRequest, ListNamespacesResponse)
+
+_ANY_NAMESPACE: Final = "default"
+"""For calls that are about none. It need not exist."""
+_PROBE_S: Final = 0.2
+"""How long the event that shows that a subscription has begun may take, before another is published."""
+_SUBSCRIBED_S: Final = 30.0
+
+
+class EventKind(StrEnum):
+    CREATED = "created"
+    UPDATED = "updated"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEvent:
+    """Something happened to the name of an image.
+
+    Attributes:
+        labels: all that it had then; none where it is deleted.
+    """
+
+    namespace: str
+    kind: EventKind
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+_KINDS: Final[dict[str, tuple[EventKind, type[ImageCreate | ImageUpdate | ImageDelete]]]] = {
+    "containerd.services.images.v1.ImageCreate": (EventKind.CREATED, ImageCreate),
+    "containerd.services.images.v1.ImageUpdate": (EventKind.UPDATED, ImageUpdate),
+    "containerd.services.images.v1.ImageDelete": (EventKind.DELETED, ImageDelete),
+}
+
+
+class ImageNode:
+    """Images of all namespaces. Made by `open_image_node`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def namespaces(self) -> list[str]:
+        """All that there are."""
+        request = ListNamespacesRequest()
+        found = await self._connection.call(_NAMESPACES, request, "list namespaces")
+        return sorted(each.name for each in found.namespaces)
+
+    async def images(self, namespace: str) -> list[Image]:
+        """All images of a namespace; none if there is no such namespace."""
+        return await self._store(namespace).list()
+
+    async def find(self, namespace: str, name: str) -> Image | None:
+        """An image, if there is one of this name."""
+        return await self._store(namespace).find(name)
+
+    async def set_labels(self, namespace: str, name: str, labels: Mapping[str, str | None]) -> Image:
+        """As `ContainerdImages.set_labels`."""
+        return await self._store(namespace).set_labels(name, labels)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, namespaces: Sequence[str] = ()
+    ) -> AsyncIterator[AsyncGenerator[ImageEvent, None]]:
+        """Follow what happens to images from now on: nothing that happens inside the block is missed.
+
+        Read it without pause: what is not read waits in containerd's memory.
+
+        Args:
+            namespaces: only of these; none named: of all, those too that come later.
+        Raises:
+            UnreachableError: no subscription, or, by the iterator, it has ended: events may be missed.
+        """
+        probe = f"/nydus-service/subscribed/{uuid.uuid4().hex}"
+        topics = 'topic~="^/images/"'
+        filters = [f"{topics},namespace=={json.dumps(each)}" for each in namespaces] or [topics]
+        request = SubscribeRequest(filters=[*filters, f'topic=="{probe}"'])
+        replies = self._connection.stream(_SUBSCRIBE, request, "follow its events", timeout_s=None)
+        async with aclosing(replies):
+            early = await self._until_subscribed(replies, probe)
+            async with aclosing(self._events(early, replies)) as events:
+                yield events
+
+    async def _until_subscribed(self, replies: AsyncIterator[Envelope], probe: str) -> list[Envelope]:
+        """Wait until the subscription has begun. Returns: what has come already."""
+        early: list[Envelope] = []
+        try:
+            with anyio.move_on_after(_SUBSCRIBED_S):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._publish, probe)
+                    async for envelope in replies:
+                        if envelope.topic == probe:
+                            tasks.cancel_scope.cancel()
+                            return early
+                        early.append(envelope)
+            cause: BaseException = UnreachableError(
+                f"containerd at {self._connection.address} takes a subscription, but sends no event"
+            )
+        except BaseExceptionGroup as group:
+            cause = group.exceptions[0]
+        raise cause  # outside the handler, or the group would become its context
+
+    async def _publish(self, topic: str) -> None:
+        event = AnyMessage(type_url="google.protobuf.Empty")
+        while True:
+            await self._connection.call(
+                _PUBLISH, PublishRequest(topic=topic, event=event), "publish an event"
+            )
+            await anyio.sleep(_PROBE_S)
+
+    async def _events(
+        self, early: Sequence[Envelope], replies: AsyncIterator[Envelope]
+    ) -> AsyncGenerator[ImageEvent, None]:
+        for envelope in early:
+            if event := image_event(envelope):
+                yield event
+        ended = f"containerd at {self._connection.address} has ended the stream of its events"
+        try:
+            async for envelope in replies:
+                if event := image_event(envelope):
+                    yield event
+        except NydusServiceError as exc:  # of whatever kind: daemons end their streams in several ways
+            raise UnreachableError(f"{ended}: {exc}") from exc
+        raise UnreachableError(ended)
+
+    def _store(self, namespace: str) -> ContainerdImages:
+        connection = self._connection.within(namespace)
+        return ContainerdImages(connection, ContainerdContent(connection, None))
+
+
+@asynccontextmanager
+async def open_image_node(address: Path) -> AsyncIterator[ImageNode]:
+    """Connect to a containerd, which must be running.
+
+    Args:
+        address: of its socket.
+    Raises:
+        UnreachableError, NotAllowedError: as `connect`.
+    """
+    async with connect(address, _ANY_NAMESPACE) as connection:
+        yield ImageNode(connection)
+
+
+def image_event(envelope: Envelope) -> ImageEvent | None:
+    """What an event says of an image; None if it is about something else, or of a kind that is not known."""
+    known = _KINDS.get(envelope.event.type_url.rpartition("/")[2])
+    if known is None:
+        return None
+    kind, message_type = known
+    try:
+        message = message_type.FromString(envelope.event.value)
+    except DecodeError:
+        return None
+    labels = {} if isinstance(message, ImageDelete) else dict(message.labels)
+    return ImageEvent(envelope.namespace, kind, message.name, labels)
