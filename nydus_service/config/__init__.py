@@ -102,18 +102,21 @@ def load_config(
 
     Args:
         path: of a TOML file; None: `CONFIG_FILE` if that is there, or else the defaults.
-        environ: NYDUS_SERVICE_<SECTION>_<KEY> win over the file; None: this process's.
+        environ: its NYDUS_SERVICE_<SECTION>_<KEY> win over the file, which wins over CONTAINERD_ADDRESS,
+            NYDUS_BUILDER and NYDUS_WORKDIR; None: this process's.
         overrides: "section.key" to value, which win over those; a text may be written as in a variable.
     Raises:
         ConfigError: anything is wrong; its `problems` are all that is.
         NotFoundError: the file that was named is not there.
         NotAllowedError: it must not be read.
     """
+    environ = os.environ if environ is None else environ
     reading = Reading()
+    reading.add_shared_variables(environ)
     if path is not None or CONFIG_FILE.exists():
         file = path or CONFIG_FILE
         reading.add_file(_read_text(file), str(file))
-    reading.add_variables(os.environ if environ is None else environ)
+    reading.add_own_variables(environ)
     reading.add_overrides(overrides or {})
     return reading.config()
 

@@ -16,7 +16,15 @@ ALIASES: Final = {
     "NYDUS_BUILDER": "builder.nydus_image",
     "NYDUS_WORKDIR": "daemon.work_dir",
 }
-"""Variables that other programs know too; those with the prefix win over them."""
+"""Variables that other programs know too. The file wins over them: they are not meant for this one alone."""
+
+
+OWN_VARIABLES: Final = {
+    f"{PREFIX}{section}_{key}".upper(): f"{section}.{key}"
+    for section, cls in SECTIONS.items()
+    for key in KINDS[cls]
+}
+"""Variable: the key that it sets, "section.key"."""
 
 
 class ConfigError(UsageError):
@@ -57,14 +65,13 @@ class Reading:
                 self._values[section] |= self._read(place, values, KINDS[SECTIONS[section]])
         self._add_rules(rules, name)
 
-    def add_variables(self, environ: Mapping[str, str]) -> None:
-        """Read variables: those of other programs first. Ones that are empty count as not set."""
-        names = dict(ALIASES)
-        for section, cls in SECTIONS.items():
-            names |= {f"{PREFIX}{section}_{key}".upper(): f"{section}.{key}" for key in KINDS[cls]}
-        for variable, key in names.items():
-            if environ.get(variable):
-                self._set(variable, key, environ[variable])
+    def add_shared_variables(self, environ: Mapping[str, str]) -> None:
+        """Read the variables that other programs know too. Ones that are empty count as not set."""
+        self._add_variables(environ, ALIASES)
+
+    def add_own_variables(self, environ: Mapping[str, str]) -> None:
+        """Read the variables with our prefix. Ones that are empty count as not set."""
+        self._add_variables(environ, OWN_VARIABLES)
 
     def add_overrides(self, overrides: Mapping[str, Any]) -> None:
         """Take values of "section.key"; a text may be written as in a variable."""
@@ -76,10 +83,15 @@ class Reading:
         config = Config(
             **{name: cls(**self._values[name]) for name, cls in SECTIONS.items()}, rules=tuple(self._rules)
         )
-        self.problems += _contradictions(config)
+        self.problems += [] if self.problems else _contradictions(config)
         if self.problems:
             raise ConfigError(self.problems)
         return config
+
+    def _add_variables(self, environ: Mapping[str, str], names: Mapping[str, str]) -> None:
+        for variable, key in names.items():
+            if environ.get(variable):
+                self._set(variable, key, environ[variable])
 
     def _check_version(self, version: object, name: str) -> None:
         if version is None:
@@ -126,11 +138,10 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
     They are no errors: a Kubernetes service named nydus-service gives every container some.
     """
-    known = [f"{PREFIX}{name}_{key}".upper() for name, cls in SECTIONS.items() for key in KINDS[cls]]
     return [
-        f"{variable} is not known{_nearest(variable, known)}"
+        f"{variable} is not known{_nearest(variable, OWN_VARIABLES)}"
         for variable in sorted(environ)
-        if variable.startswith(PREFIX) and variable not in known
+        if variable.startswith(PREFIX) and variable not in OWN_VARIABLES
     ]
 
 

@@ -5,6 +5,7 @@ values that are known beforehand; never the name of an image, so that the series
 docs/operations.md says what to watch, deploy/alerts.yaml when to call somebody.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import (
@@ -27,7 +28,6 @@ ORIGINS: Final = ("grpc", "http", "label", "event", "cli")
 
 _JOB_BUCKETS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _STAGE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
-_MEMORY_BUCKETS: Final = tuple((1 << 20) * mib for mib in (16, 32, 64, 128, 256, 512, 1024, 2048, 4096))
 
 
 class Metrics:
@@ -76,14 +76,10 @@ class Metrics:
         """Layers as stored went `in`, or blobs went `out`."""
         self._bytes.labels(direction).inc(count)
 
-    def builder_started(self) -> None:
-        self._builders.inc()
-
-    def builder_finished(self, peak_memory_bytes: int | None) -> None:
-        """A builder process has ended, however; its peak resident memory, if that is known."""
-        self._builders.dec()
-        if peak_memory_bytes is not None:
-            self._builder_memory.observe(peak_memory_bytes)
+    def watch_builders(self, running: Callable[[], float], peak_memory_bytes: Callable[[], float]) -> None:
+        """Ask at each scrape how many builder processes there are, and how big the biggest ever was."""
+        self._builders.set_function(running)
+        self._builder_memory.set_function(peak_memory_bytes)
 
     def verification_failed(self) -> None:
         """A result was not what its source is, and got no name."""
@@ -140,8 +136,8 @@ class Metrics:
         self._bytes = self._counter("bytes_total", "Of layers as stored, and of blobs.", ("direction",))
         self._builders = self._gauge("builders_running", "Builder processes.")
         self._builders_limit = self._gauge("builders_limit", "Builder processes that may run.")
-        self._builder_memory = self._histogram(
-            "builder_peak_memory_bytes", "Peak resident memory of builder processes.", _MEMORY_BUCKETS
+        self._builder_memory = self._gauge(
+            "builder_peak_memory_bytes", "Resident memory of the biggest builder process so far."
         )
         self._verification_failures = self._counter(
             "verification_failures_total", "Results that were not what their sources are."

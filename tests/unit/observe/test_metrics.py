@@ -25,10 +25,7 @@ def metrics() -> Metrics:
     metrics.set_limits(queue=10, builders=2)
     metrics.stage_finished("pack", 0.3)
     metrics.add_bytes("in", 1000)
-    metrics.builder_started()
-    metrics.builder_started()
-    metrics.builder_finished(50 << 20)
-    metrics.builder_finished(None)
+    metrics.watch_builders(lambda: 1, lambda: 50 << 20)
     metrics.verification_failed()
     metrics.cache_hit("result")
     metrics.trigger_requested("label")
@@ -86,10 +83,9 @@ def test_values(metrics: Metrics) -> None:
     assert value(metrics, "retries_total", code="unreachable") == 1
     assert value(metrics, "queue_depth") == 4
     assert value(metrics, "queue_limit") == 10
-    assert value(metrics, "builders_running") == 0
+    assert value(metrics, "builders_running") == 1
     assert value(metrics, "builders_limit") == 2
-    assert value(metrics, "builder_peak_memory_bytes_count") == 1
-    assert value(metrics, "builder_peak_memory_bytes_bucket", le="3.3554432e+07") == 0
+    assert value(metrics, "builder_peak_memory_bytes") == 50 << 20
     assert value(metrics, "bytes_total", direction="in") == 1000
     assert value(metrics, "verification_failures_total") == 1
     assert value(metrics, "cache_hits_total", cache="result") == 1
