@@ -158,7 +158,7 @@ class RetryRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "request", "origin", "state", "priority", "created_at", "started_at", "finished_at", "not_before", "attempts", "interruptions", "cancel_requested", "error", "result", "progress", "revision")
+    __slots__ = ("id", "request", "origin", "state", "priority", "created_at", "started_at", "finished_at", "not_before", "attempts", "interruptions", "cancel_requested", "error", "result", "progress", "revision", "retries")
     ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,7 @@ class Job(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
     id: str
     request: ConvertRequest
     origin: str
@@ -191,7 +192,8 @@ class Job(_message.Message):
     result: Result
     progress: Progress
     revision: int
-    def __init__(self, id: _Optional[str] = ..., request: _Optional[_Union[ConvertRequest, _Mapping]] = ..., origin: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., not_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., interruptions: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+    retries: int
+    def __init__(self, id: _Optional[str] = ..., request: _Optional[_Union[ConvertRequest, _Mapping]] = ..., origin: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., priority: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., not_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., interruptions: _Optional[int] = ..., cancel_requested: _Optional[bool] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., revision: _Optional[int] = ..., retries: _Optional[int] = ...) -> None: ...
 
 class JobError(_message.Message):
     __slots__ = ("code", "message", "retryable")

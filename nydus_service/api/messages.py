@@ -1,0 +1,270 @@
+"""Jobs, requests and results as messages of the API, and back. Pure.
+
+A message that says what is not known here is refused: a newer client would believe that it was heard.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from nydus_service.api.v1 import converter_pb2 as pb
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.errors import UsageError
+from nydus_service.jobs.job import (
+    ImageStage,
+    ImageStatus,
+    Job,
+    JobError,
+    JobProgress,
+    JobRequest,
+    JobState,
+    LayerState,
+    LayerStatus,
+)
+
+_LISTS: Final = ("platforms", "prefetch_patterns")
+_NANO: Final = 10**9
+
+
+def refuse_unknown(message: Message, where: str = "the request") -> None:
+    """
+    Args:
+        where: how a message of an error names it.
+    Raises:
+        UsageError: a field, here or further in, that the declaration does not have.
+    """
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        number = unknown[0].field_number
+        raise UsageError(f"{where} has a field, number {number}, that this daemon does not know")
+    for field, value in message.ListFields():
+        if isinstance(value, Message):
+            refuse_unknown(value, f"{where}: {field.name}")
+
+
+def options_of(message: pb.ConvertOptions, base: ConvertOptions) -> ConvertOptions:
+    """
+    Args:
+        base: has what the message does not say.
+    Raises:
+        UsageError, UnsupportedError: a value that there is not; the error names it.
+    """
+    fields = {}
+    for field, value in message.ListFields():
+        fields[field.name] = list(value.values) if field.name in _LISTS else value
+    return ConvertOptions.from_json(fields, base)
+
+
+def options_message(fields: Mapping[str, Any]) -> pb.ConvertOptions:
+    """
+    Args:
+        fields: some or all of what `ConvertOptions.as_json` gives.
+    """
+    values: dict[str, Any] = {
+        name: pb.Strings(values=value) if name in _LISTS else value for name, value in fields.items()
+    }
+    return pb.ConvertOptions(**values)
+
+
+def request_message(request: JobRequest) -> pb.ConvertRequest:
+    return pb.ConvertRequest(
+        source=request.source,
+        target=request.target,
+        namespace=request.namespace,
+        options=options_message(request.options.as_json()),
+    )
+
+
+def job_message(job: Job, *, brief: bool = False) -> pb.Job:
+    """
+    Args:
+        brief: leave out what is large: the layers, the whole result.
+    """
+    return pb.Job(
+        id=job.id,
+        request=request_message(job.request),
+        origin=job.origin,
+        state=state_name(job.state),
+        priority=job.priority,
+        created_at=_timestamp(job.created_at),
+        started_at=_timestamp(job.started_at),
+        finished_at=_timestamp(job.finished_at),
+        not_before=_timestamp(job.not_before or None),
+        attempts=job.attempts,
+        retries=job.retries,
+        interruptions=job.interruptions,
+        cancel_requested=job.cancel_requested,
+        error=_error_message(job.error) if job.error else None,
+        result=_result_message(job.result, brief=brief) if job.result else None,
+        progress=_progress_message(job.progress, brief=brief),
+        revision=job.revision,
+    )
+
+
+def job_from(message: pb.Job) -> Job:
+    """The job that a message tells of; of its result what `json` has."""
+    error = message.error
+    return Job(
+        id=message.id,
+        request=JobRequest(
+            source=message.request.source,
+            target=message.request.target,
+            namespace=message.request.namespace,
+            options=options_of(message.request.options, ConvertOptions()),
+        ),
+        origin=message.origin,
+        state=state_from(message.state),
+        priority=message.priority,
+        created_at=_seconds(message.created_at),
+        started_at=_seconds(message.started_at) if message.HasField("started_at") else None,
+        finished_at=_seconds(message.finished_at) if message.HasField("finished_at") else None,
+        not_before=_seconds(message.not_before) if message.HasField("not_before") else 0,
+        attempts=message.attempts,
+        retries=message.retries,
+        interruptions=message.interruptions,
+        cancel_requested=message.cancel_requested,
+        error=JobError(code=error.code, message=error.message, retryable=error.retryable)
+        if message.HasField("error")
+        else None,
+        result=json.loads(message.result.json) if message.result.json else None,
+        progress=_progress_from(message.progress),
+        revision=message.revision,
+    )
+
+
+def state_name(state: JobState) -> str:
+    """As the declaration has it; protobuf takes it for the value."""
+    return f"JOB_STATE_{state.name}"
+
+
+def state_from(value: int) -> JobState:
+    """Raises: UsageError: it is none."""
+    return _state_from("job state", pb.JobState, "JOB_STATE_", JobState, value)
+
+
+def named_image(fields: Mapping[str, Any]) -> pb.NamedImage:
+    """
+    Args:
+        fields: as in the JSON of results: `name` and `descriptor`.
+    """
+    desc = fields["descriptor"]
+    descriptor = pb.Descriptor(media_type=desc["mediaType"], digest=desc["digest"], size=desc["size"])
+    return pb.NamedImage(name=fields["name"], descriptor=descriptor)
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def _error_message(error: JobError) -> pb.JobError:
+    return pb.JobError(code=error.code, message=error.message, retryable=error.retryable)
+
+
+def _result_message(result: Mapping[str, Any], *, brief: bool) -> pb.Result:
+    return pb.Result(
+        status=result["status"],
+        reason=result.get("reason", ""),
+        source=named_image(result["source"]),
+        target=named_image(result["target"]),
+        builder=pb.Builder(**result["builder"]),
+        fingerprint=result["fingerprint"],
+        verified=result["verified"],
+        duration_s=result["duration_s"],
+        json="" if brief else to_json(result),
+    )
+
+
+def _progress_message(progress: JobProgress, *, brief: bool) -> pb.Progress:
+    layers = [
+        pb.LayerProgress(
+            digest=layer.digest,
+            size=layer.size,
+            state=f"LAYER_STATE_{layer.state.name}",
+            bytes_in=layer.bytes_in,
+            bytes_out=layer.bytes_out,
+            blob=layer.blob,
+            duration_s=layer.duration_s,
+        )
+        for layer in (() if brief else progress.layers)
+    ]
+    images = [
+        pb.ImageProgress(
+            image=image.image,
+            stage=f"IMAGE_STAGE_{image.stage.name}",
+            merge_duration_s=image.merge_duration_s,
+            verify_duration_s=image.verify_duration_s,
+            entries=image.entries,
+        )
+        for image in progress.images
+    ]
+    return pb.Progress(
+        stage=progress.stage,
+        layers=layers,
+        images=images,
+        bytes_in=progress.bytes_in,
+        bytes_total=progress.bytes_total,
+        bytes_out=progress.bytes_out,
+        eta_s=progress.eta_s,
+    )
+
+
+def _progress_from(message: pb.Progress) -> JobProgress:
+    layers = tuple(
+        LayerStatus(
+            digest=layer.digest,
+            size=layer.size,
+            state=_state_from("layer state", pb.LayerState, "LAYER_STATE_", LayerState, layer.state),
+            bytes_in=layer.bytes_in,
+            bytes_out=layer.bytes_out,
+            blob=layer.blob,
+            duration_s=layer.duration_s,
+        )
+        for layer in message.layers
+    )
+    images = tuple(
+        ImageStatus(
+            image=image.image,
+            stage=_state_from("image stage", pb.ImageStage, "IMAGE_STAGE_", ImageStage, image.stage),
+            merge_duration_s=image.merge_duration_s,
+            verify_duration_s=image.verify_duration_s,
+            entries=image.entries,
+        )
+        for image in message.images
+    )
+    return JobProgress(
+        stage=message.stage,
+        layers=layers,
+        images=images,
+        bytes_in=message.bytes_in,
+        bytes_total=message.bytes_total,
+        bytes_out=message.bytes_out,
+        eta_s=message.eta_s if message.HasField("eta_s") else None,
+    )
+
+
+_E = TypeVar("_E", JobState, LayerState, ImageStage)
+
+
+def _state_from(what: str, enum: Any, prefix: str, kind: type[_E], value: int) -> _E:
+    name = enum.Name(value) if value in enum.values() else str(value)
+    try:
+        return kind[name.removeprefix(prefix)]
+    except KeyError as exc:
+        raise UsageError(f"there is no {what} {name}") from exc
+
+
+def _timestamp(seconds: float | None) -> Timestamp | None:
+    if seconds is None:
+        return None
+    whole = math.floor(seconds)  # a product with all of it would have too many digits for a float
+    more, nanos = divmod(round((seconds - whole) * _NANO), _NANO)
+    return Timestamp(seconds=whole + more, nanos=nanos)
+
+
+def _seconds(timestamp: Timestamp) -> float:
+    return timestamp.seconds + timestamp.nanos / _NANO

@@ -1,0 +1,270 @@
+"""The service `nydus_service.v1.Converter`: requests checked, the board asked, answers as messages.
+
+What each method does is said in protos/nydus_service/v1/converter.proto. No code is generated for services:
+the handlers are made of the descriptor, so that none can be forgotten.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import anyio
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from nydus_service.api.errors import TooManyCalls, status_of
+from nydus_service.api.messages import job_message, named_image, refuse_unknown, state_from, to_json
+from nydus_service.api.requests import RequestReader, reference
+from nydus_service.api.v1 import converter_pb2 as pb
+from nydus_service.content.containerd.rpc import of_grpc
+from nydus_service.convert.options import VERIFY_MODES
+from nydus_service.errors import NydusServiceError, UnsupportedError, UsageError
+from nydus_service.jobs.board import JobBoard, Runner
+from nydus_service.jobs.job import Job, JobNotFound
+from nydus_service.jobs.queue import ShuttingDown
+from nydus_service.oci.platform import Platform
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
+
+PAGE_SIZE: Final = 100
+PAGE_SIZE_MAX: Final = 1000
+PAGE_BYTES_MAX: Final = 1 << 20
+"""Of a List answer: far below what any client takes by default, 4 MiB, even if the last job is big."""
+
+PRIORITY_MAX: Final = 1000
+PREFIX_MIN: Final = 4
+ID_LENGTH: Final = 32
+WATCHERS_MAX: Final = 256
+CHECKS_MAX: Final = 4
+"""Checks and plans at a time; others wait. The processes that they start are bounded by the runner."""
+
+_log = logging.getLogger("nydus_service.api")
+
+Answer = Callable[[Any, Any], Awaitable[Any]]
+
+
+class ConverterService:
+    """The methods, over a board and a runner. `end_watches` ends those that would else go on."""
+
+    def __init__(self, board: JobBoard, runner: Runner, reader: RequestReader) -> None:
+        self._board = board
+        self._runner = runner
+        self._reader = reader
+        self._checks = anyio.CapacityLimiter(CHECKS_MAX)
+        self._watches: set[anyio.CancelScope] = set()
+        self._ending = False
+
+    def handler(self) -> Any:
+        """What a server is given: all methods of the service, by their names."""
+        answers: dict[str, Answer] = {
+            "Submit": self.submit,
+            "Get": self.get,
+            "List": self.list,
+            "Watch": self.watch,
+            "Cancel": self.cancel,
+            "Retry": self.retry,
+            "Plan": self.plan,
+            "Check": self.check,
+            "Reconvert": self.reconvert,
+        }
+        handlers = {method.name: _handler(method, answers[method.name]) for method in SERVICE.methods}
+        return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
+
+    def end_watches(self) -> None:
+        """Tell all who watch that the daemon ends, now and from now on."""
+        self._ending = True
+        for scope in self._watches:
+            scope.cancel()
+
+    async def submit(self, request: pb.SubmitRequest, _: Any) -> pb.SubmitResponse:
+        if abs(request.priority) > PRIORITY_MAX:
+            raise UsageError(f"priority {request.priority} is not from {-PRIORITY_MAX} to {PRIORITY_MAX}")
+        asked = self._reader.read(request.request)
+        submitted = await self._board.submit(asked, origin="grpc", priority=request.priority)
+        _log.info("job %s: %s", submitted.job.id, "joined" if submitted.joined else "accepted")
+        return pb.SubmitResponse(job=job_message(submitted.job), joined=submitted.joined)
+
+    async def get(self, request: pb.GetRequest, _: Any) -> pb.Job:
+        if len(request.id) >= ID_LENGTH:
+            return job_message(self._board.get(request.id))
+        return job_message(self._find(request.id))
+
+    async def list(self, request: pb.ListRequest, _: Any) -> pb.ListResponse:
+        limit = min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX)
+        try:
+            jobs = self._board.list(
+                image=request.image,
+                states=[state_from(value) for value in request.states],
+                limit=limit + 1,  # tells whether there are more
+                before=request.page_token,
+            )
+        except JobNotFound as exc:
+            raise UsageError("this page token is no longer good: begin with the first page") from exc
+        page = pb.ListResponse()
+        size = 0
+        for job in jobs[:limit]:
+            message = job_message(job, brief=True)
+            size += message.ByteSize()
+            if page.jobs and size > PAGE_BYTES_MAX:
+                break
+            page.jobs.append(message)
+        if len(page.jobs) < len(jobs):
+            page.next_page_token = page.jobs[-1].id
+        return page
+
+    async def watch(self, request: pb.WatchRequest, context: Any) -> None:
+        with self._watching() as scope:
+            async with self._board.watch(request.id or None) as jobs:
+                async for job in jobs:
+                    await of_grpc(context.write(job_message(job)))
+        if scope.cancelled_caught:
+            raise _ending()
+
+    async def cancel(self, request: pb.CancelRequest, _: Any) -> pb.Job:
+        job = await self._board.cancel(_whole(request.id))
+        _log.info("job %s: asked to cancel it", job.id)
+        return job_message(job)
+
+    async def retry(self, request: pb.RetryRequest, _: Any) -> pb.Job:
+        job = await self._board.retry(_whole(request.id))
+        _log.info("job %s: asked to retry it", job.id)
+        return job_message(job)
+
+    async def plan(self, request: pb.PlanRequest, _: Any) -> pb.PlanResponse:
+        asked = self._reader.read(request.request)
+        async with self._checks:
+            fields = (await self._runner.preview(asked)).as_json()
+        reason = fields.get("reason", "")
+        return pb.PlanResponse(
+            unchanged=bool(reason),
+            reason=reason,
+            source=named_image(fields["source"]),
+            target=fields["target"]["name"],
+            builder=pb.Builder(**fields["builder"]),
+            fingerprint=fields["fingerprint"],
+            json=to_json(fields),
+        )
+
+    async def check(self, request: pb.CheckRequest, _: Any) -> pb.CheckResponse:
+        images = [reference("image", request.image)]
+        if request.against:
+            images.append(reference("against", request.against))
+        verify = request.verify or "tree"
+        if verify == "none" or verify not in VERIFY_MODES:
+            raise UsageError(f"verification {verify!r} is none of tree, full")
+        for text in request.platforms:
+            Platform.parse(text)
+        async with self._checks:
+            found = await self._runner.check(
+                str(images[0]),
+                str(images[1]) if request.against else "",
+                self._reader.namespace_of(request.namespace, *images),
+                verify=verify,
+                platforms=list(request.platforms),
+            )
+        return pb.CheckResponse(good=found["verdict"] in _GOOD, verdict=found["verdict"], json=to_json(found))
+
+    async def reconvert(self, _: pb.ReconvertRequest, __: Any) -> pb.ReconvertResponse:
+        raise UnsupportedError("reconvert is not there yet")
+
+    def _find(self, prefix: str) -> Job:
+        """The job whose id begins with these digits.
+
+        Raises:
+            UsageError: too few digits, or several jobs begin with them.
+            JobNotFound: none does.
+        """
+        if len(prefix) < PREFIX_MIN:
+            raise UsageError(f"job {prefix!r}: give the id, or at least {PREFIX_MIN} of its first digits")
+        found = [job for job in self._all() if job.id.startswith(prefix)]
+        if not found:
+            raise JobNotFound(f"no job's id begins with {prefix!r}")
+        if len(found) > 1:
+            raise UsageError(f"job {prefix!r}: several ids begin so, {found[0].id} and {found[1].id} of them")
+        return found[0]
+
+    def _all(self) -> Iterator[Job]:
+        before = ""
+        while jobs := self._board.list(limit=PAGE_SIZE_MAX, before=before):
+            yield from jobs
+            before = jobs[-1].id
+
+    @contextmanager
+    def _watching(self) -> Iterator[anyio.CancelScope]:
+        """Count a watch, and let it be ended.
+
+        Raises:
+            TooManyCalls: there are too many.
+            ShuttingDown: nobody is to watch any more.
+        """
+        if self._ending:
+            raise _ending()
+        if len(self._watches) >= WATCHERS_MAX:
+            raise TooManyCalls(f"{WATCHERS_MAX} clients watch already; end one, or ask again later")
+        with anyio.CancelScope() as scope:
+            self._watches.add(scope)
+            try:
+                yield scope
+            finally:
+                self._watches.discard(scope)
+
+
+_GOOD: Final = ("equal", "sound")
+
+
+def _ending() -> ShuttingDown:
+    return ShuttingDown("the daemon ends; jobs go on when it is started again")
+
+
+def _whole(job_id: str) -> str:
+    if not job_id:
+        raise UsageError("the request names no job")
+    return job_id
+
+
+def _handler(method: Any, answer: Answer) -> Any:
+    """A method's handler: its messages, and its errors as statuses."""
+    request_type = message_factory.GetMessageClass(method.input_type)
+
+    async def answered(data: bytes, context: Any) -> Any:
+        request: Message | None = None
+        try:
+            request = _parse(request_type, data)
+            refuse_unknown(request)
+            return await answer(request, context)
+        except NydusServiceError as exc:
+            status = status_of(exc, **_metadata(request))
+        except Exception:
+            _log.exception("%s failed unexpectedly", method.name)
+            status = status_of(NydusServiceError("an unexpected error; the daemon's log has more"))
+        return await _abort(context, status)
+
+    make = (
+        grpc.unary_stream_rpc_method_handler
+        if method.server_streaming
+        else grpc.unary_unary_rpc_method_handler
+    )
+    return make(
+        answered,
+        response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
+    )
+
+
+def _parse(kind: type[Message], data: bytes) -> Message:
+    try:
+        return kind.FromString(data)
+    except DecodeError as exc:
+        raise UsageError(f"the request is no {kind.DESCRIPTOR.full_name}: {exc}") from exc
+
+
+async def _abort(context: Any, status: Status) -> None:
+    await context.abort_with_status(rpc_status.to_status(status))
+
+
+def _metadata(request: Any) -> dict[str, str]:
+    job_id = getattr(request, "id", "")
+    return {"job": job_id} if job_id else {}

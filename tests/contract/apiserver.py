@@ -1,0 +1,116 @@
+"""A gRPC server over a board in memory, at a real socket, and a runner that answers what a test says."""
+
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nydus_service.api.client import ApiClient, open_client
+from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_api_server
+from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.plan import Kept
+from nydus_service.convert.progress import Progress
+from nydus_service.convert.result import ConvertResult, Preview
+from nydus_service.errors import UnsupportedError
+from nydus_service.jobs.job import Job, JobRequest
+from nydus_service.oci.descriptor import Descriptor
+from tests.tools import require_tool
+from tests.unit.api.boards import MemoryBoard, descriptor
+
+DEFAULTS = ConvertOptions(compressor="lz4_block", with_referrer=True, jobs=1)
+"""Options of the daemon's configuration, other than anybody's own defaults."""
+
+
+@dataclass
+class AnsweringRunner:
+    """Implements `jobs.board.Runner`. `failure` is raised instead of an answer."""
+
+    failure: Exception | None = None
+    verdict: str = "equal"
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def convert(self, job: Job, progress: Progress) -> ConvertResult:
+        raise UnsupportedError("jobs of this board are moved by the test")
+
+    async def preview(self, request: JobRequest) -> Preview:
+        self.asked.append((request,))
+        if self.failure:
+            raise self.failure
+        source = Descriptor(descriptor(1, 1234))
+        builder = BuilderIdentity("nydus-image-py", "0.1.0")
+        plan = Kept(source, "it is a nydus image")
+        return Preview(
+            "it is a nydus image", request.source, source, request.target, builder, "ab" * 32, plan
+        )
+
+    async def check(
+        self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
+    ) -> dict[str, Any]:
+        self.asked.append((image, against, namespace, verify, tuple(platforms)))
+        if self.failure:
+            raise self.failure
+        return {"image": image, "against": against or None, "verdict": self.verdict, "images": []}
+
+    async def sweep(self) -> None:
+        return None
+
+
+@dataclass
+class Served:
+    """A server that runs, and what is behind it."""
+
+    server: ApiServer
+    board: MemoryBoard
+    runner: AnsweringRunner
+    socket: Path
+    client: ApiClient
+
+
+@asynccontextmanager
+async def serving(
+    directory: Path, *, group: str = "", tls: TlsListener | None = None, board: MemoryBoard | None = None
+) -> AsyncIterator[Served]:
+    """Serve at `directory`/sock, with a client that is connected to it."""
+    board, runner, socket = board or MemoryBoard(), AnsweringRunner(), directory / "sock"
+    settings = ApiSettings(socket, group, tls, DEFAULTS, grace_s=2)
+    async with open_api_server(board, runner, settings) as server, open_client(socket) as client:
+        yield Served(server, board, runner, socket, client)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Files of an authority, and of a server and a client that it vouches for; PEM."""
+
+    directory: Path
+
+    def certificate(self, name: str) -> Path:
+        return self.directory / f"{name}.crt"
+
+    def key(self, name: str) -> Path:
+        return self.directory / f"{name}.key"
+
+
+def make_certificates(directory: Path, *names: str) -> Certificates:
+    """Make an authority "ca", and certificates of these names for the host localhost."""
+    require_tool("openssl")
+    made = Certificates(directory)
+    directory.mkdir()
+    _openssl(
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"),
+        *("-subj", "/CN=test authority", "-keyout", made.key("ca"), "-out", made.certificate("ca")),
+    )
+    for name in names:
+        _openssl(
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"),
+            *("-CA", made.certificate("ca"), "-CAkey", made.key("ca"), "-subj", f"/CN={name}"),
+            *("-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"),
+            *("-keyout", made.key(name), "-out", made.certificate(name)),
+        )
+    return made
+
+
+def _openssl(*words: str | Path) -> None:
+    subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
