@@ -341,7 +341,7 @@ def _open(path: Path) -> sqlite3.Connection:
         raise
     if damage != "ok":
         database.close()
-        raise _damaged(path, damage)
+        raise _damaged(path, damage.rpartition("\n")[2])
     return database
 
 

@@ -42,7 +42,7 @@ from nydus_service.jobs.attempt import Attempt
 from nydus_service.jobs.board import Runner, Submitted
 from nydus_service.jobs.job import UNDER_WAY, Job, JobError, JobRequest, JobState
 from nydus_service.jobs.journal import Journal
-from nydus_service.jobs.record import pack, request_key
+from nydus_service.jobs.record import pack, plain, request_key
 from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, pause_s
 from nydus_service.jobs.table import JobTable
 from nydus_service.jobs.waiting import WaitingJobs
@@ -371,7 +371,8 @@ class JobQueue:
 
     async def _convert(self, job: Job, attempt: Attempt) -> _Outcome:
         try:
-            return (await self._runner.convert(job, attempt.take)).as_json()
+            result = await self._runner.convert(job, attempt.take)
+            return dict(plain(result.as_json()))
         except Exception as exc:
             if _is_cancelled():  # which came in between, so that the error is of no interest
                 return None

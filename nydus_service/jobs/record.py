@@ -1,7 +1,7 @@
 """A job as it is kept: JSON, and beside it what jobs are looked up by. Pure."""
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -37,7 +37,7 @@ def request_key(request: JobRequest) -> str:
 
 
 def pack(job: Job) -> Record:
-    fields = msgspec.to_builtins(job)
+    fields = plain(job)
     fields["request"]["options"] = job.request.options.as_json()
     return Record(
         id=job.id,
@@ -50,6 +50,20 @@ def pack(job: Job) -> Record:
         request_key=request_key(job.request),
         data=msgspec.json.encode(fields),
     )
+
+
+def plain(value: Any) -> Any:
+    """The same in types that JSON has; digests, which are strings of a kind, become plain ones.
+
+    Raises: TypeError: something in it has no JSON.
+    """
+    return msgspec.to_builtins(value, enc_hook=_plain_text)
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 def unpack(job_id: str, data: bytes) -> Job:

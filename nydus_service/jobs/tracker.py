@@ -80,7 +80,7 @@ class ProgressTracker:
         if isinstance(event, Planned):
             self._planned = True
             self._layers = {
-                each.digest: LayerStatus(digest=each.digest, size=each.size) for each in event.layers
+                each.digest: LayerStatus(digest=str(each.digest), size=each.size) for each in event.layers
             }
             self._images = {image: ImageStatus(image=image) for image in event.images}
         elif isinstance(event, LayerStarted):
@@ -114,7 +114,7 @@ class ProgressTracker:
             state=LayerState.PACKED,
             bytes_in=event.bytes_in,
             bytes_out=event.bytes_out,
-            blob=event.blob,
+            blob=str(event.blob),
             duration_s=event.duration_s,
         )
 

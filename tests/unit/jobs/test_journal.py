@@ -1,0 +1,202 @@
+"""The journal, over real files."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from nydus_service.errors import NoSpaceError, NotAllowedError, UnsupportedError
+from nydus_service.jobs import changes
+from nydus_service.jobs.job import Job, JobState
+from nydus_service.jobs.journal import JournalDamaged, JournalInUse, open_journal
+from nydus_service.jobs.record import pack, unpack
+from tests.unit.jobs.runner import request
+
+
+def job(name: str, note: str = "") -> Job:
+    return Job(id=name, request=request(name), origin=note or "cli", created_at=1)
+
+
+async def read(path: Path) -> list[Job]:
+    async with open_journal(path) as journal:
+        return [unpack(record.id, record.data) for record in journal.records]
+
+
+async def test_jobs_come_back_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "jobs.db"
+    later = changes.cancelled(job("b"), 3)
+    async with open_journal(path) as journal:
+        assert journal.records == []
+        await asyncio.gather(*(journal.add(pack(job(name))) for name in "bac"))
+        journal.save(pack(changes.begun(job("b"), 2)))
+        journal.save(pack(later))
+        journal.forget("a")
+        assert await journal.flush()
+    assert await read(path) == [later, job("c")]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in path.parent.iterdir()) == ["jobs.db"]
+
+
+async def test_closing_writes_what_was_left(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "jobs.db") as journal:
+        await journal.add(pack(job("a")))
+        journal.save(pack(changes.begun(job("a"), 2)))
+    [back] = await read(tmp_path / "jobs.db")
+    assert back.state is JobState.RUNNING
+
+
+async def test_whoever_adds_may_give_up(tmp_path: Path) -> None:
+    """Then the job is there or not, and the journal works on."""
+    async with open_journal(tmp_path / "jobs.db") as journal:
+        journal.add(pack(job("a"))).cancel()
+        await journal.add(pack(job("b")))
+    assert await read(tmp_path / "jobs.db") in ([job("b")], [job("a"), job("b")])
+
+
+async def test_one_owner(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with open_journal(path) as journal:
+        await journal.add(pack(job("a")))
+        program = (
+            "import asyncio, sys\nfrom pathlib import Path\n"
+            "from nydus_service.jobs.journal import JournalInUse, open_journal\n"
+            "async def main():\n"
+            "    async with open_journal(Path(sys.argv[1])): pass\n"
+            "try: asyncio.run(main())\n"
+            "except JournalInUse as exc: print(exc)"
+        )
+        argv = [sys.executable, "-c", program, str(path)]
+        done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True)
+        assert "another daemon" in done.stdout, done.stderr
+        with pytest.raises(JournalInUse, match="another daemon"):
+            await read(path)
+    assert await read(path) == [job("a")]
+
+
+@pytest.mark.parametrize("damage", ["header", "page", "record"])
+async def test_damage(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "jobs.db"
+    async with open_journal(path) as journal:
+        await asyncio.gather(*(journal.add(pack(job(f"job{number}"))) for number in range(50)))
+    if damage == "record":
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE jobs SET data = x'7b' WHERE id = 'job7'")
+    else:
+        with path.open("r+b") as file:
+            file.seek(0 if damage == "header" else 4096)
+            file.write(os.urandom(4096 if damage == "header" else 8 * 4096))
+    with pytest.raises(JournalDamaged, match=r"jobs\.db is damaged: .*; move jobs\.db\* away"):
+        await read(path)
+
+
+async def test_a_later_version(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    assert await read(path) == []
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(UnsupportedError, match=r"later version .*schema 99.*move jobs\.db\* away"):
+        await read(path)
+    assert path.read_bytes() == before
+
+
+async def test_a_database_of_another_program(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE theirs (x)")
+    before = path.read_bytes()
+    with pytest.raises(UnsupportedError, match="another program"):
+        await read(path)
+    assert path.read_bytes() == before
+
+
+async def test_an_upgrade_that_was_cut_short(tmp_path: Path) -> None:
+    """A file that was made, and nothing more, is a new journal."""
+    path = tmp_path / "jobs.db"
+    path.touch()
+    assert await read(path) == []
+
+
+async def test_a_directory_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=f"cannot open the journal {tmp_path}"):
+        await read(tmp_path)
+
+
+async def test_a_place_where_nothing_can_be_made() -> None:
+    with pytest.raises(NotAllowedError, match="cannot open the journal"):
+        await read(Path("/proc/jobs.db") if os.geteuid() else Path("/sys/kernel/jobs.db"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    if os.geteuid():
+        pytest.skip("only root may mount a small tmpfs")
+    directory = tmp_path / "small"
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def fill(directory: Path) -> Path:
+    """Leave no byte free."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return filler
+
+
+async def test_a_full_disk(small_disk: Path) -> None:
+    """Nothing is accepted then; what has changed is kept, and written when there is space."""
+    path = small_disk / "jobs.db"
+    async with open_journal(path) as journal:
+        await journal.add(pack(job("a")))
+        filler = fill(small_disk)
+        accepted = ["a"]
+        with pytest.raises(NoSpaceError, match=r"jobs\.db.*free some space"):  # noqa: PT012
+            while True:  # the log may have room for some
+                await journal.add(pack(job(f"big{len(accepted)}", "x" * 5000)))
+                accepted.append(f"big{len(accepted)}")
+        ended = changes.cancelled(job("a", "y" * 20000), 3)
+        journal.save(pack(ended))
+        assert not await journal.flush()
+        with pytest.raises(NoSpaceError):
+            await journal.add(pack(job("c", "x" * 5000)))
+        filler.unlink()
+        assert await journal.flush()
+        await journal.add(pack(job("d")))
+    jobs = {each.id: each for each in await read(path)}
+    assert jobs["a"] == ended
+    assert list(jobs) == [*accepted, "d"]
+
+
+async def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    """Of a thread, a descriptor, whether it was opened or not."""
+    path = tmp_path / "jobs.db"
+    await read(path)
+    before = sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    for _ in range(20):
+        await read(path)
+        with pytest.raises(UnsupportedError):
+            await read(_foreign(tmp_path))
+    assert (sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before
+
+
+def _foreign(directory: Path) -> Path:
+    path = directory / "foreign.db"
+    if not path.exists():
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE theirs (x)")
+    return path
