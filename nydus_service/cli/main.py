@@ -22,11 +22,14 @@ COMMANDS = {
     "inspect": "show what is in an image, blob or bootstrap",
     "pack": "make one layer into a nydus blob",
     "merge": "make one bootstrap of several nydus blobs",
+    "config": "check the daemon's configuration, or make one of acceld's",
+    "serve": "run the daemon beside containerd",
+    "sweep": "remove what killed runs left behind",
     "doctor": "tell what this machine has and lacks",
     "sample": "make a real image of this machine's own files",
     "demo": "sample, convert, check, and a table of it",
 }
-LATER = ("reconvert", "unpack", "serve", "jobs", "sweep")
+LATER = ("reconvert", "unpack", "jobs")
 """Commands that are planned; each says by name that it is not there yet."""
 
 _EPILOG = f"""Not there yet: {", ".join(LATER)}.
@@ -70,7 +73,8 @@ def build_parser(wanted: Sequence[str]) -> argparse.ArgumentParser:
         if name in wanted:
             module = cast("_CommandModule", import_module(f"nydus_service.cli.{name}"))
             module.add_arguments(command)
-            command.set_defaults(command=module.run)
+            own_signals = getattr(module, "HANDLES_SIGNALS", False)
+            command.set_defaults(command=module.run, handles_signals=own_signals)
     return parser
 
 
@@ -123,7 +127,8 @@ def _run(args: argparse.Namespace) -> int:
     from nydus_service.observe.logs import set_up_logs
 
     set_up_logs(verbose=args.verbose)
-    return anyio.run(_run_until_signal, args)
+    run: Command = args.command if args.handles_signals else _run_until_signal
+    return anyio.run(run, args)
 
 
 async def _run_until_signal(args: argparse.Namespace) -> int:

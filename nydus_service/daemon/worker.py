@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.limits import Limits
@@ -15,14 +14,17 @@ from nydus_service.builder.locate import find_builder, make_builder
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.check.image import Checkable, check_image
 from nydus_service.config import Config, Settings, search_path
-from nydus_service.content.containerd.stores import ask_daemon
 from nydus_service.content.places import Daemon, fetch_advice, open_stores
 from nydus_service.convert.image import Place, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import ConvertResult, Preview
-from nydus_service.convert.workdir import sweep
+from nydus_service.convert.spans import traced
+from nydus_service.daemon.counting import counted
+from nydus_service.daemon.sweeping import sweep_leftovers
 from nydus_service.jobs.job import Job, JobRequest
+from nydus_service.observe.metrics import Metrics
+from nydus_service.observe.traces import Tracing
 from nydus_service.oci.platform import Platform
 from nydus_service.oci.reference import ImageReference
 
@@ -30,7 +32,9 @@ from nydus_service.oci.reference import ImageReference
 class Worker:
     """The `jobs.board.Runner` over real stores and builders. All its jobs share one bound on processes."""
 
-    def __init__(self, config: Config, settings: Settings, cores: int) -> None:
+    def __init__(
+        self, config: Config, settings: Settings, cores: int, metrics: Metrics, tracing: Tracing
+    ) -> None:
         """
         Args:
             settings: what the environment says of builders; the configuration wins.
@@ -39,6 +43,8 @@ class Worker:
             BuilderFailed: the configured builder is not there.
         """
         self._config = config
+        self._metrics = metrics
+        self._tracing = tracing
         self._limiter = anyio.CapacityLimiter(config.jobs.builders or cores)
         self._limits = Limits(config.builder.timeout or None, config.jobs.nice, config.jobs.io_priority)
         self._builder = make_builder(
@@ -51,6 +57,11 @@ class Worker:
         self._work_root = config.daemon.work_dir or settings.work_dir
 
     @property
+    def builders(self) -> int:
+        """Builder processes that may be at work at a time."""
+        return int(self._limiter.total_tokens)
+
+    @property
     def builders_running(self) -> int:
         """Builder processes at work now."""
         return self._limiter.borrowed_tokens
@@ -61,17 +72,23 @@ class Worker:
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
 
     async def convert(self, job: Job, progress: Progress) -> ConvertResult:
-        async with self._places(job.request) as places:
-            return await convert_image(
-                *places,
-                self._builder,
-                self._verifier,
-                self._options(job.request),
-                work_root=self._work_root,
-                job_id=job.id,
-                limiter=self._limiter,
-                progress=progress,
-            )
+        request = job.request
+        about = {"job": job.id, "source": request.source, "target": request.target}
+        async with self._places(request) as places:
+            with self._tracing.job({**about, "namespace": request.namespace}) as trace:
+                return await self._convert(job, places, traced(trace, counted(self._metrics, progress)))
+
+    async def _convert(self, job: Job, places: tuple[Place, Place], progress: Progress) -> ConvertResult:
+        return await convert_image(
+            *places,
+            self._builder,
+            self._verifier,
+            self._options(job.request),
+            work_root=self._work_root,
+            job_id=job.id,
+            limiter=self._limiter,
+            progress=progress,
+        )
 
     async def preview(self, request: JobRequest) -> Preview:
         async with self._places(request) as places:
@@ -100,16 +117,11 @@ class Worker:
         return result.as_json()
 
     async def sweep(self) -> None:
-        if self._work_root and await anyio.Path(self._work_root).is_dir():
-            await anyio.to_thread.run_sync(sweep, self._work_root)
-        facts = await ask_daemon(self._config.containerd.address)
-        for namespace in facts.namespaces:
-            reference = ImageReference.parse("containerd:any")
-            async with open_stores(reference, self._daemon(namespace), sweep=True):
-                pass
+        daemon = self._daemon("")
+        await sweep_leftovers(daemon.address, daemon.jobs_dir, self._work_root)
 
     def _options(self, request: JobRequest) -> ConvertOptions:
-        return replace(request.options, jobs=int(self._limiter.total_tokens))
+        return replace(request.options, jobs=self.builders)
 
     def _daemon(self, namespace: str) -> Daemon:
         return Daemon(self._config.containerd.address, namespace, self._config.daemon.run_dir / "jobs")

@@ -68,6 +68,15 @@ async def open_containerd(
         yield Stores(str(connection), content, images, leases)
 
 
+async def sweep_namespace(address: Path, namespace: str, jobs_dir: Path) -> list[str]:
+    """Remove leases of dead processes of ours, and what they were writing. Returns the leases' ids.
+
+    Raises: as `connect`.
+    """
+    async with connect(address, namespace) as connection:
+        return await ContainerdLeases(connection, None, jobs_dir).sweep()
+
+
 async def ask_daemon(address: Path) -> DaemonFacts:
     """Ask a containerd about itself. Raises: as `connect`."""
     async with connect(address, "default") as connection:

@@ -1,0 +1,55 @@
+"""From what jobs and conversions tell to the series of observe/metrics.py."""
+
+from nydus_service.convert.progress import (
+    Event,
+    LayerFinished,
+    MergeFinished,
+    Progress,
+    VerifyFinished,
+)
+from nydus_service.convert.result import UNCHANGED
+from nydus_service.errors import DiffersError
+from nydus_service.jobs.job import Job, JobState
+from nydus_service.observe.metrics import Metrics
+
+
+def counted(metrics: Metrics, progress: Progress) -> Progress:
+    """Hand events on to `progress`, and count what they tell of."""
+
+    def tell(event: Event) -> None:
+        match event:
+            case LayerFinished():
+                metrics.stage_finished("pack", event.duration_s)
+                metrics.add_bytes("in", event.bytes_in)
+                metrics.add_bytes("out", event.bytes_out)
+            case MergeFinished():
+                metrics.stage_finished("merge", event.duration_s)
+            case VerifyFinished():
+                metrics.stage_finished("verify", event.duration_s)
+        progress(event)
+
+    return tell
+
+
+def count_job(metrics: Metrics, old: Job | None, new: Job) -> None:
+    """Count one change of a job."""
+    if old is None:
+        metrics.trigger_requested(new.origin)
+    if old is not None and old.state is new.state:
+        return
+    metrics.job_changed(old.state if old else None, new.state)
+    if new.is_finished:
+        _count_end(metrics, new)
+    elif old is not None and new.state is JobState.QUEUED and new.error:
+        metrics.job_retried(new.error.code)
+
+
+def _count_end(metrics: Metrics, job: Job) -> None:
+    result = str(job.state)
+    if job.result and job.result["status"] == UNCHANGED:
+        result = UNCHANGED
+        metrics.cache_hit("result")
+    if job.error and job.error.code == DiffersError.code:
+        metrics.verification_failed()
+    begun = job.started_at or job.finished_at or job.created_at
+    metrics.job_finished(result, max(0.0, (job.finished_at or begun) - begun))

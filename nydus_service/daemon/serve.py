@@ -1,0 +1,199 @@
+"""The daemon from start to end.
+
+    journal, queue ──► servers ──► triggers ──► READY ──► … ──► SIGTERM
+                                                                   │ no requests, no triggers
+                              journal closed ◄── servers ◄─────────┘ running jobs end, or are put back
+
+A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers and the HTTP token anew; all
+else stays as it was at the start. What breaks while the servers start ends the daemon with one error;
+afterwards only a defect does.
+"""
+
+import logging
+import os
+import platform
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_api_server
+from nydus_service.config import Config, Settings, environment
+from nydus_service.convert.failures import first_cause
+from nydus_service.convert.rules import RuleBook
+from nydus_service.daemon.counting import count_job
+from nydus_service.daemon.notify import Notifier
+from nydus_service.daemon.worker import Worker
+from nydus_service.errors import NydusServiceError, from_os_error
+from nydus_service.jobs.journal import open_journal
+from nydus_service.jobs.queue import JobQueue, QueueLimits
+from nydus_service.observe.metrics import Metrics
+from nydus_service.observe.traces import open_tracing
+from nydus_service.version import VERSION
+
+if TYPE_CHECKING:
+    from nydus_service.api.http.server import HttpServer
+
+log = logging.getLogger(__name__)
+
+JOURNAL: Final = "jobs.sqlite"
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+async def serve(config: Config, settings: Settings, reload: Callable[[], Config]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: what the environment says of builders.
+        reload: reads the configuration anew, for SIGHUP.
+    Raises:
+        NydusServiceError: the daemon cannot start; the message says why.
+    """
+    cause: BaseException | None = None
+    try:
+        async with _open_daemon(config, settings) as daemon:
+            await daemon.run(reload)
+    except BaseExceptionGroup as group:
+        cause = first_cause(group)
+    if cause is not None:  # outside the handler, or the group would become its context
+        raise cause
+
+
+@asynccontextmanager
+async def _open_daemon(config: Config, settings: Settings) -> AsyncIterator["Daemon"]:
+    """Everything that listens or keeps something, begun in order and ended in the opposite one."""
+    cores = len(os.sched_getaffinity(0))
+    rules = RuleBook.of(config)
+    metrics = Metrics()
+    tracing = open_tracing(config.tracing.endpoint)
+    worker = Worker(config, settings, cores, metrics, tracing)
+    metrics.set_build(VERSION, platform.python_version())
+    metrics.set_limits(config.jobs.queue, worker.builders)
+    metrics.watch_builders(lambda: worker.builders_running, lambda: worker.builder_peak_bytes)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(anyio.to_thread.run_sync, tracing.close)
+        await anyio.to_thread.run_sync(_make_directories, config)
+        journal = await stack.enter_async_context(open_journal(config.daemon.state_dir / JOURNAL))
+        queue = JobQueue(journal, worker, _limits(config, settings, cores))
+        queue.add_listener(partial(count_job, metrics))
+        queue.add_listener(lambda old, new: metrics.set_queue_depth(queue.queued))
+        api = await stack.enter_async_context(open_api_server(queue, worker, _api_settings(config, rules)))
+        daemon = Daemon(config, rules, queue, api)
+        if config.http.address:
+            from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB that few need
+
+            daemon.http = await stack.enter_async_context(
+                open_http_server(
+                    queue,
+                    config.http,
+                    metrics_text=metrics.text,
+                    ready=lambda: daemon.unready,
+                    defaults=rules.defaults,
+                )
+            )
+        yield daemon
+
+
+def _make_directories(config: Config) -> None:
+    for directory in (config.daemon.state_dir, config.daemon.socket.parent, config.daemon.run_dir):
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as exc:
+            raise from_os_error(exc, f"make {directory}") from exc
+
+
+def _limits(config: Config, settings: Settings, cores: int) -> QueueLimits:
+    jobs = config.jobs
+    return QueueLimits(
+        running=jobs.running or cores,
+        queue=jobs.queue,
+        history=jobs.history,
+        retries=jobs.retries,
+        min_free_space=jobs.min_free_space,
+        min_free_memory=jobs.min_free_memory,
+        work_dir=config.daemon.work_dir or settings.work_dir,
+    )
+
+
+def _api_settings(config: Config, rules: RuleBook) -> ApiSettings:
+    grpc = config.grpc
+    tls = None
+    if grpc.certificate and grpc.key and grpc.client_ca:
+        tls = TlsListener(grpc.address, grpc.certificate, grpc.key, grpc.client_ca)
+    return ApiSettings(config.daemon.socket, config.daemon.group, tls, rules.defaults)
+
+
+@dataclass(slots=True)
+class Daemon:
+    """A daemon whose servers listen.
+
+    Attributes:
+        unready: why it takes no work now; empty if it does. For health checks.
+    """
+
+    config: Config
+    rules: RuleBook
+    queue: JobQueue
+    api: ApiServer
+    http: "HttpServer | None" = None
+    unready: str = ""
+    notifier: Notifier = field(default_factory=lambda: Notifier(environment()))
+
+    async def run(self, reload: Callable[[], Config]) -> None:
+        """Work until a signal ends it, and all is on disk. Those that end it may be blocked until here."""
+        with anyio.open_signal_receiver(*_ENDING, signal.SIGHUP) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.queue.run)
+                tasks.start_soon(self.notifier.keep_alive)
+                self.notifier.ready(f"listening on {self.config.daemon.socket}")
+                log.info("ready on %s", self.config.daemon.socket)
+                async for number in signals:
+                    if number in _ENDING:
+                        break
+                    await self._reload(reload)
+                self.unready = "the daemon ends"
+                await self._drain(tasks, signals)
+                tasks.cancel_scope.cancel()
+
+    async def _drain(self, tasks: TaskGroup, signals: AsyncIterator[signal.Signals]) -> None:
+        timeout_s = self.config.daemon.drain_timeout
+        self.notifier.stopping("ends when running jobs have")
+        log.info("ends: running jobs have %g s", timeout_s)
+        await self.api.begin_drain()
+        async with anyio.create_task_group() as draining:
+
+            async def hurry() -> None:
+                async for number in signals:
+                    if number in _ENDING:
+                        log.warning("ends at once: running jobs are put back")
+                        await self.queue.drain(0)
+
+            draining.start_soon(hurry)
+            await self.queue.drain(timeout_s)
+            draining.cancel_scope.cancel()
+        await self.api.end_watches()
+
+    async def _reload(self, reload: Callable[[], Config]) -> None:
+        """Take over what can change without a restart; on any error all stays."""
+        self.notifier.reloading()
+        try:
+            config = await anyio.to_thread.run_sync(reload)
+            rules = RuleBook.of(config)
+            if self.http is not None:
+                self.http.reload()
+        except NydusServiceError as exc:
+            log.error("the configuration stays as it was: %s", exc)
+        else:
+            self._take_over(config, rules)
+        self.notifier.ready(f"listening on {self.config.daemon.socket}")
+
+    def _take_over(self, config: Config, rules: RuleBook) -> None:
+        self.rules = rules
+        log.info("rules, triggers and token are read anew")
