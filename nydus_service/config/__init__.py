@@ -22,6 +22,7 @@ __all__ = [
     "Rule",
     "Settings",
     "environment",
+    "examine_config",
     "load_config",
     "load_settings",
     "search_path",
@@ -110,6 +111,23 @@ def load_config(
         NotFoundError: the file that was named is not there.
         NotAllowedError: it must not be read.
     """
+    config, problems = examine_config(path, environ, overrides)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def examine_config(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Config, list[str]]:
+    """Read as `load_config` does, for whoever tells of all problems: what is right, and what is not.
+
+    Raises:
+        NotFoundError, NotAllowedError: as `load_config`.
+        ConfigError: the file is no text.
+    """
     environ = os.environ if environ is None else environ
     reading = Reading()
     reading.add_shared_variables(environ)
@@ -118,7 +136,7 @@ def load_config(
         reading.add_file(_read_text(file), str(file))
     reading.add_own_variables(environ)
     reading.add_overrides(overrides or {})
-    return reading.config()
+    return reading.config(), reading.problems
 
 
 def _read_text(file: Path) -> str:

@@ -1,0 +1,190 @@
+"""The configuration of Harbor's acceleration-service, acceld, in ours. Pure.
+
+Source: goharbor/acceleration-service pkg/config/config.go and misc/config/config.nydus.yaml, 0.2.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from nydus_service.config.writing import format_tables
+from nydus_service.errors import UnsupportedError, UsageError
+
+TOKEN_FILE: Final = "/etc/nydus-service/token"
+_DRIVER: Final = "converter.driver.config."
+
+
+@dataclass(slots=True)
+class Translation:
+    """What has become of a configuration.
+
+    Attributes:
+        sections, rules: ours.
+        notes: what has no counterpart or needs a hand, a line each, by acceld's names.
+    """
+
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rules: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_toml(self) -> str:
+        """The file, with the notes as its first lines."""
+        comments = "".join(f"# {' '.join(note.split())}\n" for note in self.notes)
+        return f"{comments}\n{format_tables(self.sections, self.rules)}"
+
+    def set(self, dotted: str, value: Any) -> None:
+        section, _, key = dotted.partition(".")
+        self.sections.setdefault(section, {})[key] = value
+
+
+def translate(document: object) -> Translation:
+    """Translate the document of an acceld's YAML file.
+
+    Raises:
+        UsageError: it is no configuration of acceld.
+        UnsupportedError: it is for another kind of image than nydus.
+    """
+    if not isinstance(document, dict) or not {"server", "provider", "converter"} & document.keys():
+        raise UsageError("no configuration of acceld: it has none of server, provider, converter")
+    translation = Translation()
+    values = dict(_flatten(document))
+    driver = values.pop("converter.driver.type", "nydus")
+    if driver != "nydus":
+        raise UnsupportedError(f"converter.driver.type is {driver!r}: only nydus images are made here")
+    hosts = _translate_sources(translation, document)
+    _translate_server(translation, values)
+    for name, value in values.items():
+        _translate_value(translation, name, value)
+    _translate_rules(translation, document, hosts)
+    return translation
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by dotted names; what is translated as a whole is left out, and so is what is empty."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if name in ("provider.source", "converter.rules") or value is None or value == "":
+            continue
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _translate_server(translation: Translation, values: dict[str, Any]) -> None:
+    host = str(values.pop("server.host", "0.0.0.0"))
+    port = values.pop("server.port", None)
+    if port is None:
+        return
+    translation.set("http.address", f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    translation.set("http.token_file", TOKEN_FILE)
+    translation.notes.append(
+        f"server: requests need a token here. Put one into {TOKEN_FILE}, and give Harbor's webhook "
+        'the auth header "Bearer TOKEN"'
+    )
+
+
+def _translate_sources(translation: Translation, document: Mapping[str, Any]) -> list[str]:
+    """Returns: the registries' hosts. What opens them is never repeated, only named."""
+    provider = document.get("provider")
+    sources = provider.get("source") if isinstance(provider, dict) else None
+    if not isinstance(sources, dict):
+        return []
+    for host, settings in sources.items():
+        settings = settings if isinstance(settings, dict) else {}
+        place = f"provider.source.{host}"
+        if settings.get("auth"):
+            translation.notes.append(f"{place}.auth: no counterpart yet: images come from containerd")
+        if settings.get("insecure"):
+            translation.notes.append(f"{place}.insecure: no counterpart yet: images come from containerd")
+        if settings.get("webhook"):
+            translation.notes.append(f"{place}.webhook.auth_header: its place is {TOKEN_FILE}, see server")
+    hosts = [str(host) for host in sources]
+    translation.set("http.allowed_sources", [f"{host}/*" for host in hosts])
+    return hosts
+
+
+def _translate_rules(translation: Translation, document: Mapping[str, Any], hosts: list[str]) -> None:
+    converter = document.get("converter")
+    rules = converter.get("rules") if isinstance(converter, dict) else None
+    for rule in rules if isinstance(rules, list) else []:
+        for key, value in (rule if isinstance(rule, dict) else {}).items():
+            if key != "tag_suffix":
+                translation.notes.append(
+                    f"converter.rules.{key}: no counterpart: there is no remote cache yet"
+                )
+            elif value:
+                translation.rules += [
+                    {"source": f"{host}/*", "target": f"{{name}}:{{tag}}{value}"} for host in hosts or ["*"]
+                ]
+
+
+def _translate_value(translation: Translation, name: str, value: Any) -> None:
+    if name in _SAME:
+        key, convert = _SAME[name]
+        try:
+            translation.set(key, convert(value))
+        except ValueError:
+            translation.notes.append(f"{name}: {value!r} was not understood; it is left out")
+    elif name in _GONE:
+        unless, why = _GONE[name]
+        if str(value).lower() not in unless:
+            translation.notes.append(f"{name}: {why}")
+    else:
+        translation.notes.append(f"{name}: no counterpart")
+
+
+def _flag(value: Any) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).lower() not in known:
+        raise ValueError
+    return known[str(value).lower()]
+
+
+def _whole(value: Any) -> int:
+    return int(str(value), 0)
+
+
+def _listed(separator: str) -> Callable[[Any], list[str]]:
+    return lambda value: [part.strip() for part in str(value).split(separator) if part.strip()]
+
+
+_SAME: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "provider.containerd.address": ("containerd.address", str),
+    "provider.work_dir": ("daemon.work_dir", str),
+    "converter.worker": ("jobs.running", _whole),
+    "converter.platforms": ("convert.platforms", _listed(",")),
+    f"{_DRIVER}work_dir": ("daemon.work_dir", str),
+    f"{_DRIVER}builder": ("builder.nydus_image", str),
+    f"{_DRIVER}compressor": ("convert.compressor", str),
+    f"{_DRIVER}fs_chunk_size": ("convert.chunk_size", _whole),
+    f"{_DRIVER}prefetch_patterns": ("convert.prefetch_patterns", _listed("\n")),
+    f"{_DRIVER}docker2oci": ("convert.oci", _flag),
+    f"{_DRIVER}with_referrer": ("convert.with_referrer", _flag),
+}
+"""acceld's name: our key, and how the value is read. Values of the driver's part are all texts there."""
+
+_OFF: Final = frozenset(("false", "0", ""))
+_BACKEND: Final = "no counterpart yet: blobs stay beside their manifests"
+_GONE: Final[dict[str, tuple[frozenset[str], str]]] = {
+    "server.name": (frozenset(("api",)), "no counterpart"),
+    "server.uds": (_OFF, "no counterpart: HTTP has an address alone; the Unix socket is gRPC's"),
+    "metric.enabled": (
+        frozenset(("true",)),
+        "no counterpart: /metrics is there whenever HTTP is, with the token",
+    ),
+    "provider.gcpolicy.threshold": (frozenset(), "not needed: no blobs are kept beside containerd's"),
+    "provider.cache_size": (frozenset(), "no counterpart: there is no remote cache yet"),
+    "provider.cache_version": (frozenset(), "no counterpart: there is no remote cache yet"),
+    "provider.containerd.snapshotter": (frozenset(), "not needed: layers are not unpacked"),
+    "converter.harbor_annotation": (_OFF, "no counterpart: the job and the labels say what was converted"),
+    f"{_DRIVER}fs_version": (frozenset(("6",)), "only RAFS 6 is written"),
+    f"{_DRIVER}oci_ref": (_OFF, "no counterpart yet"),
+    f"{_DRIVER}merge_manifest": (_OFF, "no counterpart yet"),
+    f"{_DRIVER}chunk_dict_ref": (_OFF, "no counterpart yet"),
+    f"{_DRIVER}fs_align_chunk": (_OFF, "of RAFS 5 alone"),
+    f"{_DRIVER}backend_type": (_OFF, _BACKEND),
+    f"{_DRIVER}backend_config": (_OFF, _BACKEND),
+    f"{_DRIVER}backend_force_push": (_OFF, _BACKEND),
+}
+"""acceld's name: values that need no word, and what to say of others. A value is never repeated."""
