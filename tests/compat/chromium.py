@@ -99,14 +99,13 @@ class Tab:
         value = await self.run(script)
         if not value:
             shown = await self.run("document.body.innerText")
-            raise AssertionError(f"never came true: {condition}\n{shown}\n{self.complaints}")
+            raise AssertionError(f"never came true: {condition}\n{self.complaints}\n{shown[:2000]}")
         return value
 
     async def shows(self, text: str, within: str = "body") -> None:
-        """Wait until an element shows a text."""
-        await self.until(
-            f"document.querySelector({json.dumps(within)}).innerText.includes({json.dumps(text)})"
-        )
+        """Wait until an element shows a text; white space does not count: boxes have some between them."""
+        shown = f"document.querySelector({json.dumps(within)}).innerText.replace(/\\s+/g, '')"
+        await self.until(f"{shown}.includes({json.dumps(''.join(text.split()))})")
 
     async def click(self, selector: str) -> None:
         """Click on the first element that the selector names, which has to be seen."""
@@ -143,7 +142,7 @@ class Tab:
 
     async def photograph(self, path: Path) -> None:
         shot = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(shot["data"]))
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
 
     async def listen(self) -> None:
         """Take in what the browser says, until it ends."""
@@ -183,7 +182,7 @@ async def open_tab(folder: Path) -> AsyncIterator[Tab]:
             env={**os.environ, "HOME": str(folder)},
         )  # fmt: skip
     try:
-        address = await _address(profile / "DevToolsActivePort", process, folder / "chromium.log")
+        address = await _address(profile / "DevToolsActivePort", process)
         async with (
             aiohttp.ClientSession() as client,
             client.ws_connect(address, max_msg_size=0) as socket,
@@ -209,13 +208,16 @@ async def _attach(tab: Tab) -> None:
         await tab.call(f"{domain}.enable")
 
 
-async def _address(file: Path, process: asyncio.subprocess.Process, log: Path) -> str:
+async def _address(file: Path, process: asyncio.subprocess.Process) -> str:
     """Where the browser listens: it writes that down when it is ready."""
     async with asyncio.timeout(START_S):
-        while True:
-            lines = file.read_text().split() if file.exists() else []
+        while process.returncode is None:
+            lines = _lines(file)
             if len(lines) == 2:
                 return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
-            if process.returncode is not None:
-                pytest.fail(f"Chromium ended with {process.returncode}: {log.read_text()[-2000:]}")
             await asyncio.sleep(0.05)
+    pytest.fail(f"Chromium ended with {process.returncode}: {_lines(file.parent.with_suffix('.log'))[-200:]}")
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(errors="replace").split() if file.exists() else []

@@ -125,7 +125,7 @@ function ago(time) {
 function clock(time) {
   const date = new Date(time);
   const day = date.toDateString() === new Date(now()).toDateString() ? "" : `${date.toLocaleDateString()} `;
-  return day + date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return day + date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 }
 
 const when = (time) => time && h("time", { datetime: time, title: new Date(time).toLocaleString() }, clock(time));
@@ -443,15 +443,19 @@ function row(job) {
       state(job.state),
       h("span", { class: "images" }, image(job.source), h("span", { class: "target" }, h("i", { "aria-label": "to" }, "→ "), image(job.target))),
       h("span", { class: "how" }, progress(job)),
-      h("span", { class: "times" }, lasted(job), h("span", { class: "when" }, occasion(job)))));
+      h("span", { class: "times" }, lasted(job), h("span", { class: "when" }, !UNDER_WAY.has(job.state) && occasion(job)))));
 }
 
 const state = (word) => h("span", { class: "state" }, h("i", { class: `dot ${word}`, "aria-hidden": "true" }), STATES[word]);
 
-// The end of a name tells images apart: it is what stays when there is no room.
-function image(name) {
-  const cut = name.lastIndexOf("/", name.includes("@") ? name.lastIndexOf("@") : undefined) + 1;
-  return h("bdi", { class: "image", title: name }, cut > 0 && h("span", { class: "path" }, name.slice(0, cut)), h("span", { class: "name" }, name.slice(cut)));
+// The last part of a name tells images apart: it is what stays when there is no room.
+function image(name, whole = false) {
+  const [bare, digest] = name.split(/@(?=sha\d+:)/);
+  const cut = bare.lastIndexOf("/") + 1;
+  return h("bdi", { class: "image", title: name },
+    cut > 0 && h("span", { class: "path" }, bare.slice(0, cut)),
+    h("span", { class: "name" }, bare.slice(cut)),
+    digest && h("span", { class: "path pin" }, whole ? `@${digest}` : `@${digest.slice(0, 14)}…`));
 }
 
 function progress(job) {
@@ -471,7 +475,7 @@ function progress(job) {
     if (job.outcome === "unchanged") return h("span", { class: "quietly" }, "was there already");
     return h("span", { class: "sizes" }, size(job.source_size), " → ", size(job.target_size));
   }
-  if (job.error && job.state === "queued") return h("span", { class: "fault" }, again(job));
+  if (job.error && job.state === "queued") return h("span", { class: "fault", title: job.error.message }, `${again(job)}: ${job.error.code}`);
   if (job.state === "failed" && job.error) return h("span", { class: "fault", title: job.error.message }, job.error.message.split("\n")[0]);
   if (job.state === "queued" && job.priority) return h("span", { class: "quietly" }, `priority ${job.priority}`);
   return null;
@@ -479,19 +483,19 @@ function progress(job) {
 
 function again(job) {
   const left = job.not_before ? (Date.parse(job.not_before) - now()) / 1000 : 0;
-  return `${job.error.code}; ${left > 0 ? `again in ${coarse(left)}` : "tried again soon"}`;
+  return left > 0 ? `again in ${coarse(left)}` : "again soon";
 }
 
 function bar(part, label) {
   const attributes = { class: part === null ? "bar busy" : "bar", role: "progressbar", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": "100" };
   if (part !== null) attributes["aria-valuenow"] = String(part);
-  return h("span", attributes, h("span", { style: { width: `${part ?? 100}%` } }));
+  return h("span", attributes, h("span", { style: { width: part === null ? "" : `${part}%` } }));
 }
 
 const lasted = (job) => job.started && h("span", { class: "lasted" }, job.finished ? span(seconds(job.started, job.finished)) : coarse(seconds(job.started)));
 
 function occasion(job) {
-  const time = job.finished ?? (job.state === "queued" ? job.created : job.started ?? job.created);
+  const time = job.finished ?? job.created;
   return h("time", { datetime: time, title: new Date(time).toLocaleString() }, ago(time));
 }
 
@@ -504,8 +508,8 @@ function details() {
   if (!job) return [close, h("p", { key: "none", class: "empty" }, error || "Reading…")];
   return [
     close,
-    h("h2", { key: "name", id: "opened", tabindex: "-1" }, image(job.source)),
-    h("p", { key: "target", class: "target" }, "→ ", image(job.target)),
+    h("h2", { key: "name", id: "opened", tabindex: "-1" }, image(job.source, true)),
+    h("p", { key: "target", class: "target" }, "→ ", image(job.target, true)),
     h("div", { key: "bar", class: "actions" }, state(job.state), job.outcome === "unchanged" && h("span", { class: "quietly" }, "unchanged"), buttons(job)),
     error && h("p", { key: "gone", class: "fault" }, error),
     fault(job),
@@ -545,7 +549,7 @@ function press(action) {
 function fault(job) {
   if (!job.error || job.state === "done") return null;
   return h("section", { key: "fault", class: job.state === "queued" ? "error passing" : "error", "aria-label": "Error" },
-    h("p", {}, h("code", {}, job.error.code), job.state === "queued" ? ` – ${again(job).split("; ")[1]}` : job.error.retryable ? " – another try may do better" : ""),
+    h("p", {}, h("code", {}, job.error.code), job.state === "queued" ? ` – tried ${again(job)}` : job.error.retryable ? " – another try may do better" : ""),
     h("pre", {}, job.error.message));
 }
 
@@ -627,7 +631,7 @@ function layerRow(layer, stopped) {
     h("td", { class: "part" },
       packed ? ratio(layer.bytes_out, layer.size)
         : packing ? bar(percent(layer.bytes_in, layer.size), `layer ${short(layer.digest)}`)
-          : h("span", { class: "quietly" }, layer.state === "packing" ? "stopped" : stopped ? "not begun" : "waiting")),
+          : h("span", { class: "quietly" }, layer.state === "packing" ? "stopped" : stopped ? "–" : "waiting")),
     h("td", {}, packed ? (layer.duration_s ? span(layer.duration_s) : "reused") : ""));
 }
 

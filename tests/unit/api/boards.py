@@ -1,6 +1,7 @@
 """A board of jobs in memory, whose jobs move when a test says so, and the jobs to put on it."""
 
 import asyncio
+import hashlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ BEGIN = 1_795_000_000.0
 
 
 def digest_of(number: int) -> str:
-    return f"sha256:{number * 0x9E3779B97F4A7C15 % 2**256:064x}"
+    return f"sha256:{hashlib.sha256(str(number).encode()).hexdigest()}"
 
 
 def a_job(number: int = 1, state: JobState = JobState.QUEUED, **fields: Any) -> Job:
@@ -64,7 +65,7 @@ def progress_of(number: int, state: JobState, layers: int = 4) -> JobProgress:
     """Of the layers the lower half is packed in a running job."""
     if state is JobState.QUEUED:
         return JobProgress()
-    packed = layers // 2 if state in (JobState.RUNNING, JobState.FAILED) else layers
+    packed = layers // 2 if state in (JobState.RUNNING, JobState.FAILED, JobState.CANCELLED) else layers
     statuses = tuple(_layer(number, index, packed) for index in range(layers))
     verified = state is JobState.DONE
     image = ImageStatus(
@@ -75,7 +76,7 @@ def progress_of(number: int, state: JobState, layers: int = 4) -> JobProgress:
         entries=3211 if verified else 0,
     )
     return JobProgress(
-        stage={"running": "packing", "verifying": "verifying"}.get(state.value, "finishing"),
+        stage={"verifying": "verifying", "done": "finishing"}.get(state.value, "packing"),
         layers=statuses,
         images=(image,),
         bytes_in=sum(each.bytes_in for each in statuses),

@@ -42,6 +42,7 @@ async def served(
     board: JobBoard,
     folder: Path,
     *,
+    address: str = "127.0.0.1:0",
     allowed_sources: tuple[str, ...] = (),
     max_body: int = 1 << 20,
     timeouts: Timeouts | None = None,
@@ -52,7 +53,7 @@ async def served(
     unready: list[str] = []
     async with open_http_server(
         board,
-        Http("127.0.0.1:0", token_file, allowed_sources, max_body),
+        Http(address, token_file, allowed_sources, max_body),
         metrics_text=lambda: METRICS,
         ready=lambda: unready[0] if unready else "",
         defaults=ConvertOptions(compressor="lz4_block", jobs=1),
