@@ -74,6 +74,7 @@ class ContainerdImages:
             UsageError: a label is too long: key and value have over 4096 bytes.
         """
         request = UpdateImageRequest(image=ImageMessage(name=name))
+        request.image.target.SetInParent()  # does not count, but without one containerd 2.2 panics and ends
         request.image.labels.update({key: value for key, value in labels.items() if value})
         request.update_mask.paths.extend(f"labels.{key}" for key in sorted(labels))
         try:
