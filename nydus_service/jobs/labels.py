@@ -43,6 +43,10 @@ OPTIONS: Final = f"{OWN_PREFIX}convert.options"
 LABEL_SIZE_MAX: Final = 4096
 """Bytes that key and value of a label may have together. Source: containerd `labels/validate.go`."""
 
+ERROR_SIZE_MAX: Final = 1024
+"""Bytes of an error in a label; the job has all of it. Lists of images are one message of 16 MiB at most, for
+every client of containerd: thousands of images with errors must fit into it."""
+
 _REQUEST_ID_LENGTH: Final = 16
 _ROOM_FOR_DIGEST: Final = 160
 """Bytes after the name in a result: "@sha512:" and so on."""
@@ -203,14 +207,14 @@ def answer_of(job: Job, request: str) -> Answer:
     if job.state is JobState.DONE and job.result:
         result = f"{job.request.target}@{job.result['target']['descriptor']['digest']}"
     elif job.error and status is not Status.CANCELLED:
-        error = one_line(job.error.message)
+        error = _one_line(job.error.message)
     return _fitting(Answer(status, request, job.id, result, error))
 
 
 def refusal_of(exc: NydusServiceError, request: str) -> Answer:
     """The answer to a request that no job is made of."""
     status = Status.UNSUPPORTED if exc.code == UnsupportedError.code else Status.FAILED
-    return _fitting(Answer(status, request, error=one_line(str(exc))))
+    return _fitting(Answer(status, request, error=_one_line(str(exc))))
 
 
 def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:
@@ -236,17 +240,20 @@ def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:
     return ConvertOptions.from_json(values, base=defaults)
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def cut_value(key: str, value: str) -> str:
     """As much of a value as a label can have, with "…" at its end if that is not all."""
-    room = LABEL_SIZE_MAX - len(key.encode())
-    data = value.encode(errors="replace")
-    if len(data) <= room:
+    return _cut(value, LABEL_SIZE_MAX - len(key.encode()))
+
+
+def _one_line(text: str) -> str:
+    return _cut(" ".join(text.split()), ERROR_SIZE_MAX)
+
+
+def _cut(text: str, size_max: int) -> str:
+    data = text.encode(errors="replace")
+    if len(data) <= size_max:
         return data.decode()
-    return data[: room - len("…".encode())].decode(errors="ignore") + "…"
+    return data[: size_max - len("…".encode())].decode(errors="ignore") + "…"
 
 
 _LISTS: Final = ("platforms", "prefetch_patterns")

@@ -22,6 +22,7 @@ from nydus_service.jobs.labels import (
     BY_LABEL,
     BY_RULE,
     CONVERT,
+    ERROR_SIZE_MAX,
     LABEL_SIZE_MAX,
     OPTIONS,
     Answer,
@@ -197,6 +198,7 @@ def test_labels_are_never_too_long(slot: Slot, message: str, length: int) -> Non
     for key, value in slot.labels(answer).items():
         assert len(key.encode()) + len((value or "").encode()) <= LABEL_SIZE_MAX
         assert "\n" not in (value or "")
+    assert len(answer.error.encode()) <= ERROR_SIZE_MAX
     written = {key: value for key, value in slot.labels(answer).items() if value}
     assert slot.read(written) == answer
 
