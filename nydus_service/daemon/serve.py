@@ -15,16 +15,16 @@ import platform
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup
 
 from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_api_server
 from nydus_service.config import Config, Settings, environment
+from nydus_service.content.containerd.events import open_image_node
 from nydus_service.convert.failures import first_cause
 from nydus_service.convert.rules import RuleBook
 from nydus_service.daemon.counting import count_job
@@ -33,6 +33,7 @@ from nydus_service.daemon.worker import Worker
 from nydus_service.errors import NydusServiceError, from_os_error
 from nydus_service.jobs.journal import open_journal
 from nydus_service.jobs.queue import JobQueue, QueueLimits
+from nydus_service.jobs.triggers import ImageTriggers
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import open_tracing
 from nydus_service.version import VERSION
@@ -84,7 +85,14 @@ async def _open_daemon(config: Config, settings: Settings) -> AsyncIterator["Dae
         queue.add_listener(partial(count_job, metrics))
         queue.add_listener(lambda old, new: metrics.set_queue_depth(queue.queued))
         api = await stack.enter_async_context(open_api_server(queue, worker, _api_settings(config, rules)))
-        daemon = Daemon(config, rules, queue, api)
+        triggers = ImageTriggers(
+            queue,
+            partial(open_image_node, config.containerd.address),
+            rules,
+            config.triggers,
+            tell_lost=metrics.event_stream_restarted,
+        )
+        daemon = Daemon(config, queue, api, triggers)
         if config.http.address:
             from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB that few need
 
@@ -131,19 +139,25 @@ def _api_settings(config: Config, rules: RuleBook) -> ApiSettings:
 
 @dataclass(slots=True)
 class Daemon:
-    """A daemon whose servers listen.
-
-    Attributes:
-        unready: why it takes no work now; empty if it does. For health checks.
-    """
+    """A daemon whose servers listen."""
 
     config: Config
-    rules: RuleBook
     queue: JobQueue
     api: ApiServer
+    triggers: ImageTriggers
     http: "HttpServer | None" = None
-    unready: str = ""
     notifier: Notifier = field(default_factory=lambda: Notifier(environment()))
+    _ending: bool = False
+
+    @property
+    def unready(self) -> str:
+        """Why it does not do all its work now; empty if it does. For health checks."""
+        if self._ending:
+            return "the daemon ends"
+        wanted = self.config.triggers.labels or self.config.triggers.events
+        if wanted and not self.triggers.is_following:
+            return f"containerd does not answer at {self.config.containerd.address}"
+        return ""
 
     async def run(self, reload: Callable[[], Config]) -> None:
         """Work until a signal ends it, and all is on disk. Those that end it may be blocked until here."""
@@ -152,17 +166,18 @@ class Daemon:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.queue.run)
                 tasks.start_soon(self.notifier.keep_alive)
+                tasks.start_soon(self.triggers.run)
                 self.notifier.ready(f"listening on {self.config.daemon.socket}")
                 log.info("ready on %s", self.config.daemon.socket)
                 async for number in signals:
                     if number in _ENDING:
                         break
                     await self._reload(reload)
-                self.unready = "the daemon ends"
-                await self._drain(tasks, signals)
+                self._ending = True
+                await self._drain(signals)
                 tasks.cancel_scope.cancel()
 
-    async def _drain(self, tasks: TaskGroup, signals: AsyncIterator[signal.Signals]) -> None:
+    async def _drain(self, signals: AsyncIterator[signal.Signals]) -> None:
         timeout_s = self.config.daemon.drain_timeout
         self.notifier.stopping("ends when running jobs have")
         log.info("ends: running jobs have %g s", timeout_s)
@@ -191,9 +206,7 @@ class Daemon:
         except NydusServiceError as exc:
             log.error("the configuration stays as it was: %s", exc)
         else:
-            self._take_over(config, rules)
+            self.config = replace(self.config, rules=config.rules, triggers=config.triggers)
+            self.triggers.reload(rules, config.triggers)
+            log.info("rules, triggers and token are read anew")
         self.notifier.ready(f"listening on {self.config.daemon.socket}")
-
-    def _take_over(self, config: Config, rules: RuleBook) -> None:
-        self.rules = rules
-        log.info("rules, triggers and token are read anew")

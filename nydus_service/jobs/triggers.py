@@ -72,16 +72,24 @@ class ImageTriggers:
     """Follows the images of one containerd."""
 
     def __init__(
-        self, board: JobBoard, open_node: OpenNode, rules: RuleBook, settings: TriggerSettings
+        self,
+        board: JobBoard,
+        open_node: OpenNode,
+        rules: RuleBook,
+        settings: TriggerSettings,
+        *,
+        tell_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             open_node: connects to containerd; raises UnreachableError while it is away.
+            tell_lost: called whenever a stream of events has broken off.
         """
         self._board = board
         self._open_node = open_node
         self._rules = rules
         self._settings = settings
+        self._tell_lost = tell_lost
         self._due = DueImages()
         self._put_off = Lanes()
         self._some_put_off = anyio.Event()
@@ -126,6 +134,8 @@ class ImageTriggers:
                 await self._serve()
                 continue
             except NydusServiceError as exc:
+                if self._following:
+                    self._tell_lost()
                 level = logging.DEBUG if told == self._sessions else logging.WARNING
                 told = self._sessions
                 log.log(level, "images are not followed now, and will be when containerd is back: %s", exc)
