@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from nydus_service.api.http.server import Timeouts
-from nydus_service.jobs.job import Job, JobError, JobState
+from nydus_service.jobs.job import Job, JobError, JobProgress, JobState
 from tests.compat.chromium import Tab, open_tab, require_chromium
 from tests.unit.api.boards import MemoryBoard, a_job, progress_of
 from tests.unit.api.serving import TOKEN, Served, served
@@ -149,12 +149,16 @@ async def test_cancel_asks_first_and_retry_begins_anew(tmp_path: Path) -> None:
 
 async def test_an_error_is_told_whole(tmp_path: Path) -> None:
     waits = JobError(code="unreachable", message="containerd does not answer", retryable=True)
-    board = MemoryBoard(a_job(1, JobState.FAILED), a_job(2, error=waits, attempts=1))
+    hungry = JobProgress(stage="waiting for space")
+    board = MemoryBoard(
+        a_job(1, JobState.FAILED), a_job(2, error=waits, attempts=1), a_job(3, progress=hungry)
+    )
     async with page(board, tmp_path, fragment=job_id(1)) as (_, tab):
         await tab.shows("corrupt_input", "#details .error")
         await tab.shows("pull the image again", "#details .error")
         await tab.shows("stopped", "table.layers")
         await tab.shows("again soon: unreachable", row(2))
+        await tab.shows("waiting for space", row(3))
         await tab.run("location.hash = 'f'.repeat(32)")
         await tab.shows("not known, or no longer", "#details")
 

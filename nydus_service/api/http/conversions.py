@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 from urllib.parse import urlencode
 
@@ -10,9 +11,10 @@ from aiohttp import web
 
 from nydus_service.api.http import answers, events
 from nydus_service.api.http.submissions import Submission, SubmissionReader
-from nydus_service.errors import NydusServiceError, UsageError
+from nydus_service.errors import UsageError
 from nydus_service.jobs.board import JobBoard, Submitted
 from nydus_service.jobs.job import Job, JobState
+from nydus_service.jobs.queue import ShuttingDown
 
 LIMIT_DEFAULT: Final = 1000
 """Jobs in an answer. acceld gives all that it has; so will this for nearly everybody."""
@@ -26,12 +28,6 @@ _FALSE: Final = ("", "0", "f", "F", "FALSE", "false", "False")
 _LIST_QUERY: Final = ("image", "state", "limit", "before")
 
 _log = logging.getLogger("nydus_service.api")
-
-
-class ServerClosing(NydusServiceError):
-    """The daemon ends while a client waits for a job, which goes on when it is started again."""
-
-    code = "shutting_down"
 
 
 class Conversions:
@@ -123,9 +119,9 @@ class Conversions:
     async def follow_all(self, request: web.Request) -> web.StreamResponse:
         """Every change of any job from now on, without end, in the form that lists have."""
         _query(request, ())
-        async with self._board.watch() as jobs:
+        async with self._follow() as jobs:
             response = await _open_stream(request)
-            async for job in events.follow(jobs, self.closing, self._beat_s):
+            async for job in jobs:
                 await response.write(events.job_event(job, answers.job_summary(job)) if job else events.BEAT)
         return response
 
@@ -136,9 +132,9 @@ class Conversions:
         now = self._board.get(job_id)
         if now.is_finished and events.event_id(now) == seen:
             return web.Response(status=204)
-        async with self._board.watch(job_id) as jobs:
+        async with self._follow(job_id) as jobs:
             response = await _open_stream(request)
-            async for job in events.follow(jobs, self.closing, self._beat_s):
+            async for job in jobs:
                 if job is None:
                     await response.write(events.BEAT)
                 elif events.event_id(job) != seen:
@@ -147,6 +143,13 @@ class Conversions:
                     await response.write(events.END)
                     break
         return response
+
+    @asynccontextmanager
+    async def _follow(self, job_id: str | None = None) -> AsyncIterator[AsyncIterator[Job | None]]:
+        """A watch of the board's, with a beat; see `events.follow`."""
+        async with self._board.watch(job_id) as jobs:
+            async with aclosing(events.follow(jobs, self.closing, self._beat_s)) as following:
+                yield following
 
     async def _body(self, request: web.Request) -> bytes:
         """Raises: HTTPRequestTimeout, HTTPRequestEntityTooLarge, HTTPUnsupportedMediaType."""
@@ -165,16 +168,16 @@ class Conversions:
         """Wait until a job is finished, or nobody is there any more to be told.
 
         Raises:
-            ServerClosing: the daemon ends first.
+            ShuttingDown: the daemon ends first.
             ConnectionResetError: the client has gone.
         """
-        async with self._board.watch(job.id) as jobs:
-            async for latest in events.follow(jobs, self.closing, self._beat_s):
+        async with self._follow(job.id) as jobs:
+            async for latest in jobs:
                 if latest is not None and latest.is_finished:
                     return latest
                 if events.is_gone(request):
                     raise ConnectionResetError
-        raise ServerClosing(f"the daemon ends; job {job.id} goes on when it is started again")
+        raise ShuttingDown(f"the daemon ends; job {job.id} goes on when it is started again")
 
 
 def json_response(value: object, *, status: int = 200) -> web.Response:

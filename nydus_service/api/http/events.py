@@ -12,7 +12,7 @@ Source: html.spec.whatwg.org, "Server-sent events".
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from aiohttp import web
@@ -42,10 +42,11 @@ def is_gone(request: web.Request) -> bool:
 
 async def follow(
     jobs: AsyncIterator[Job], closing: asyncio.Event, beat_s: float
-) -> AsyncIterator[Job | None]:
+) -> AsyncGenerator[Job | None, None]:
     """Pass on what a watch yields, and None whenever that takes `beat_s`; ends when the server closes.
 
-    The wait for the next value outlives a beat: a cancelled `anext` would end the watch.
+    It is to be closed before the watch is (`aclosing`), since it waits for that in a task of its own. The
+    wait for the next value outlives a beat: a cancelled `anext` would end the watch.
     """
     closed = asyncio.ensure_future(closing.wait())
     following: asyncio.Future[Job] | None = None

@@ -477,6 +477,7 @@ function progress(job) {
   }
   if (job.error && job.state === "queued") return h("span", { class: "fault", title: job.error.message }, `${again(job)}: ${job.error.code}`);
   if (job.state === "failed" && job.error) return h("span", { class: "fault", title: job.error.message }, job.error.message.split("\n")[0]);
+  if (job.state === "queued" && stage) return h("span", { class: "fault" }, stage); // waits for space or memory
   if (job.state === "queued" && job.priority) return h("span", { class: "quietly" }, `priority ${job.priority}`);
   return null;
 }
@@ -617,7 +618,7 @@ function layers(job) {
   const stopped = FINISHED.has(job.state) && job.state !== "done";
   const packed = found.filter((layer) => layer.state === "packed").length;
   return table("layers", "Layers", packed < found.length ? `${packed} of ${found.length}` : String(found.length),
-    ["Layer", "Size", "Blob", "", "Time"],
+    ["Layer", "Size", "Blob", "Ratio", "Time"],
     found.map((layer) => layerRow(layer, stopped)));
 }
 

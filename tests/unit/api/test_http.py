@@ -26,6 +26,7 @@ from nydus_service.errors import (
     UsageError,
 )
 from nydus_service.jobs.job import Job, JobError, JobState
+from nydus_service.jobs.queue import QueueFull, ShuttingDown
 from tests.unit.api.boards import MemoryBoard, a_job
 from tests.unit.api.serving import CONVERSIONS, METRICS, TOKEN, Served, served
 
@@ -52,10 +53,6 @@ CLOSED = (
     ("POST", "/healthz"),
     ("OPTIONS", CONVERSIONS),
 )
-
-
-class QueueFull(NydusServiceError):
-    code = "queue_full"
 
 
 # Who is let in.
@@ -375,6 +372,7 @@ async def test_cancel_and_retry(tmp_path: Path) -> None:
         (UnreachableError("x"), 503, "ERR_UNREACHABLE"),
         (NoSpaceError("x"), 507, "ERR_NO_SPACE"),
         (QueueFull("x"), 503, "ERR_QUEUE_FULL"),
+        (ShuttingDown("x"), 503, "ERR_SHUTTING_DOWN"),
         (NydusServiceError("x"), 500, "ERR_INTERNAL"),
     ],
 )
