@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +115,8 @@ class ApiClient:
         answer = await self._call("List", request, pb.ListResponse)
         return Page(list(map(job_from, answer.jobs)), answer.next_page_token)
 
-    async def watch(self, job_id: str = "") -> AsyncIterator[Job]:
-        """Follow a job until it is finished, or all jobs for ever. Close it, or leave it to be cancelled."""
+    async def watch(self, job_id: str = "") -> AsyncGenerator[Job, None]:
+        """Follow a job until it is finished, or all jobs for ever. Close it if you leave it before."""
         call = self._method("Watch")(pb.WatchRequest(id=job_id))
         try:
             while isinstance(message := await of_grpc(call.read()), pb.Job):

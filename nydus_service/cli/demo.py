@@ -11,11 +11,12 @@ from nydus_service.builder.limits import Limits
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.check.manifestcheck import Checked, ManifestCheck
 from nydus_service.check.manifests import find_manifests
-from nydus_service.cli import check, convert, sample
+from nydus_service.cli import check, sample
 from nydus_service.cli.builders import choose_builder, choose_work_dir
 from nydus_service.cli.options import add_builder, add_common, add_work_dir
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.progress import open_progress
+from nydus_service.cli.results import tell_result
 from nydus_service.cli.table import format_seconds, print_heading, print_verdict
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import Stores
@@ -72,7 +73,7 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
             progress=progress,
         )
     if args.format != "json":
-        convert.tell_result(args, result)
+        tell_result(args, result.as_json())
     _head(args, "3. Checked again, with every chunk read back from the blobs and compared with the sample")
     checked = await _check(args, stores, result.source, result.target)
     _tell(args, sample.describe_sample(made, source), result, checked, time.monotonic() - begun)

@@ -24,12 +24,13 @@ COMMANDS = {
     "merge": "make one bootstrap of several nydus blobs",
     "config": "check the daemon's configuration, or make one of acceld's",
     "serve": "run the daemon beside containerd",
+    "jobs": "list, show, watch, cancel and retry what the daemon does",
     "sweep": "remove what killed runs left behind",
     "doctor": "tell what this machine has and lacks",
     "sample": "make a real image of this machine's own files",
     "demo": "sample, convert, check, and a table of it",
 }
-LATER = ("reconvert", "unpack", "jobs")
+LATER = ("reconvert", "unpack")
 """Commands that are planned; each says by name that it is not there yet."""
 
 _EPILOG = f"""Not there yet: {", ".join(LATER)}.

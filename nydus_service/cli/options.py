@@ -63,6 +63,15 @@ def add_containerd(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_socket(parser: "argparse._ActionsContainer") -> None:
+    """Which daemon is asked."""
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="the daemon's (default: $NYDUS_SERVICE_SOCKET, or else /run/nydus-service/nydus-service.sock)",
+    )
+
+
 def add_layer_format(parser: argparse.ArgumentParser) -> None:
     """How a layer's content is stored."""
     group = parser.add_argument_group("nydus blobs")

@@ -35,6 +35,7 @@ CONFIG_FILE = Path("/etc/nydus-service/config.toml")
 
 _CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 _CONTAINERD_NAMESPACE = "default"
+_SERVICE_SOCKET = Path("/run/nydus-service/nydus-service.sock")
 _NAME = "nydus-service"
 
 
@@ -55,6 +56,8 @@ class Settings:
     """CONTAINERD_ADDRESS: the socket."""
     containerd_namespace: str = _CONTAINERD_NAMESPACE
     """CONTAINERD_NAMESPACE, as `ctr` has it."""
+    service_socket: Path = _SERVICE_SOCKET
+    """NYDUS_SERVICE_SOCKET: of the daemon, for those who ask it."""
     runtime_dir: Path | None = None
     """XDG_RUNTIME_DIR: a user's own directory for sockets and locks, until the machine is restarted."""
 
@@ -76,6 +79,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         disable_tar_rafs=bool(environ.get("NYDUS_DISABLE_TAR2RAFS")),
         containerd_address=Path(address) if address else _CONTAINERD_SOCKET,
         containerd_namespace=environ.get("CONTAINERD_NAMESPACE") or _CONTAINERD_NAMESPACE,
+        service_socket=Path(environ.get("NYDUS_SERVICE_SOCKET") or _SERVICE_SOCKET),
         runtime_dir=Path(environ["XDG_RUNTIME_DIR"]) if environ.get("XDG_RUNTIME_DIR") else None,
     )
 

@@ -181,7 +181,7 @@ async def test_watching_ends_with_the_job(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         job, _ = await served.client.submit(SOURCE, TARGET)
         seen = []
-        async with aclosing(served.client.watch(job.id)) as jobs:  # type: ignore[type-var]
+        async with aclosing(served.client.watch(job.id)) as jobs:
             async for each in jobs:
                 seen.append(each.state)
                 if each.state is JobState.QUEUED:
@@ -194,7 +194,7 @@ async def test_watching_ends_with_the_job(tmp_path: Path) -> None:
 async def test_who_hangs_up_watches_no_longer(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         job, _ = await served.client.submit(SOURCE, TARGET)
-        async with aclosing(served.client.watch(job.id)) as jobs:  # type: ignore[type-var]
+        async with aclosing(served.client.watch(job.id)) as jobs:
             async for _ in jobs:
                 break
         await served.board.until_watched_by(0)

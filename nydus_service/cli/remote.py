@@ -1,0 +1,134 @@
+"""Asking the daemon: where it is, what it is asked, and how its jobs are followed."""
+
+import argparse
+import os.path
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from nydus_service.api.client import ApiClient, open_client
+from nydus_service.api.errors import error_of
+from nydus_service.cli.jobevents import JobEvents
+from nydus_service.cli.progress import open_progress
+from nydus_service.cli.table import format_seconds
+from nydus_service.config import load_settings
+from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnreachableError
+from nydus_service.jobs.job import Job, JobState
+from nydus_service.jobs.queue import ShuttingDown
+from nydus_service.oci.reference import ImageReference
+
+PATIENCE_S: Final = 60.0
+"""How long a daemon that has gone is waited for: one that is restarted goes on with its jobs."""
+
+_PAUSE_S = 0.5
+
+Note = Callable[[str], None]
+
+
+class JobCancelled(NydusServiceError):
+    """Somebody ended the job that was waited for."""
+
+    code, exit_code = "cancelled", EXIT_INTERRUPTED
+
+
+def open_daemon(args: argparse.Namespace) -> AbstractAsyncContextManager[ApiClient]:
+    """Connect to the daemon that `--socket` or $NYDUS_SERVICE_SOCKET names, or the usual one."""
+    return open_client(Path(args.socket) if args.socket else load_settings().service_socket)
+
+
+def absolute(reference: ImageReference) -> str:
+    """A reference as a daemon understands it, whose directory is another."""
+    return str(replace(reference, path=os.path.abspath(reference.path)) if reference.path else reference)
+
+
+def make_note(args: argparse.Namespace) -> Note:
+    """What tells on stderr how a job is, where progress is told there as well."""
+    silent = args.quiet or (args.format == "json" and not sys.stderr.isatty())
+    return _ignore if silent else _note
+
+
+async def follow(args: argparse.Namespace, client: ApiClient, job_id: str) -> Job:
+    """Show a job while it runs, as a conversion of our own is shown. Returns it finished.
+
+    A daemon that ends is waited for: the job goes on when it is back.
+
+    Raises:
+        UnreachableError: it did not come back.
+    """
+    note = make_note(args)
+    with ExitStack() as shown:
+        events, attempt, waiting = None, -1, ""
+        async with aclosing(watch_patiently(client, job_id, note)) as jobs:
+            async for job in jobs:
+                if events is None or job.attempts != attempt:
+                    shown.close()
+                    events, attempt = JobEvents(shown.enter_context(open_progress(args))), job.attempts
+                events.tell(job)
+                if job.is_finished:
+                    return job
+                now = _waiting(job)
+                if now != waiting:
+                    waiting = now
+                    if now:
+                        note(f"job {job.id}: {now}")
+    raise UnreachableError(f"the daemon at {client.address} stopped telling of job {job_id}")
+
+
+async def watch_patiently(client: ApiClient, job_id: str, note: Note) -> AsyncGenerator[Job, None]:
+    """`ApiClient.watch`, over ends of the daemon from which it comes back soon enough."""
+    gone_at: float | None = None
+    while True:
+        try:
+            async with aclosing(client.watch(job_id)) as jobs:
+                async for job in jobs:
+                    gone_at = None
+                    yield job
+            return
+        except (UnreachableError, ShuttingDown) as exc:
+            if gone_at is None:
+                gone_at = anyio.current_time()
+                note(f"{exc}; waiting for it to come back")
+            elif anyio.current_time() > gone_at + PATIENCE_S:
+                raise
+        await anyio.sleep(_PAUSE_S)
+
+
+def result_of(job: Job) -> dict[str, object]:
+    """The result of a finished job.
+
+    Raises:
+        NydusServiceError: it failed, of the kind that it failed with.
+        JobCancelled: it was cancelled.
+    """
+    if job.state is JobState.CANCELLED:
+        raise JobCancelled(f"job {job.id} was cancelled")
+    if job.error is not None and job.state is JobState.FAILED:
+        raise error_of(job.error.code, f"job {job.id}: {job.error.message}")
+    if job.result is None:
+        raise NydusServiceError(f"job {job.id} is {job.state}, and has no result")
+    return job.result
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _ignore(text: str) -> None:
+    """Say nothing."""
+
+
+def _waiting(job: Job) -> str:
+    """What a job waits for; empty if it works."""
+    if job.state is not JobState.QUEUED:
+        return ""
+    if job.error is not None:
+        pause = max(job.not_before - time.time(), 0)
+        reason = job.error.message.splitlines()[0]
+        return f"try {job.attempts} failed, the next one is in {format_seconds(pause)}: {reason}"
+    return job.progress.stage or "waiting for its turn"
