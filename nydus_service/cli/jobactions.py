@@ -88,7 +88,9 @@ async def _show(args: argparse.Namespace, client: ApiClient) -> int:
 async def _watch(args: argparse.Namespace, client: ApiClient) -> int:
     if args.id is None:
         return await _watch_all(args, client)
-    job = await remote.follow(args, client, (await client.get(args.id)).id)
+    job = await client.get(args.id)
+    if not job.is_finished:
+        job = await remote.follow(args, client, job.id)
     if args.format == "json":
         print_json(job_as_json(job))
         remote.result_of(job)

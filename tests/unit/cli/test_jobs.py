@@ -1,0 +1,285 @@
+"""`jobs` and `convert --remote` as processes, against a server of the API in this one."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nydus_service.errors import UnsupportedError
+from nydus_service.jobs.job import JobError, JobState
+from nydus_service.jobs.queue import QueueFull
+from tests.contract.apiserver import Served, serving
+from tests.unit.api.boards import MemoryBoard, a_job
+from tests.unit.cli.command import ARGV, environment
+
+SOURCE, TARGET = "docker.io/library/app:1", "docker.io/library/app:1-nydus"
+
+
+class Done:
+    """How a command ended."""
+
+    def __init__(self, status: int, stdout: str, stderr: str) -> None:
+        self.status, self.stdout, self.stderr = status, stdout, stderr
+
+    @property
+    def json(self) -> Any:
+        assert (self.status, self.stderr) == (0, "")
+        return json.loads(self.stdout)
+
+
+@asynccontextmanager
+async def running(socket: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A command that asks the daemon at `socket`. It does not outlive the block."""
+    env = environment(None, NYDUS_SERVICE_SOCKET=str(socket))
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*ARGV, *words, stdout=pipe, stderr=pipe, env=env)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def ended(process: asyncio.subprocess.Process) -> Done:
+    stdout, stderr = await process.communicate()
+    assert process.returncode is not None
+    return Done(process.returncode, stdout.decode(), stderr.decode())
+
+
+async def run(socket: Path, *words: str) -> Done:
+    async with running(socket, *words) as process:
+        return await ended(process)
+
+
+@pytest.fixture
+async def socket(tmp_path: Path) -> Path:
+    return tmp_path / "sock"
+
+
+def full_board() -> MemoryBoard:
+    return MemoryBoard(*(a_job(number, state) for number, state in enumerate(JobState, 1)))
+
+
+async def test_list(tmp_path: Path, socket: Path) -> None:
+    board = full_board()
+    async with serving(tmp_path, board=board):
+        done = await run(socket, "jobs", "list")
+        assert (done.status, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        assert lines[0].split()[:5] == ["JOB", "STATE", "AGE", "SOURCE", "TARGET"]
+        assert [line.split()[1] for line in lines[1:]] == [state.value for state in reversed(JobState)]
+        told = (await run(socket, "jobs", "list", "--format", "json")).json
+        assert [each["id"] for each in told] == [job.id for job in reversed(board.jobs.values())]
+        assert not any("result" in each or "layers" in each["progress"] for each in told)
+        failed = await run(socket, "jobs", "list", "--state", "failed", "--state", "done", "--format", "json")
+        assert {each["state"] for each in failed.json} == {"failed", "done"}
+        image = a_job(2).request.target
+        assert len((await run(socket, "jobs", "list", "--image", image, "--format", "json")).json) == 1
+        limited = await run(socket, "jobs", "list", "--limit", "2")
+        assert limited.stdout.splitlines()[3:] == ["and older ones: --limit 4 shows more"]
+
+
+async def test_show(tmp_path: Path, socket: Path) -> None:
+    board = full_board()
+    async with serving(tmp_path, board=board):
+        for job in board.jobs.values():
+            done = await run(socket, "jobs", "show", job.id)
+            assert (done.status, done.stderr) == (0, "")
+            assert job.request.source in done.stdout
+            verdict = job.state.value if job.state is not JobState.FAILED else "failed layer sha256:"
+            assert f"\n{verdict}" in done.stdout
+            for layer in job.progress.layers:
+                assert layer.digest in done.stdout
+            told = (await run(socket, "jobs", "show", job.id, "--format", "json")).json
+            assert (told["result"], len(told["progress"]["layers"])) == (job.result, len(job.progress.layers))
+            assert told["created_at"].endswith("Z")
+
+
+async def test_an_id_by_its_first_digits(tmp_path: Path, socket: Path) -> None:
+    jobs = [a_job(0x10), a_job(0x20)]
+    both, first, second = "0" * 30, "0" * 30 + "1", "0" * 30 + "2"
+    async with serving(tmp_path, board=MemoryBoard(*jobs)) as served:
+        done = await run(socket, "jobs", "cancel", second)
+        assert (done.status, done.stdout) == (0, f"{jobs[1].id} cancelled\n")
+        states = [served.board.get(job.id).state for job in jobs]
+        assert states == [JobState.QUEUED, JobState.CANCELLED]
+        many = await run(socket, "jobs", "cancel", both)
+        assert (many.status, many.stdout) == (2, "")
+        assert "several" in many.stderr
+        none = await run(socket, "jobs", "cancel", first, "ffff")
+        assert (none.status, none.stdout) == (4, "")
+        assert served.board.get(jobs[0].id).state is JobState.QUEUED
+        again = await run(socket, "jobs", "retry", jobs[1].id, "--format", "json")
+        assert [each["state"] for each in again.json] == ["queued"]
+
+
+async def until_watched(served: Served, count: int = 1) -> None:
+    await served.board.until_watched_by(count)
+
+
+async def test_watch_one(tmp_path: Path, socket: Path) -> None:
+    job = a_job(1, JobState.QUEUED)
+    async with (
+        serving(tmp_path, board=MemoryBoard(job)) as served,
+        running(socket, "jobs", "watch", job.id) as process,
+    ):
+        await until_watched(served)
+        for state in (JobState.RUNNING, JobState.VERIFYING, JobState.DONE):
+            served.board.move(job.id, state)
+        done = await ended(process)
+        assert done.status == 0
+        assert "layer 4/4" in done.stderr
+        assert "linux/amd64: verified, 3,211 names" in done.stderr
+        digest = served.board.get(job.id).result["target"]["descriptor"]["digest"]  # type: ignore[index]
+        assert done.stdout.endswith(f"app-nydus@{digest}\n")
+
+
+async def test_watch_all(tmp_path: Path, socket: Path) -> None:
+    async with (
+        serving(tmp_path, board=MemoryBoard(a_job(1))) as served,
+        running(socket, "jobs", "watch", "--format", "json") as process,
+    ):
+        await until_watched(served)
+        served.board.move(a_job(1).id, JobState.RUNNING)
+        served.board.move(a_job(1).id, JobState.RUNNING)
+        served.board.move(a_job(1).id, JobState.DONE)
+        assert process.stdout
+        told = [json.loads(await process.stdout.readline())["state"] for _ in range(2)]
+        assert told == ["running", "done"]
+        process.send_signal(signal.SIGINT)
+        assert (await ended(process)).status == 130
+
+
+async def test_a_job_that_failed_ends_with_its_status(tmp_path: Path, socket: Path) -> None:
+    for code, status in (("corrupt_input", 6), ("no_space", 9), ("builder_failed", 20), ("something_new", 1)):
+        error = JobError(code=code, message="layer sha256:ab is cut", retryable=False)
+        async with serving(tmp_path, board=MemoryBoard(a_job(1, JobState.FAILED, error=error))):
+            done = await run(socket, "jobs", "watch", a_job(1).id, "-q")
+            assert (done.status, done.stdout) == (status, "")
+            assert "layer sha256:ab is cut" in done.stderr
+
+
+async def test_a_job_that_was_cancelled(tmp_path: Path, socket: Path) -> None:
+    async with serving(tmp_path, board=MemoryBoard(a_job(1, JobState.CANCELLED))):
+        done = await run(socket, "jobs", "watch", a_job(1).id)
+        assert done.status == 130
+        assert "was cancelled" in done.stderr
+
+
+class TestConvertRemote:
+    async def test_the_daemon_does_it(self, tmp_path: Path, socket: Path) -> None:
+        words = ("convert", "--remote", "oci:lay:a", TARGET, "-n", "k8s.io", "--oci", "--compressor", "zstd")
+        async with (
+            serving(tmp_path) as served,
+            running(socket, *words, "--priority", "5", "--format", "json") as process,
+        ):
+            await until_watched(served)
+            ((request, origin, priority),) = served.board.submitted
+            assert (origin, priority, request.namespace) == ("grpc", 5, "k8s.io")
+            assert request.source == f"oci:{os.getcwd()}/lay:a"
+            options = request.options
+            assert (options.oci, options.compressor, options.with_referrer) == (True, "zstd", True)
+            (job_id,) = served.board.jobs
+            served.board.move(job_id, JobState.DONE)
+            told = (await ended(process)).json
+            assert told == served.board.get(job_id).result
+
+    async def test_what_is_not_said_the_configuration_says(self, tmp_path: Path, socket: Path) -> None:
+        async with serving(tmp_path) as served, running(socket, "convert", "--remote", SOURCE, TARGET):
+            await until_watched(served)
+            assert served.board.submitted[0][0].options.compressor == "lz4_block"
+
+    async def test_who_is_interrupted_watches_no_longer(self, tmp_path: Path, socket: Path) -> None:
+        async with (
+            serving(tmp_path) as served,
+            running(socket, "convert", "--remote", SOURCE, TARGET) as process,
+        ):
+            await until_watched(served)
+            (job_id,) = served.board.jobs
+            process.send_signal(signal.SIGINT)
+            done = await ended(process)
+            assert done.status == 130
+            assert f"job {job_id} goes on" in done.stderr
+            assert f"nydus-service jobs cancel {job_id}" in done.stderr
+            assert served.board.get(job_id).state is JobState.QUEUED
+            await until_watched(served, 0)
+
+    async def test_a_daemon_that_is_restarted_is_waited_for(self, tmp_path: Path, socket: Path) -> None:
+        board = MemoryBoard()
+        async with serving(tmp_path, board=board) as served:
+            process = await asyncio.create_subprocess_exec(
+                *(*ARGV, "convert", "--remote", SOURCE, TARGET),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment(None, NYDUS_SERVICE_SOCKET=str(socket)),
+            )
+            await until_watched(served)
+        async with serving(tmp_path, board=board) as served:
+            await until_watched(served)
+            (job_id,) = board.jobs
+            board.move(job_id, JobState.DONE)
+            done = await ended(process)
+        assert done.status == 0
+        assert "waiting for it to come back" in done.stderr
+        assert len(board.submitted) == 1
+
+    async def test_a_dry_run(self, tmp_path: Path, socket: Path) -> None:
+        async with serving(tmp_path) as served:
+            done = await run(socket, "convert", "--remote", "--dry-run", SOURCE, TARGET)
+            assert (done.status, done.stdout) == (0, "would be unchanged: it is a nydus image\n")
+            assert not served.board.submitted
+            served.runner.failure = UnsupportedError("a layer of another kind")
+            assert (await run(socket, "convert", "--remote", "--dry-run", SOURCE, TARGET)).status == 5
+
+    async def test_a_refusal_ends_with_its_status(self, tmp_path: Path, socket: Path) -> None:
+        async with serving(tmp_path) as served:
+            served.board.refusal = QueueFull("10000 jobs wait already; ask again later")
+            done = await run(socket, "convert", "--remote", SOURCE, TARGET)
+            assert done.status == QueueFull.exit_code
+            assert done.stderr == "nydus-service: 10000 jobs wait already; ask again later\n"
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--remote", "--jobs", "2"],
+            ["--remote", "--work-dir", "/tmp"],
+            ["--remote", "--nydus-image", "embedded"],
+            ["--remote", "--builder-timeout", "3"],
+            ["--remote", "-a", "/run/x.sock"],
+            ["--socket", "/run/x.sock"],
+            ["--priority", "3"],
+        ],
+    )
+    async def test_options_that_do_not_go_with_it(self, socket: Path, words: list[str]) -> None:
+        done = await run(socket, "convert", SOURCE, TARGET, *words)
+        assert done.status == 2
+        assert "--remote" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("jobs", "list"), ("jobs", "watch"), ("convert", "--remote", SOURCE, TARGET)], ids=" ".join
+)
+async def test_no_daemon(socket: Path, words: tuple[str, ...]) -> None:
+    done = await run(socket, *words)
+    assert (done.status, done.stdout) == (8, "")
+    assert done.stderr.startswith(f"nydus-service: no daemon listens at {socket}: start it")
+    assert done.stderr.count("\n") == 1
+
+
+async def test_help_needs_no_grpc() -> None:
+    code = (
+        "import sys; from nydus_service.cli.main import main; main(['jobs', 'list', '--help']);"
+        "print('grpc' in sys.modules, file=sys.stderr)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert (await ended(process)).stderr == "False\n"
