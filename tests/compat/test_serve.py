@@ -56,6 +56,12 @@ def write_layout_image(layout: Path, tar: bytes, tag: str) -> None:
         (layout / "oci-layout").write_text((alone / "oci-layout").read_text())
 
 
+def once_is_enough(daemon: Daemon) -> None:
+    """Leave out what takes minutes and tells nothing new of another containerd."""
+    if daemon.version != "1.6":
+        pytest.skip("takes minutes, and is run on containerd 1.6")
+
+
 async def wait_until_finished(client: ApiClient, ids: list[str]) -> dict[str, Job]:
     """Jobs, once all of them have ended."""
     jobs = {}
@@ -234,6 +240,94 @@ async def test_500_small_jobs_leave_nothing_behind(place: Path) -> None:
         service.assert_nothing_left()
 
 
+# Asked by `ctr` alone.
+
+
+def import_all(daemon: Daemon, namespace: str, layout: Path) -> list[str]:
+    """Have the images of a layout in containerd. Returns their names."""
+    archive = layout.with_name(f"{layout.name}.tar")
+    archive_layout(layout, archive)
+    words = ("images", "import", "--no-unpack", "--base-name", "example.com/app")
+    daemon.ctr(namespace, *words, str(archive))
+    return sorted(daemon.lines(namespace, "images", "ls", "-q"))
+
+
+def labels_of(daemon: Daemon, namespace: str) -> dict[str, dict[str, str]]:
+    """Names of images, and their labels."""
+    header, *rows = daemon.ctr(namespace, "images", "ls").splitlines()
+    column = header.index("LABELS")
+    pairs = {row.split()[0]: row[column:].strip() for row in rows}
+    return {
+        name: dict(label.partition("=")[::2] for label in said.split(",") if "=" in label)
+        for name, said in pairs.items()
+    }
+
+
+def wait_for_answers(service: Service, daemon: Daemon, namespace: str, names: list[str]) -> None:
+    """Wait until all of these images say that they are done."""
+    while True:
+        labels = labels_of(daemon, namespace)
+        answers = {name: labels[name].get("nydus-service/status", "") for name in names}
+        assert "failed" not in answers.values(), labels
+        if set(answers.values()) == {"done"}:
+            return
+        assert service.is_running(), service.log
+        time.sleep(0.2)
+
+
+def test_asked_by_ctr_alone(place: Path, daemon: Daemon) -> None:
+    namespace = new_namespace()
+    write_images(place / "layout", 1)
+    (name,) = import_all(daemon, namespace, place / "layout")
+    with serving(place, daemon.address) as service:
+        options = "nydus-service/convert.options=compressor=lz4_block,verify=full"
+        daemon.ctr(namespace, "images", "label", name, f"nydus-service/convert={name}-nydus", options)
+        wait_for_answers(service, daemon, namespace, [name])
+        told = labels_of(daemon, namespace)[name]
+        job = service.jobs("show", told["nydus-service/job"])
+        assert job["origin"] == "label"
+        assert service.stop() == 0
+        service.assert_nothing_left()
+    env = environment(place, CONTAINERD_ADDRESS=str(daemon.address), CONTAINERD_NAMESPACE=namespace)
+    checked = run_json("check", f"{name}-nydus", "--against", name, env=env)
+    assert checked["verdict"] == "equal"
+    assert told["nydus-service/result"] == f"{name}-nydus@{checked['target']['digest']}"
+    assert daemon.lines(namespace, "leases", "ls", "-q") == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_200_images_at_once(place: Path, daemon: Daemon) -> None:
+    """All are done, with bounded memory and processes, though the daemon is killed in between."""
+    once_is_enough(daemon)
+    namespace = new_namespace()
+    write_images(place / "layout", 200)
+    names = import_all(daemon, namespace, place / "layout")
+    assert len(names) == 200
+    with serving(place, daemon.address, options=("--jobs", "2")) as service:
+        for name in names:
+            daemon.ctr(namespace, "images", "label", name, f"nydus-service/convert={name}-nydus")
+        most, peak = 0, 0.0
+        for killed in range(4):
+            for _ in range(20):
+                most, peak = max(most, len(service.children())), max(peak, service.memory_mb())
+                time.sleep(0.1)
+            if killed < 2:
+                service.kill()
+                service.start()
+        wait_for_answers(service, daemon, namespace, names)
+        assert most <= 4  # two builders, and at most two that end just now
+        assert peak <= 130
+        assert service.stop() == 0
+        service.assert_nothing_left()
+    labels = labels_of(daemon, namespace)
+    assert {f"{name}-nydus" for name in names} <= set(labels)
+    assert {labels[name]["nydus-service/result"].partition("@")[0] for name in names} == {
+        f"{name}-nydus" for name in names
+    }
+    assert daemon.lines(namespace, "leases", "ls", "-q") == []
+
+
 # Killed under load.
 
 
@@ -246,6 +340,7 @@ async def submit_all(service: Service, pairs: list[tuple[str, str]], namespace: 
 @pytest.mark.timeout(400)
 async def test_killed_under_load_again_and_again(place: Path, daemon: Daemon) -> None:
     """No job is lost, none is done with another result, nothing is left over."""
+    once_is_enough(daemon)
     namespace = new_namespace()
     for number in range(10):
         layout = place / f"layout{number}"
