@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,6 +90,10 @@ class ApiServer:
         self.port = port
         self._service = service
         self._health = health
+
+    def set_defaults(self, defaults: ConvertOptions) -> None:
+        """Have conversions that come from now on use other options where they leave them open."""
+        self._service.reader = replace(self._service.reader, defaults=defaults)
 
     async def begin_drain(self) -> None:
         """Say to health checks that no requests are taken any more. Jobs can still be watched."""

@@ -53,7 +53,8 @@ class ConverterService:
     def __init__(self, board: JobBoard, runner: Runner, reader: RequestReader) -> None:
         self._board = board
         self._runner = runner
-        self._reader = reader
+        self.reader = reader
+        """May be replaced while the service runs."""
         self._checks = anyio.CapacityLimiter(CHECKS_MAX)
         self._watches: set[anyio.CancelScope] = set()
         self._ending = False
@@ -83,7 +84,7 @@ class ConverterService:
     async def submit(self, request: pb.SubmitRequest, _: Any) -> pb.SubmitResponse:
         if abs(request.priority) > PRIORITY_MAX:
             raise UsageError(f"priority {request.priority} is not from {-PRIORITY_MAX} to {PRIORITY_MAX}")
-        asked = self._reader.read(request.request)
+        asked = self.reader.read(request.request)
         submitted = await self._board.submit(asked, origin="grpc", priority=request.priority)
         _log.info("job %s: %s", submitted.job.id, "joined" if submitted.joined else "accepted")
         return pb.SubmitResponse(job=job_message(submitted.job), joined=submitted.joined)
@@ -135,7 +136,7 @@ class ConverterService:
         return job_message(job)
 
     async def plan(self, request: pb.PlanRequest, _: Any) -> pb.PlanResponse:
-        asked = self._reader.read(request.request)
+        asked = self.reader.read(request.request)
         async with self._checks:
             fields = (await self._runner.preview(asked)).as_json()
         reason = fields.get("reason", "")
@@ -162,7 +163,7 @@ class ConverterService:
             found = await self._runner.check(
                 str(images[0]),
                 str(images[1]) if request.against else "",
-                self._reader.namespace_of(request.namespace, *images),
+                self.reader.namespace_of(request.namespace, *images),
                 verify=verify,
                 platforms=list(request.platforms),
             )

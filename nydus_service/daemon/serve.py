@@ -4,8 +4,8 @@
                                                                    │ no requests, no triggers
                               journal closed ◄── servers ◄─────────┘ running jobs end, or are put back
 
-A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers and the HTTP token anew; all
-else stays as it was at the start. What breaks while the servers start ends the daemon with one error;
+A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers, options, the HTTP token anew;
+all else stays as it was at the start. What breaks while the servers start ends the daemon with one error;
 afterwards only a defect does.
 """
 
@@ -202,11 +202,12 @@ class Daemon:
             config = await anyio.to_thread.run_sync(reload)
             rules = RuleBook.of(config)
             if self.http is not None:
-                self.http.reload()
+                self.http.reload(rules.defaults)
         except NydusServiceError as exc:
             log.error("the configuration stays as it was: %s", exc)
         else:
-            self.config = replace(self.config, rules=config.rules, triggers=config.triggers)
+            self.config = replace(self.config, triggers=config.triggers)
+            self.api.set_defaults(rules.defaults)
             self.triggers.reload(rules, config.triggers)
-            log.info("rules, triggers and token are read anew")
+            log.info("rules, triggers, options and token are read anew")
         self.notifier.ready(f"listening on {self.config.daemon.socket}")

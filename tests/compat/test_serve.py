@@ -172,6 +172,20 @@ def test_rules_that_are_wrong_leave_the_old_ones(place: Path) -> None:
         assert service.stop() == 0
 
 
+async def test_other_options_by_a_reload(place: Path) -> None:
+    (source,) = write_images(place / "layout", 1)
+    with serving(place, NOWHERE) as service:
+        (place / "config.toml").write_text("version = 1\n[convert]\ncompressor = 'lz4_block'\n")
+        service.signal(signal.SIGHUP)
+        while not any("read anew" in record["message"] for record in service.records):
+            assert service.is_running()
+            await anyio.sleep(0.01)
+        async with open_client(service.socket) as client:
+            job = (await client.submit(source, f"oci:{place}/layout:n")).job
+        assert job.request.options.compressor == "lz4_block"
+        assert service.stop() == 0
+
+
 def test_the_http_server(place: Path) -> None:
     token = place / "token"
     token.write_text(TOKEN)

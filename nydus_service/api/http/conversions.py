@@ -47,7 +47,8 @@ class Conversions:
         beat_s: float,
     ) -> None:
         self._board = board
-        self._reader = reader
+        self.reader = reader
+        """May be replaced while the server runs."""
         self._max_body = max_body
         self._body_timeout_s = body_timeout_s
         self._beat_s = beat_s
@@ -65,7 +66,7 @@ class Conversions:
     async def submit(self, request: web.Request) -> web.Response:
         """Accept what a body asks for; with `sync=true` answer when it is finished."""
         wait = _sync(_query(request, ("sync",)).get("sync", ""))
-        submission = self._reader.read(await self._body(request))
+        submission = self.reader.read(await self._body(request))
         origin = "http"
         submitted = [
             await self._board.submit(each, origin=origin, priority=submission.priority)

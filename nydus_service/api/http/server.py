@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -73,10 +73,15 @@ class HttpServer:
 
     addresses: tuple[str, ...]
     token: TokenFile
+    conversions: Conversions
 
-    def reload(self) -> None:
-        """Read the token file anew. Raises: as `TokenFile.reload`; the old token stays then."""
+    def reload(self, defaults: ConvertOptions) -> None:
+        """Read the token file anew, and use other options where requests leave them open.
+
+        Raises: as `TokenFile.reload`; all stays as it was then.
+        """
         self.token.reload()
+        self.conversions.reader = replace(self.conversions.reader, defaults=defaults)
 
 
 @asynccontextmanager
@@ -125,7 +130,7 @@ async def open_http_server(
     async with _listening(app, settings.address, timeouts) as addresses:
         _log.info("HTTP on %s", ", ".join(addresses))
         try:
-            yield HttpServer(addresses, token)
+            yield HttpServer(addresses, token, conversions)
         finally:
             conversions.closing.set()
 

@@ -94,7 +94,7 @@ async def test_a_new_token_replaces_the_old_one(tmp_path: Path) -> None:
         at.token_file.write_text("another-token-0123456789")
         at.token_file.chmod(0o400)
         assert (await at.call("GET", CONVERSIONS))[0] == 200
-        at.server.reload()
+        at.server.reload(ConvertOptions())
         assert (await at.call("GET", CONVERSIONS))[0] == 401
         fresh = {"Authorization": "Bearer another-token-0123456789"}
         assert (await at.call("GET", CONVERSIONS, headers=fresh))[0] == 200
