@@ -14,7 +14,7 @@ from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import
     COMMIT,
     WriteContentRequest,
 )
-from nydus_service.content.containerd.rpc import MESSAGE_SIZE_MAX
+from nydus_service.content.containerd.rpc import MESSAGE_SIZE_MAX, Exchange, StreamEnded
 
 OnStep = Callable[[str, str], Awaitable[None]]
 """Called with "before" and "after" and the step's name: "Leases/Create", "Content/Write COMMIT"."""
@@ -59,27 +59,32 @@ class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         self, method: str, requests: AsyncIterator[bytes], context: Any
     ) -> AsyncIterator[bytes]:
         metadata = [each for each in context.invocation_metadata() if each[0].startswith("containerd-")]
-        call = self._channel.stream_stream(method)(metadata=metadata)
+        call: Exchange[Any, Any] = Exchange(self._channel.stream_stream(method)(metadata=metadata))
         asked: deque[str] = deque()
         sending = asyncio.ensure_future(self._send(method, requests, call, asked))
         try:
-            while (reply := await call.read()) is not grpc.aio.EOF:
+            while True:
+                reply = await call.read()
                 if asked:
                     await self._on_step("after", asked.popleft())
                 yield reply
-        except grpc.aio.AioRpcError as exc:
-            await context.abort(exc.code(), exc.details())
+        except StreamEnded:
+            code, details = await call.status()
+            if code != grpc.StatusCode.OK:
+                await context.abort(code, details)
         finally:
             sending.cancel()
             call.cancel()
 
-    async def _send(self, method: str, requests: AsyncIterator[bytes], call: Any, asked: deque[str]) -> None:
+    async def _send(
+        self, method: str, requests: AsyncIterator[bytes], call: Exchange[Any, Any], asked: deque[str]
+    ) -> None:
         async for request in requests:
             name = _name(method, request)
             await self._on_step("before", name)
             asked.append(name)
             await call.write(request)
-        await call.done_writing()
+        await call.end_writing()
 
 
 def _name(method: str, request: bytes) -> str:

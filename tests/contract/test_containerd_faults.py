@@ -19,7 +19,7 @@ from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.ingest import MESSAGE_SIZE, WRITE_METHOD
 from nydus_service.content.containerd.leases import BOOT_ID, LOCK, ContainerdLeases
-from nydus_service.content.containerd.rpc import Connection, RefLocked, connect
+from nydus_service.content.containerd.rpc import Connection, RefLocked, StreamEnded, connect
 from nydus_service.content.containerd.stores import ask_daemon, open_containerd
 from nydus_service.content.store import ContentNotFound, Image, ImageNotFound, Stores
 from nydus_service.errors import UnreachableError, UsageError
@@ -86,8 +86,10 @@ async def open_foreign_ingest(connection: Connection, ref: str, data: bytes, tot
 async def leave_ingest(connection: Connection, ref: str, data: bytes, total: int) -> None:
     """Leave an ingest that was not committed."""
     call = await open_foreign_ingest(connection, ref, data, total)
-    await call.done_writing()
-    await call.read()
+    await call.end_writing()
+    with contextlib.suppress(StreamEnded):
+        while True:
+            await call.read()
 
 
 @pytest.mark.parametrize("total", [0, 3, 7_000_000])

@@ -15,15 +15,14 @@
 Source: containerd `services/content/contentserver`, `Write`; `metadata/content.go`, `Writer`, `Commit`.
 """
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.lowlevel
-import grpc.aio
+import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import (
@@ -38,10 +37,11 @@ from nydus_service.content.blocking import in_thread
 from nydus_service.content.containerd.rpc import (
     AlreadyThere,
     Connection,
+    Exchange,
     Method,
     PreconditionFailed,
     RefLocked,
-    of_grpc,
+    StreamEnded,
     retry,
 )
 from nydus_service.content.store import ContentNotFound, UnexpectedContent
@@ -66,6 +66,8 @@ _SMALL_HASH = 64 << 10
 WRITE_METHOD: Final = Method("content.v1.Content/Write", WriteContentRequest, WriteContentResponse)
 _ABORT: Final = Method("content.v1.Content/Abort", AbortRequest, Empty)
 
+_Stream = Exchange[WriteContentRequest, WriteContentResponse]
+
 MakeRight = Callable[[Digest, Mapping[str, str]], Awaitable[None]]
 """Sets labels on content that is there already, and has the lease keep it. Raises: ContentNotFound."""
 
@@ -81,7 +83,7 @@ class ContainerdIngest:
         self._doing = f"write {ref}"
         self._digester = Digester()
         self._buffer = bytearray()
-        self._call: Any = None
+        self._call: _Stream | None = None
         self._sent = 0
         self._unanswered = 0
         self._last = WriteContentResponse()
@@ -171,6 +173,17 @@ class ContainerdIngest:
         except AlreadyThere:
             self._holds_ref = False
             await self._make_right(digest, labels)
+        except UnreachableError as lost:
+            await self._find_committed(digest, labels, lost)
+
+    async def _find_committed(
+        self, digest: Digest, labels: Mapping[str, str], lost: UnreachableError
+    ) -> None:
+        """Go on if a commit is done whose answer was lost. Raises: `lost`: it is not."""
+        try:
+            await self._make_right(digest, labels)
+        except ContentNotFound:
+            raise lost from None
 
     async def _send(self, size: int) -> None:
         """Send the first bytes of the buffer, and wait if too much is under way."""
@@ -206,29 +219,30 @@ class ContainerdIngest:
             await anyio.sleep(random.uniform(0.005, 0.1))
 
     async def _put(self, request: WriteContentRequest) -> None:
+        call = self._stream()
         try:
             with anyio.fail_after(_ANSWER_S):
-                await of_grpc(self._call.write(request))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as exc:
-            raise await self._failure(exc, writing=True) from exc
+                await call.write(request)
+        except (StreamEnded, TimeoutError) as exc:
+            raise await self._failure(call, exc) from exc
 
     async def _answer(self) -> WriteContentResponse:
+        call = self._stream()
         try:
             with anyio.fail_after(_ANSWER_S):
-                answer = await of_grpc(self._call.read())
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as exc:
-            raise await self._failure(exc) from exc
-        if not isinstance(answer, WriteContentResponse):
-            raise await self._failure(None)
-        return answer
+                return await call.read()
+        except (StreamEnded, TimeoutError) as exc:
+            raise await self._failure(call, exc) from exc
 
-    async def _failure(self, exc: Exception | None, *, writing: bool = False) -> NydusServiceError:
+    def _stream(self) -> _Stream:
+        assert self._call is not None, "no stream is open"
+        return self._call
+
+    async def _failure(self, call: _Stream, exc: Exception) -> NydusServiceError:
         """Why the stream ended: its status has it."""
         if isinstance(exc, TimeoutError):
             return self._connection.failure(grpc.StatusCode.DEADLINE_EXCEEDED, None, self._doing)
-        code, details = await of_grpc(self._call.code()), await of_grpc(self._call.details())
-        if code == grpc.StatusCode.INTERNAL and writing:  # gRPC's own word for a connection that broke
-            code = grpc.StatusCode.UNAVAILABLE
+        code, details = await call.status()
         if code == grpc.StatusCode.OK:
             return UnreachableError(f"cannot {self._doing}: {self._connection} ended the stream too early")
         failure = self._connection.failure(code, details, self._doing)
@@ -237,12 +251,12 @@ class ContainerdIngest:
     async def _hang_up(self) -> None:
         """End the stream, and wait until the daemon has ended it, too, so that the ref is free."""
         call, self._call = self._call, None
-        if call is None or call.cancelled() or call.done():
+        if call is None or call.is_done:
             return  # and not read: one that was cancelled would raise a cancellation of its own
-        with anyio.move_on_after(_END_S), suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await of_grpc(call.done_writing())
-            while await of_grpc(call.read()) is not grpc.aio.EOF:
-                pass
+        with anyio.move_on_after(_END_S), suppress(StreamEnded):
+            await call.end_writing()
+            while True:
+                await call.read()
         call.cancel()
 
     async def _try_abort(self) -> None:

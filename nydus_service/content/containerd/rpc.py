@@ -14,8 +14,8 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -53,6 +53,10 @@ PATIENCE_S: Final = 10.0
 """How long a broken connection is tried again: a restart of the daemon takes less."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_STATUS_S, _STATUS_TURNS = 2.0, 50
+"""For the status of a stream that has ended, which is there in some turns of the event loop."""
+_ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
+"""What gRPC raises when a stream is used that has ended: by a failure, just now, or before."""
 _CONNECT_S = 5.0
 _NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _NAMESPACE_LENGTH_MAX = 76
@@ -79,6 +83,10 @@ class RefLocked(NydusServiceError):
 
 class PreconditionFailed(FormatError):
     """Content is not of the size or digest that it should have; or the request does not fit the state."""
+
+
+class StreamEnded(Exception):
+    """Nothing more goes through this stream: its status says why. Not for users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +179,14 @@ class Connection:
         finally:
             answers.cancel()
 
-    def exchange(self, method: Method[Q, R], *, lease: str = "") -> Any:
-        """Open a stream of messages both ways: a `grpc.aio.StreamStreamCall`, for its owner to end."""
+    def exchange(self, method: Method[Q, R], *, lease: str = "") -> "Exchange[Q, R]":
+        """Open a stream of messages both ways."""
         call = self._channel.stream_stream(
             method.path,
             request_serializer=method.request.SerializeToString,
             response_deserializer=method.reply.FromString,
         )
-        return call(metadata=self._metadata(lease, ""))
+        return Exchange(call(metadata=self._metadata(lease, "")))
 
     def failure(self, code: Any, details: str | None, doing: str) -> NydusServiceError:
         """What a status means."""
@@ -204,6 +212,7 @@ _UNREACHABLE = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,  # by the daemon, when it stops: our own cancellation never gets here
+    grpc.StatusCode.INTERNAL,  # by gRPC, of a connection in disorder: the daemon's services never say it
 )
 _KINDS: dict[Any, type[NydusServiceError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: UsageError,
@@ -249,6 +258,88 @@ async def of_grpc(awaitable: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await anyio.lowlevel.checkpoint_if_cancelled()
         raise
+
+
+class Exchange(Generic[Q, R]):
+    """A stream of messages both ways, for its owner to end: a call of `grpc.aio` that tells why it ended.
+
+    gRPC has the status of a stream that failed once all answers before it are read. A write that fails
+    before or after sets INTERNAL in its place, and calls of `read` are refused from then on. So answers are
+    iterated over, which goes on until the real status replaces that; and the first one is noted as it is
+    set, lest INTERNAL replaces it.
+
+    Source: grpcio `aio/_call.py`, `_StreamRequestMixin._write`, `_StreamResponseMixin.read`.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._answers: AsyncIterator[R] = aiter(call)
+        self._first: tuple[Any, str | None] = (None, None)
+        call.add_done_callback(self._note)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended, by its owner or by a status."""
+        return bool(self._call.done())
+
+    async def write(self, request: Q) -> None:
+        """Raises: StreamEnded."""
+        try:
+            await of_grpc(self._call.write(request))
+        except _ENDED as exc:
+            raise StreamEnded from exc
+
+    async def read(self) -> R:
+        """Raises: StreamEnded."""
+        try:
+            return await of_grpc(anext(self._answers))
+        except (StopAsyncIteration, *_ENDED) as exc:
+            raise StreamEnded from exc
+
+    async def end_writing(self) -> None:
+        """Raises: StreamEnded."""
+        try:
+            await of_grpc(self._call.done_writing())
+        except _ENDED as exc:
+            raise StreamEnded from exc
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    async def status(self) -> tuple[Any, str | None]:
+        """The code and the details that it ended with. What was not read yet is lost."""
+        with anyio.move_on_after(_STATUS_S), suppress(StreamEnded):
+            while True:
+                await self.read()
+        for _ in range(_STATUS_TURNS):
+            for code, details in (self._first, self._current):
+                if code not in (None, grpc.StatusCode.INTERNAL):
+                    return code, details
+            await anyio.sleep(_FIRST_PAUSE_S)
+        return self._current
+
+    @property
+    def _current(self) -> tuple[Any, str | None]:
+        """The status that it has. None: it goes on."""
+        return (
+            (_result_of(self._call.code()), _result_of(self._call.details()))
+            if self.is_done
+            else (None, None)
+        )
+
+    def _note(self, _: Any) -> None:
+        self._first = self._current
+
+
+def _result_of(known: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that has nothing to wait for."""
+    try:
+        known.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    known.close()
+    raise AssertionError("gRPC tells of a status that it does not have")
 
 
 async def retry(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
