@@ -10,12 +10,13 @@ nothing in another container, and may be another process's by now.
 import errno
 import fcntl
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from nydus_service.errors import NydusServiceError
+from nydus_service.errors import NotAllowedError, NydusServiceError
 
 PATIENCE_S: Final = 60.0
 """How long a lock is waited for that is only ever held for moments."""
@@ -25,6 +26,31 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 
 class LockTimeout(NydusServiceError):
     """A process holds a lock for so long that it must be stopped, or on another, dead machine."""
+
+
+def make_claims_dir(path: Path) -> None:
+    """Have a directory for claimed files in which nobody else can make, take or remove any.
+
+    It matters in /tmp, where anybody may have made it before.
+
+    Raises:
+        NotAllowedError: it, or the one above, is another user's, or others may write there.
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path.mkdir(exist_ok=True, mode=0o700)
+    for directory in (path.parent, path):
+        link, info = os.lstat(directory), os.stat(directory)
+        strangers = {link.st_uid, info.st_uid} - {0, os.geteuid()}
+        writable = info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if writable and directory != path and info.st_mode & stat.S_ISVTX:
+            writable = 0  # others may add to it, but not rename what is in it
+        if strangers or writable:
+            whose = f"user {strangers.pop()} owns it" if strangers else "others may write there"
+            raise NotAllowedError(
+                f"locks of jobs are not safe in {directory}: {whose}; remove it or take their rights away, "
+                "or set XDG_RUNTIME_DIR to a directory of your own"
+            )
 
 
 def claim(path: Path) -> int:

@@ -34,7 +34,7 @@ from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import (
 )
 from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import Lease as LeaseMessage
 from nydus_service.content.blocking import in_thread
-from nydus_service.content.claims import claim, is_claimed
+from nydus_service.content.claims import claim, is_claimed, make_claims_dir
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.rpc import CALL_S, PATIENCE_S, AlreadyThere, Connection, Method
 from nydus_service.content.store import ContentStore, Lease
@@ -157,7 +157,7 @@ class ContainerdLeases:
                     await self._connection.call(_ABORT, AbortRequest(ref=resource.id), "abort a dead ingest")
 
     def _claim(self, lock: Path) -> int:
-        self._jobs_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_claims_dir(self._jobs_dir)
         try:
             return claim(lock)
         except FileExistsError:

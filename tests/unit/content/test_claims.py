@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nydus_service.content.claims import LockTimeout, claim, is_claimed, lock
+from nydus_service.content.claims import LockTimeout, claim, is_claimed, lock, make_claims_dir
+from nydus_service.errors import NotAllowedError
+from tests.tools import require_root
 
 
 def test_a_claim_lasts_until_it_is_closed(tmp_path: Path) -> None:
@@ -81,3 +83,47 @@ def test_many_threads_take_turns(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == 1
+
+
+def test_a_directory_of_ones_own(tmp_path: Path) -> None:
+    umask = os.umask(0)  # ours all the same
+    try:
+        for _ in range(2):
+            make_claims_dir(tmp_path / "new" / "user" / "jobs")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "new/user/jobs").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["user", "user/jobs"])
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_directory_that_others_may_write(tmp_path: Path, name: str, mode: int) -> None:
+    make_claims_dir(tmp_path / "user" / "jobs")
+    (tmp_path / name).chmod(mode)
+    with pytest.raises(NotAllowedError, match=f"{name}: others may write"):
+        make_claims_dir(tmp_path / "user" / "jobs")
+
+
+@pytest.mark.parametrize("name", ["user", "user/jobs"])
+def test_a_directory_of_another_user(tmp_path: Path, name: str) -> None:
+    require_root()
+    make_claims_dir(tmp_path / "user" / "jobs")
+    os.chown(tmp_path / name, 12345, -1)
+    with pytest.raises(NotAllowedError, match=f"{name}: user 12345 owns it.*XDG_RUNTIME_DIR"):
+        make_claims_dir(tmp_path / "user" / "jobs")
+
+
+def test_a_link_that_another_user_left(tmp_path: Path) -> None:
+    require_root()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "user").symlink_to("elsewhere")
+    make_claims_dir(tmp_path / "user" / "jobs")  # root's own may lead elsewhere
+    os.chown(tmp_path / "user", 12345, -1, follow_symlinks=False)
+    with pytest.raises(NotAllowedError, match="user: user 12345 owns it"):
+        make_claims_dir(tmp_path / "user" / "jobs")
+
+
+def test_below_a_directory_that_all_may_write_to(tmp_path: Path) -> None:
+    """/tmp itself: nobody can replace in it what is another's."""
+    tmp_path.chmod(0o1777)
+    make_claims_dir(tmp_path / "jobs")
