@@ -53,6 +53,9 @@ _ABORT: Final = Method("content.v1.Content/Abort", AbortRequest, Empty)
 
 _OTHER_BOOT_S = 3600
 _UNSEEN_S = 24 * 3600
+"""Not the hour of another boot: within one boot a process whose lock is out of sight may well be alive, in a
+container with a /run of its own, or by another user's XDG_RUNTIME_DIR. To sweep the lease of a job that takes
+longer than that would take its content away; to keep a dead one's costs space, for a day."""
 _END_S = 2.0
 """For the end of a lease after a failure: the next sweep does it if the daemon does not."""
 _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
