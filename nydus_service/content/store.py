@@ -229,12 +229,18 @@ class LeaseStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """One place where images are, in all its parts. `where` names it in messages: "oci:DIR"."""
+    """One place where images are, in all its parts.
+
+    Attributes:
+        where: names it in messages: "oci:DIR".
+        collects: what neither a name nor a lease keeps is removed soon, even while it is being read.
+    """
 
     where: str
     content: ContentStore
     images: ImageStore
     leases: LeaseStore
+    collects: bool = False
 
 
 async def read_pieces(reader: ReaderAt, piece_size: int = PIECE_SIZE) -> AsyncIterator[bytes]:

@@ -12,8 +12,8 @@
 """
 
 import uuid
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,12 +196,24 @@ class _Conversion:
             return self._result(UNCHANGED, request.existing.target)
         if request.unchanged and await self._is_named():
             return self._result(UNCHANGED, request.image.target)
-        async with request.target.stores.leases.open_lease(self._job_id) as lease:
+        async with self._held_source(), request.target.stores.leases.open_lease(self._job_id) as lease:
             if request.in_one_store:
                 await lease.hold(request.image.target.digest)
             if request.unchanged:
                 return await self._pass_on(lease)
             return await self._convert(lease, request.plan, work_root)
+
+    @asynccontextmanager
+    async def _held_source(self) -> AsyncIterator[None]:
+        """Keep the source while it is read from another store, lest it goes when its name does."""
+        source = self._request.source.stores
+        if self._request.in_one_store or not source.collects:
+            yield
+            return
+        async with source.leases.open_lease(f"{self._job_id}-source") as lease:
+            with about(str(self._request.source)):
+                await lease.hold(self._request.image.target.digest)
+            yield
 
     async def _is_named(self) -> bool:
         """Whether the target's name points to the source, needing no conversion, and that is all there."""

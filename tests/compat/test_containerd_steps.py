@@ -37,9 +37,9 @@ class Disturbed:
             self.temporary, CONTAINERD_ADDRESS=str(address), CONTAINERD_NAMESPACE=self.namespace
         )
 
-    async def convert(self) -> tuple[int, str, str]:
+    async def convert(self, target: str = NYDUS) -> tuple[int, str, str]:
         """Convert through the proxy. Returns status, stdout, stderr."""
-        argv = [*ARGV, "convert", APP, NYDUS, "-q", "--force", "--format", "json"]
+        argv = [*ARGV, "convert", APP, target, "-q", "--force", "--format", "json"]
         self.process = await asyncio.create_subprocess_exec(
             *argv,
             env=self.environment(self.socket),
@@ -149,6 +149,29 @@ async def test_garbage_collected_at_every_change(disturbed: Disturbed) -> None:
     assert told["verdict"] == "equal"
     assert disturbed.convert_again() == json.loads(stdout)["target"]["descriptor"]["digest"]
     assert disturbed.forget() == before
+
+
+async def test_a_source_that_is_removed_while_it_is_converted_elsewhere(disturbed: Disturbed) -> None:
+    target = f"oci:{disturbed.temporary.parent}/layout:1-nydus"
+    digest = disturbed.convert_again()
+    removed = 0
+
+    async def on_step(when: str, name: str) -> None:
+        nonlocal removed
+        if (when, name) == ("after", "Leases/AddResource") and not removed:
+            removed = 1
+            for image in (APP, NYDUS):
+                await asyncio.to_thread(
+                    disturbed.daemon.ctr, disturbed.namespace, "images", "rm", "--sync", image
+                )
+
+    async with running_proxy(disturbed.daemon.address, disturbed.socket, on_step):
+        status, stdout, stderr = await disturbed.convert(target)
+    assert (status, stderr, removed) == (0, "", 1)
+    assert json.loads(stdout)["target"]["descriptor"]["digest"] == digest
+    disturbed.assert_nothing_left()
+    disturbed.daemon.collect(disturbed.namespace)
+    assert disturbed.daemon.lines(disturbed.namespace, "content", "ls", "-q") == []
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -65,7 +65,7 @@ async def open_containerd(
         leases = ContainerdLeases(connection, files, jobs_dir)
         if sweep:
             await leases.sweep()
-        yield Stores(str(connection), content, images, leases)
+        yield Stores(str(connection), content, images, leases, collects=True)
 
 
 async def sweep_namespace(address: Path, namespace: str, jobs_dir: Path) -> list[str]:

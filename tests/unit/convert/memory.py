@@ -42,7 +42,7 @@ class Memory:
     free: int = 1 << 40
 
     def stores(self, where: str = "memory") -> Stores:
-        return Stores(where, _Content(self), _Images(self), _Leases(self))
+        return Stores(where, _Content(self), _Images(self), _Leases(self), collects=True)
 
 
 class _Reader:

@@ -529,6 +529,15 @@ class TestTwoStores:
             await across.convert()
         assert await across.convert(platforms=(Platform("linux", "amd64"),))
 
+    async def test_a_source_that_may_be_collected_is_held(
+        self, layout: Run, run: Run, memory: Memory, tmp_path: Path
+    ) -> None:
+        image = await Maker(run.source).image(BASE)
+        await Maker(run.source).name("app", image)
+        across = Run(run.source, layout.target, tmp_path)
+        assert (await across.convert()).status == "converted"
+        assert (memory.held, memory.leases) == ([image["digest"]], set())
+
     async def test_an_image_that_needs_nothing_is_copied_whole(
         self, layout: Run, run: Run, tmp_path: Path
     ) -> None:
