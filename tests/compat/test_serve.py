@@ -186,14 +186,17 @@ async def test_other_options_by_a_reload(place: Path) -> None:
         assert service.stop() == 0
 
 
-def test_the_http_server(place: Path) -> None:
+@pytest.mark.parametrize(("follows", "health"), [("true", 503), ("false", 200)])
+def test_the_http_server(place: Path, follows: str, health: int) -> None:
+    """It is not healthy as long as it should follow a containerd that is not there."""
+    config = f"version = 1\n[triggers]\nlabels = {follows}\nevents = false\n"
     token = place / "token"
     token.write_text(TOKEN)
     token.chmod(0o600)
     options = ("--http", "127.0.0.1:0", "--http-token-file", str(token))
-    with serving(place, NOWHERE, options=options) as service:
+    with serving(place, NOWHERE, config=config, options=options) as service:
         (told,) = (record for record in service.records if record["message"].startswith("HTTP on "))
-        assert anyio.run(_ask, told["message"].removeprefix("HTTP on ")) == (200, 401, 200)
+        assert anyio.run(_ask, told["message"].removeprefix("HTTP on ")) == (health, 401, 200)
         assert service.memory_mb() < 90
         assert service.stop() == 0
 
