@@ -192,3 +192,7 @@ class BuilderFailed(NydusServiceError):
     def __init__(self, message: str, stderr_tail: str = "") -> None:
         super().__init__(message)
         self.stderr_tail = stderr_tail
+
+
+class BuilderKilled(BuilderFailed):
+    """Somebody else killed it: nearly always the kernel, which had no memory left. It may go well later."""

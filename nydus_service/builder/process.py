@@ -27,7 +27,7 @@ import anyio.to_thread
 
 from nydus_service import errors
 from nydus_service.builder import launch
-from nydus_service.builder.builder import BuilderFailed
+from nydus_service.builder.builder import BuilderFailed, BuilderKilled
 from nydus_service.builder.limits import IO_PRIORITIES, UNLIMITED, Limits
 from nydus_service.builder.pipes import Descriptor, PipeReader, open_pipe
 
@@ -159,7 +159,8 @@ class Child:
         """An error that has its last words and its command. `how` goes on after "the builder"."""
         tail = self.stderr_tail
         command = shlex.join(self.command.argv)
-        return BuilderFailed(f"the builder {how}: {last_words(tail)}\n  command: {command}", tail)
+        kind = BuilderKilled if self.returncode == -signal.SIGKILL and not self.was_stopped else BuilderFailed
+        return kind(f"the builder {how}: {last_words(tail)}\n  command: {command}", tail)
 
 
 @asynccontextmanager

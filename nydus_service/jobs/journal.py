@@ -124,6 +124,9 @@ class Journal:
         self._path = path
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._closed = False
+        self._opened: Future[list[Record]] = Future()
+        # A daemon thread: a disk that hangs must not keep the process from its end.
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.records: list[Record] = []
 
     def add(self, record: Record) -> "asyncio.Future[None]":
@@ -155,12 +158,13 @@ class Journal:
 
     async def open(self) -> None:
         """Begin. Raises: as `open_journal`."""
-        opened: Future[list[Record]] = Future()
-        # A daemon thread: a disk that hangs must not keep the process from its end.
-        thread = threading.Thread(target=self._run, args=(opened,), name="journal", daemon=True)
-        thread.start()
+        self._thread.start()
         try:
-            self.records = await asyncio.wrap_future(opened)
+            self.records = await asyncio.wrap_future(self._opened)
+        except Exception:
+            self._closed = True
+            self._thread.join()  # it has nothing left to do
+            raise
         except BaseException:
             self._closed = True
             self._requests.put(_Flush(last=True))  # for a thread that was about to open it
@@ -177,14 +181,16 @@ class Journal:
         last = _Flush(last=True)
         self._requests.put(last)
         await asyncio.wrap_future(last.done)
+        self._thread.join()  # that was its last word
 
     def _put(self, request: _Request) -> None:
         if self._closed:
             raise RuntimeError("the journal is closed")
         self._requests.put(request)
 
-    def _run(self, opened: "Future[list[Record]]") -> None:
+    def _run(self) -> None:
         """The thread."""
+        opened = self._opened
         opened.set_running_or_notify_cancel()  # who opens may be cancelled, but then the last request comes
         try:
             database = _open(self._path)

@@ -2,16 +2,16 @@
 
 from typing import Final
 
+from nydus_service.builder.builder import BuilderKilled
 from nydus_service.content.claims import LockTimeout
+from nydus_service.content.containerd.rpc import RefLocked
 from nydus_service.errors import NoSpaceError, NydusServiceError, UnreachableError
 from nydus_service.jobs.job import JobError
 
 LONGEST_PAUSE_S: Final = 600.0
 """A server that is back, or space that is free, is noticed after so long at the latest."""
 
-_PASSING: Final = (UnreachableError, NoSpaceError, LockTimeout, MemoryError)
-_PASSING_CODES: Final = frozenset(("unavailable", "no_memory"))
-"""Of errors whose classes are in rooms that a job does not know."""
+_PASSING: Final = (UnreachableError, NoSpaceError, LockTimeout, RefLocked, BuilderKilled, MemoryError)
 
 
 def describe(exc: Exception) -> JobError:
@@ -20,8 +20,7 @@ def describe(exc: Exception) -> JobError:
     An error that was not raised on purpose is a bug of ours: its code is `internal`.
     """
     if isinstance(exc, NydusServiceError):
-        retryable = isinstance(exc, _PASSING) or exc.code in _PASSING_CODES
-        return JobError(code=exc.code, message=str(exc), retryable=retryable)
+        return JobError(code=exc.code, message=str(exc), retryable=isinstance(exc, _PASSING))
     if isinstance(exc, MemoryError):
         return JobError(code="no_memory", message="the daemon had no memory left for it", retryable=True)
     told = f"{type(exc).__name__}: {exc}".rstrip(": ")

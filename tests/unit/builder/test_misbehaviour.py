@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from nydus_service.builder.builder import BuilderFailed, MergeRequest
+from nydus_service.builder.builder import BuilderFailed, BuilderKilled, MergeRequest
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.foreign import ForeignBuilder
 from nydus_service.errors import FormatError, SourceDiffersError, UnsupportedError
@@ -105,7 +105,9 @@ async def test_dies_at_once(tmp_path: Path) -> None:
 
 async def test_dies_midway(tmp_path: Path) -> None:
     body = 'head -c 1000000 "$source" > "$blob"; kill -KILL $$\n'
-    assert "was killed by SIGKILL (out of memory?)" in str(await fails(fake_builder(tmp_path, body)))
+    error = await fails(fake_builder(tmp_path, body))
+    assert "was killed by SIGKILL (out of memory?)" in str(error)
+    assert isinstance(error, BuilderKilled)
 
 
 async def test_fails_after_its_last_byte(tmp_path: Path) -> None:

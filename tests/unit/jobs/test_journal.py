@@ -5,8 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from nydus_service.jobs import changes
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.journal import JournalDamaged, JournalInUse, open_journal
 from nydus_service.jobs.record import pack, unpack
+from tests.unit.jobs.disks import fill
 from tests.unit.jobs.runner import request
 
 
@@ -131,31 +131,6 @@ async def test_a_directory_in_its_place(tmp_path: Path) -> None:
 async def test_a_place_where_nothing_can_be_made() -> None:
     with pytest.raises(NotAllowedError, match="cannot open the journal"):
         await read(Path("/proc/jobs.db") if os.geteuid() else Path("/sys/kernel/jobs.db"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    if os.geteuid():
-        pytest.skip("only root may mount a small tmpfs")
-    directory = tmp_path / "small"
-    directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
-
-
-def fill(directory: Path) -> Path:
-    """Leave no byte free."""
-    filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    return filler
 
 
 async def test_a_full_disk(small_disk: Path) -> None:

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from nydus_service.builder.builder import BuilderKilled
 from nydus_service.content.claims import LockTimeout
+from nydus_service.content.containerd.rpc import RefLocked
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import FormatError, NoSpaceError, NydusServiceError, UnreachableError, UsageError
 from nydus_service.jobs import changes
@@ -67,7 +69,15 @@ class TestRecord:
 
 class TestRetry:
     @pytest.mark.parametrize(
-        "error", [UnreachableError("x"), NoSpaceError("x"), LockTimeout("x"), MemoryError()]
+        "error",
+        [
+            UnreachableError("x"),
+            NoSpaceError("x"),
+            LockTimeout("x"),
+            RefLocked("x"),
+            BuilderKilled("x"),
+            MemoryError(),
+        ],
     )
     def test_what_may_pass(self, error: Exception) -> None:
         assert describe(error).retryable

@@ -39,6 +39,7 @@ from nydus_service.jobs.queue import (
     QueueFull,
     ShuttingDown,
 )
+from tests.unit.jobs.disks import fill
 from tests.unit.jobs.runner import (
     PLENTY,
     Action,
@@ -589,6 +590,26 @@ class TestEnd:
             await asyncio.wait([task])
             assert task.cancelled()
             assert queue.get(job_id).state is QUEUED
+
+    async def test_a_full_disk(self, small_disk: Path) -> None:
+        """Nothing is accepted then; what runs goes on, and how it ended is written when there is space."""
+        gate, path = Gate(), small_disk / "jobs.db"
+        async with running_queue(path, Script({"app": gate})) as queue:
+            job_id = await submit(queue)
+            await gate.reached.wait()
+            filler, accepted = fill(small_disk), 0
+            with pytest.raises(NoSpaceError):  # noqa: PT012
+                while True:  # the log may have room for some
+                    await submit(queue, f"other{accepted}")
+                    accepted += 1
+            assert len(queue.list(limit=10000)) == accepted + 1
+            gate.open.set()
+            assert (await until(queue, job_id)).state is DONE
+            filler.unlink()
+            await submit(queue, "later")
+        async with open_queue(path, Script()) as queue:
+            assert queue.get(job_id).state is DONE
+            assert len(queue.list(limit=10000)) == accepted + 2
 
     async def test_history_has_its_limit(self, tmp_path: Path) -> None:
         path = tmp_path / "jobs.db"
