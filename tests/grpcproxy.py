@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import (
-    COMMIT,
+    WriteAction,
     WriteContentRequest,
 )
 from nydus_service.content.containerd.rpc import MESSAGE_SIZE_MAX, Exchange, StreamEnded
@@ -90,8 +90,8 @@ class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
 def _name(method: str, request: bytes) -> str:
     service, _, name = method.rpartition("/")
     short = f"{service.rpartition('.')[2]}/{name}"
-    if short == "Content/Write" and WriteContentRequest.FromString(request).action == COMMIT:
-        return f"{short} COMMIT"
+    if short == "Content/Write":
+        return f"{short} {WriteAction.Name(WriteContentRequest.FromString(request).action)}"
     return short
 
 

@@ -3,22 +3,26 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import tarfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.compat.images import archive_layout, write_layout
 from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
 from tests.grpcproxy import CHANGES, running_proxy
+from tests.layers import file, layer
 from tests.unit.cli.command import ARGV, environment, run, run_json
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 APP, NYDUS = "docker.io/library/app:1", "docker.io/library/app:1-nydus"
 FEW = 5
-"""Kills on the newer daemon, which has to behave like the older one."""
+"""Disturbances of the newer daemon, which has to behave like the older one."""
 
 
 @dataclass
@@ -93,6 +97,11 @@ def disturb(daemon: Daemon, sample: Path, tmp_path: Path) -> Disturbed:
     return here
 
 
+def chosen(daemon: Daemon, count: int) -> range:
+    """At which of a number of steps to disturb: all; on the newer daemon a few."""
+    return range(0, count, 1 if daemon.version == "1.6" else count // FEW)
+
+
 @pytest.fixture
 def disturbed(daemon: Daemon, sample: Path, tmp_path: Path) -> Disturbed:
     return disturb(daemon, sample, tmp_path)
@@ -118,14 +127,81 @@ async def test_killed_at_every_change(disturbed: Disturbed) -> None:
         names = {name for _, name in steps}
         assert names >= {"Leases/Create", "Leases/Delete", "Content/Write COMMIT", "Images/Create"}
         assert count >= 25
-        kills = range(count) if disturbed.daemon.version == "1.6" else range(0, count, count // FEW)
-        for kill_at in kills:
+        for kill_at in chosen(disturbed.daemon, count):
             steps.clear()
             status, _, stderr = await disturbed.convert()
             assert (status, stderr) == (-signal.SIGKILL, ""), (kill_at, steps)
             assert await asyncio.to_thread(disturbed.convert_again) == digest
             disturbed.assert_nothing_left()
             assert disturbed.forget() == before
+
+
+async def test_killed_in_the_middle_of_a_stream(daemon: Daemon, tmp_path: Path) -> None:
+    """The layer is too large for one message, and too random to become smaller."""
+    tar = layer(file("random", random.Random(1).randbytes(9 << 20)), file("text", b"text"))
+    write_layout(tmp_path / "layout", [tar], "1", gzip=True)
+    archive_layout(tmp_path / "layout", tmp_path / "image.tar")
+    here = disturb(daemon, tmp_path / "image.tar", tmp_path)
+    before = sorted(daemon.lines(here.namespace, "content", "ls", "-q"))
+    count, kill_at = 0, -1
+
+    async def on_step(when: str, name: str) -> None:
+        nonlocal count
+        if name == "Content/Write WRITE":
+            count += 1
+            if count - 1 == kill_at:
+                await here.kill()
+
+    async with running_proxy(daemon.address, here.socket, on_step):
+        status, stdout, stderr = await here.convert()
+        assert (status, stderr) == (0, "")
+        digest = json.loads(stdout)["target"]["descriptor"]["digest"]
+        assert here.forget() == before
+        assert count >= 8
+        for kill_at in chosen(daemon, count):
+            count = 0
+            status, _, stderr = await here.convert()
+            assert (status, stderr) == (-signal.SIGKILL, ""), kill_at
+            assert daemon.ctr(here.namespace, "content", "active").splitlines()[1:], kill_at
+            assert await asyncio.to_thread(here.convert_again) == digest
+            here.assert_nothing_left()
+            assert here.forget() == before
+
+
+async def test_interrupted_at_every_change(disturbed: Disturbed) -> None:
+    """Ctrl-C: within two seconds all is gone, and no other run has to clear up. Also once all is done."""
+    before = sorted(disturbed.daemon.lines(disturbed.namespace, "content", "ls", "-q"))
+    steps, interrupt_at = 0, -1
+    interrupted = ended = 0.0
+
+    async def on_step(when: str, name: str) -> None:
+        nonlocal steps, interrupted
+        if name in CHANGES:
+            steps += 1
+            if steps - 1 == interrupt_at:
+                assert disturbed.process is not None
+                disturbed.process.send_signal(signal.SIGINT)
+                interrupted = time.monotonic()
+
+    async with running_proxy(disturbed.daemon.address, disturbed.socket, on_step):
+        assert (await disturbed.convert())[0] == 0
+        assert disturbed.forget() == before
+        for interrupt_at in chosen(disturbed.daemon, steps):
+            steps, interrupted = 0, 0.0
+            status, stdout, stderr = await disturbed.convert()
+            ended = time.monotonic()
+            if status == 0:
+                assert json.loads(stdout)["status"] == "converted"
+            else:
+                assert (status, stdout, stderr) == (130, "", "nydus-service: interrupted\n")
+            assert interrupted, interrupt_at
+            assert ended - interrupted < 2, interrupt_at
+            disturbed.assert_nothing_left()
+            if disturbed.daemon.lines(disturbed.namespace, "images", "ls", "-q") != [APP]:
+                assert disturbed.convert_again()
+                assert disturbed.forget() == before
+            disturbed.daemon.collect(disturbed.namespace)
+            assert sorted(disturbed.daemon.lines(disturbed.namespace, "content", "ls", "-q")) == before
 
 
 async def test_garbage_collected_at_every_change(disturbed: Disturbed) -> None:
