@@ -1,5 +1,6 @@
-"""Small OCI images on disk, written without any of our own code."""
+"""OCI images on disk, written and read without any of our own code."""
 
+import io
 import json
 import tarfile
 from collections.abc import Sequence
@@ -44,3 +45,22 @@ def archive_layout(layout: Path, archive: Path) -> None:
     """Put a layout into a tar, as `ctr images import` and `oci-archive:` take it."""
     with tarfile.open(archive, "w") as out:
         out.add(layout, arcname=".")
+
+
+def read_nydus_image(layout: Path, work: Path) -> tuple[Path, Path]:
+    """The bootstrap of the nydus image in a layout, taken out of its layer; the blobs' directory."""
+    blobs = layout / "blobs/sha256"
+
+    def blob(descriptor: dict[str, str]) -> bytes:
+        return (blobs / descriptor["digest"].removeprefix("sha256:")).read_bytes()
+
+    document = json.loads((layout / "index.json").read_bytes())
+    while "manifests" in document:
+        (descriptor,) = document["manifests"]
+        document = json.loads(blob(descriptor))
+    with tarfile.open(fileobj=io.BytesIO(blob(document["layers"][-1]))) as tar:
+        member = tar.extractfile("image/image.boot")
+        assert member is not None
+        bootstrap = work / "image.boot"
+        bootstrap.write_bytes(member.read())
+    return bootstrap, blobs

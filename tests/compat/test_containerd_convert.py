@@ -18,7 +18,11 @@ from nydus_service.content.store import Stores
 from nydus_service.content.transfer import closure
 from nydus_service.oci import annotations as keys
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.rafs.reader import read_bootstrap
+from tests.compat.builders import Builder
+from tests.compat.images import read_nydus_image
 from tests.containerd import Daemon, new_namespace
+from tests.trees import image_tree, oracle_tree
 from tests.unit.cli.command import ARGV, environment, run, run_json
 
 APP, NYDUS = "docker.io/library/app:1", "docker.io/library/app:1-nydus"
@@ -132,6 +136,17 @@ def test_what_ctr_exports_is_the_image(node: Node, sample: Sample, tmp_path: Pat
     assert told["target"]["digest"] == sample.target["target"]["descriptor"]["digest"]
     assert run_json("check", NYDUS, *against, env=node.env)["target"] == told["target"]
     assert run_json("inspect", NYDUS, env=node.env)["manifests"][0]["kind"] == "nydus image"
+
+
+def test_what_ctr_exports_is_read_by_the_reference(node: Node, tmp_path: Path, oracle: Builder) -> None:
+    node.convert()
+    node.ctr("images", "export", tmp_path / "nydus.tar", NYDUS)
+    with tarfile.open(tmp_path / "nydus.tar") as tar:
+        tar.extractall(tmp_path / "exported", filter="data")
+    bootstrap, blobs = read_nydus_image(tmp_path / "exported", tmp_path)
+    tree = oracle_tree(bootstrap, blobs)
+    assert len(tree) > 100
+    assert tree == image_tree(read_bootstrap(bootstrap.read_bytes()), blobs)
 
 
 async def test_the_target_outlives_the_source(node: Node, tmp_path: Path) -> None:

@@ -3,12 +3,9 @@
 The converted image is compared with what umoci itself unpacks of the source onto the disk.
 """
 
-import io
-import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +17,7 @@ import pytest
 from nydus_service.rafs.reader import read_bootstrap
 from tests.compat.builders import Builder
 from tests.compat.catalogue import CAPABILITY, content
+from tests.compat.images import read_nydus_image
 from tests.tools import require_root, require_tool
 from tests.trees import PROJECT, Tree, image_tree, oracle_tree, tree_of, walk_path
 
@@ -135,32 +133,13 @@ def comparable(tree: Tree) -> Tree:
     }
 
 
-def nydus_image(layout: Path, work: Path) -> tuple[Path, Path]:
-    """The bootstrap of the nydus image in a layout, taken out of its layer; the blobs' directory."""
-    blobs = layout / "blobs/sha256"
-
-    def blob(descriptor: dict[str, str]) -> bytes:
-        return (blobs / descriptor["digest"].removeprefix("sha256:")).read_bytes()
-
-    document = json.loads((layout / "index.json").read_bytes())
-    while "manifests" in document:
-        (descriptor,) = document["manifests"]
-        document = json.loads(blob(descriptor))
-    with tarfile.open(fileobj=io.BytesIO(blob(document["layers"][-1]))) as tar:
-        member = tar.extractfile("image/image.boot")
-        assert member is not None
-        bootstrap = work / "image.boot"
-        bootstrap.write_bytes(member.read())
-    return bootstrap, blobs
-
-
 def convert_and_read(source: str, work: Path) -> tuple[Path, Path]:
     """Convert an image, check the result, and find its parts."""
     target = f"oci:{work}/nydus:app"
     last = nydus_service("convert", source, target).splitlines()[-1]
     assert last.startswith(f"{target}@sha256:")
     nydus_service("check", target, "--against", source, "--verify", "full")
-    return nydus_image(work / "nydus", work)
+    return read_nydus_image(work / "nydus", work)
 
 
 def test_image_of_umoci(tmp_path: Path) -> None:
