@@ -68,7 +68,7 @@ class Daemon:
             argv = [str(self.program), "--config", str(self.work / "config.toml")]
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
         while self.process.poll() is None:
-            if self._ctr("--connect-timeout", "100ms", "version").returncode == 0:
+            if self.run_ctr("--connect-timeout", "100ms", "version").returncode == 0:
                 return
         raise AssertionError((self.work / "log").read_text())
 
@@ -82,7 +82,7 @@ class Daemon:
 
     def ctr(self, namespace: str, *argv: str) -> str:
         """Run `ctr`. Returns what it says on stdout."""
-        done = self._ctr("-n", namespace, *argv)
+        done = self.run_ctr("-n", namespace, *argv)
         assert done.returncode == 0, f"ctr {' '.join(argv)}: {done.stderr}"
         return done.stdout
 
@@ -96,7 +96,8 @@ class Daemon:
         """What a listing of `ctr -q` has."""
         return self.ctr(namespace, *argv).split()
 
-    def _ctr(self, *argv: str) -> subprocess.CompletedProcess[str]:
+    def run_ctr(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run `ctr` to its end, however that is."""
         beside = self.program.with_name("ctr")
         ctr = str(beside) if beside.exists() else "ctr"
         return subprocess.run(
