@@ -121,9 +121,9 @@ class Service:
         return _status(self.pid, "Threads"), len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def cpu_s(self) -> float:
-        """What it has used itself so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time that its threads have used so far; those that have ended do not count."""
+        stats = (task / "schedstat" for task in Path(f"/proc/{self.pid}/task").iterdir())
+        return sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9
 
     def children(self) -> set[int]:
         """Processes that it has started and that are there still."""

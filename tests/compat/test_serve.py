@@ -220,10 +220,10 @@ def test_at_rest(place: Path) -> None:
     with serving(
         place, NOWHERE, config="version = 1\n[triggers]\nlabels = false\nevents = false\n"
     ) as service:
-        time.sleep(1)
+        time.sleep(3)
         before = service.cpu_s()
         time.sleep(5)
-        assert service.cpu_s() - before <= 0.01  # a tick of the clock
+        assert service.cpu_s() - before <= 0.005  # 0.1 %
         assert service.memory_mb() <= 70
         assert service.stop() == 0
 
