@@ -156,7 +156,7 @@ class Daemon:
             return "the daemon ends"
         wanted = self.config.triggers.labels or self.config.triggers.events
         if wanted and not self.triggers.is_following:
-            return f"containerd does not answer at {self.config.containerd.address}"
+            return "containerd does not answer"
         return ""
 
     async def run(self, reload: Callable[[], Config]) -> None:
