@@ -26,6 +26,7 @@ from nydus_service.errors import UnreachableError, UsageError
 from nydus_service.oci.digest import Digest
 from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
 from tests.contract.place import add_image, blob, read, write, write_manifest
+from tests.grpcproxy import running_proxy
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 PROJECT = Path(__file__).parents[2]
@@ -289,6 +290,30 @@ async def test_a_job_of_the_same_id_takes_over_from_a_dead_one(here: Here) -> No
             process.wait()
             async with stores.leases.open_lease("stalled") as lease:
                 await write(lease.content, bytes(5 << 20), "stalled")
+    assert here.listed("leases", "ls", "-q") == []
+    assert list(here.jobs_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["Leases/Create", "Leases/AddResource", "Leases/Delete"])
+async def test_a_lease_is_not_left_wherever_its_owner_is_cancelled(
+    here: Here, tmp_path: Path, step: str, when: str
+) -> None:
+    scope = anyio.CancelScope()
+
+    async def cancel_at(now: str, name: str) -> None:
+        if (now, name) == (when, step):
+            scope.cancel()
+
+    async with here.open() as stores:
+        desc = await write(stores.content, SMALL)
+    address = tmp_path / "proxy"
+    async with running_proxy(here.daemon.address, address, cancel_at):
+        async with open_containerd(address, here.namespace, here.jobs_dir) as stores:
+            with scope:
+                async with stores.leases.open_lease("job") as lease:
+                    await lease.hold(desc.digest)
+    assert scope.cancel_called
     assert here.listed("leases", "ls", "-q") == []
     assert list(here.jobs_dir.iterdir()) == []
 

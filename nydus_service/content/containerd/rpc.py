@@ -53,6 +53,8 @@ PATIENCE_S: Final = 10.0
 """How long a broken connection is tried again: a restart of the daemon takes less."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_SETTLE_S = 1.0
+"""For the answer to a call that its caller does not want any more."""
 _STATUS_S, _STATUS_TURNS = 2.0, 50
 """For the status of a stream that has ended, which is there in some turns of the event loop."""
 _ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
@@ -150,7 +152,7 @@ class Connection:
             )
             metadata = self._metadata(lease, namespace)
             try:
-                reply: R = await of_grpc(call(request, metadata=metadata, timeout=timeout_s))
+                reply: R = await answered(call(request, metadata=metadata, timeout=timeout_s))
             except grpc.aio.AioRpcError as exc:
                 raise self.failure(exc.code(), exc.details(), doing) from exc
             return reply
@@ -257,6 +259,26 @@ async def of_grpc(awaitable: Awaitable[T]) -> T:
         return await awaitable
     except asyncio.CancelledError:
         await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
+
+
+async def answered(call: Any) -> Any:
+    """The answer to a unary call. Who is cancelled waits for it a moment longer.
+
+    The daemon may well do what it is told not to do any more, and late: after its caller, clearing up,
+    found no lease that it had asked for, or let go of the content of a name that comes only then.
+    """
+    answer = asyncio.ensure_future(of_grpc(call))
+    try:
+        return await asyncio.shield(answer)
+    except asyncio.CancelledError:
+        with anyio.move_on_after(_SETTLE_S, shield=True):
+            await asyncio.wait({answer})
+        call.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({answer})
+        if not answer.cancelled():
+            answer.exception()  # seen: nobody waits for it
         raise
 
 
