@@ -17,6 +17,7 @@ from nydus_service.builder.builder import (
     Builder,
     BuilderFailed,
     BuilderIdentity,
+    BuilderKilled,
     MergeOutcome,
     MergeRequest,
     PackOutcome,
@@ -230,21 +231,23 @@ GARBAGE = 'head -c 3000 /dev/zero > "$blob"\n'
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "kind", "said"),
     [
-        ("echo my last words >&2; exit 3\n", "my last words"),
-        (f"{GARBAGE}kill -9 $$\n", "SIGKILL"),
-        (f"{ALL_READ}{GARBAGE}echo wrong >&2; exit 1\n", "wrong"),
-        (f"{ALL_READ}{GARBAGE}exit 0\n", "the builder succeeded, but: no section header"),
-        (f"{ALL_READ}exit 0\n", "the builder succeeded, but: a blob of 0 bytes"),
-        ("exit 0\n", "before it had read its whole input"),
+        ("echo my last words >&2; exit 3\n", BuilderFailed, "my last words"),
+        (f"{GARBAGE}kill -9 $$\n", BuilderKilled, "SIGKILL"),
+        (f"{ALL_READ}{GARBAGE}echo wrong >&2; exit 1\n", BuilderFailed, "wrong"),
+        (f"{ALL_READ}{GARBAGE}exit 0\n", BuilderFailed, "the builder succeeded, but: no section header"),
+        (f"{ALL_READ}exit 0\n", BuilderFailed, "the builder succeeded, but: a blob of 0 bytes"),
+        ("exit 0\n", BuilderFailed, "before it had read its whole input"),
     ],
     ids=["at once", "killed midway", "after its last byte", "garbage", "nothing", "unread"],
 )
-async def test_a_builder_that_fails(scene: Scene, tmp_path: Path, body: str, said: str) -> None:
+async def test_a_builder_that_fails(
+    scene: Scene, tmp_path: Path, body: str, kind: type[BuilderFailed], said: str
+) -> None:
     bad = await scene.make.layer(layer(file("f", os.urandom(2 << 20))))
     await scene.name(bad)
-    message = await scene.fails(BuilderFailed, fake_builder(tmp_path, body))
+    message = await scene.fails(kind, fake_builder(tmp_path, body))
     assert message.startswith(layer_of(scene, 1, 1, bad))
     assert said in message
 
