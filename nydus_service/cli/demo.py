@@ -18,6 +18,7 @@ from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.progress import open_progress
 from nydus_service.cli.results import tell_result
 from nydus_service.cli.table import format_seconds, print_heading, print_verdict
+from nydus_service.config import temporary_root
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import Stores
 from nydus_service.convert.image import Place, convert_image
@@ -44,7 +45,8 @@ async def run(args: argparse.Namespace) -> int:
     if args.dir:
         return await _demonstrate(args, Path(args.dir))
     try:
-        directory = tempfile.TemporaryDirectory(prefix="nydus-service-demo-", dir=choose_work_dir(args))
+        root = choose_work_dir(args) or temporary_root()
+        directory = tempfile.TemporaryDirectory(prefix="nydus-service-demo-", dir=root)
     except OSError as exc:
         raise from_os_error(exc, "make a directory for the demo") from exc
     with directory as path:

@@ -4,7 +4,6 @@ import argparse
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +18,7 @@ from nydus_service.cli.options import add_common, add_containerd
 from nydus_service.cli.output import print_json
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
-from nydus_service.config import Settings, load_settings, search_path
+from nydus_service.config import Settings, load_settings, search_path, temporary_root
 from nydus_service.content.places import Daemon
 from nydus_service.errors import NydusServiceError
 
@@ -133,7 +132,7 @@ async def _containerd(daemon: Daemon) -> list[Finding]:
 
 
 def _scratch(settings: Settings) -> Iterator[Finding]:
-    directory = settings.work_dir or Path(tempfile.gettempdir())
+    directory = settings.work_dir or temporary_root()
     try:
         free = shutil.disk_usage(directory).free
     except OSError as exc:

@@ -5,7 +5,6 @@ a TOML file, variables above it, options of `serve` above those.
 """
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ __all__ = [
     "load_settings",
     "search_path",
     "settings_from",
+    "temporary_root",
     "unknown_variables",
 ]
 
@@ -67,7 +67,16 @@ class Settings:
             return Path("/run") / _NAME / "jobs"
         if self.runtime_dir is not None:
             return self.runtime_dir / _NAME / "jobs"
-        return Path(tempfile.gettempdir()) / f"{_NAME}-{user}" / "jobs"
+        return temporary_root() / f"{_NAME}-{user}" / "jobs"
+
+
+def temporary_root() -> Path:
+    """Where temporary files go, unless one is told otherwise: TMPDIR, or /tmp.
+
+    Not `tempfile.gettempdir`: it probes the directory with a file, which stays if we are killed just then,
+    and quietly takes another directory where that fails.
+    """
+    return Path(os.environ.get("TMPDIR") or "/tmp")
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:

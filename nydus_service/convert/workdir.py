@@ -30,6 +30,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
+from nydus_service.config import temporary_root
 from nydus_service.errors import from_os_error
 
 PREFIX: Final = "nydus-converter-"
@@ -50,7 +51,7 @@ async def open_work_dir(parent: Path | None) -> AsyncIterator[Path]:
     Raises:
         NotAllowedError, NoSpaceError, NydusServiceError: it cannot be made.
     """
-    root = Path(tempfile.gettempdir()) if parent is None else parent
+    root = temporary_root() if parent is None else parent
     try:
         work = await anyio.to_thread.run_sync(_open, root)
     except OSError as exc:

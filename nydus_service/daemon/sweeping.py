@@ -1,12 +1,12 @@
 """Removes what processes of ours that were killed have left behind; nothing of living ones, or of others."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 
+from nydus_service.config import temporary_root
 from nydus_service.content.containerd.stores import ask_daemon, sweep_namespace
 from nydus_service.convert.workdir import sweep
 from nydus_service.errors import from_os_error
@@ -32,7 +32,7 @@ async def sweep_leftovers(address: Path, jobs_dir: Path, work_root: Path | None)
     Raises:
         UnreachableError, NotAllowedError: the directory is swept by then, containerd is not.
     """
-    directories = await anyio.to_thread.run_sync(_sweep_directory, work_root or Path(tempfile.gettempdir()))
+    directories = await anyio.to_thread.run_sync(_sweep_directory, work_root or temporary_root())
     facts = await ask_daemon(address)
     leases = {}
     for namespace in facts.namespaces:

@@ -19,7 +19,6 @@ import logging
 import math
 import os
 import random
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,6 +33,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
+from nydus_service.config import temporary_root
 from nydus_service.convert.references import check_target
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.jobs import changes
@@ -338,7 +338,7 @@ class JobQueue:
 
     async def _find_lack(self, job: Job) -> str:
         """Why a job may not begin now; empty if it may."""
-        work_dir = self._limits.work_dir or Path(tempfile.gettempdir())
+        work_dir = self._limits.work_dir or temporary_root()
         free = await anyio.to_thread.run_sync(self._measure, work_dir)
         taking = [job, *map(self._table.get, self._attempts)]
         if free.space < self._limits.min_free_space + sum(map(scratch_estimate, taking)):

@@ -305,14 +305,12 @@ async def test_a_lease_is_not_left_wherever_its_owner_is_cancelled(
         if (now, name) == (when, step):
             scope.cancel()
 
-    async with here.open() as stores:
-        desc = await write(stores.content, SMALL)
     address = tmp_path / "proxy"
     async with running_proxy(here.daemon.address, address, cancel_at):
         async with open_containerd(address, here.namespace, here.jobs_dir) as stores:
             with scope:
                 async with stores.leases.open_lease("job") as lease:
-                    await lease.hold(desc.digest)
+                    await lease.hold((await write(lease.content, SMALL)).digest)
     assert scope.cancel_called
     assert here.listed("leases", "ls", "-q") == []
     assert list(here.jobs_dir.iterdir()) == []

@@ -1,11 +1,10 @@
 """Settings from the environment."""
 
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from nydus_service.config import Settings, settings_from
+from nydus_service.config import Settings, settings_from, temporary_root
 
 
 def test_nothing_set() -> None:
@@ -32,4 +31,10 @@ def test_where_jobs_hold_their_locks() -> None:
     settings = settings_from({"XDG_RUNTIME_DIR": "/run/user/7"})
     assert settings.jobs_dir(0) == Path("/run/nydus-service/jobs")
     assert settings.jobs_dir(7) == Path("/run/user/7/nydus-service/jobs")
-    assert Settings().jobs_dir(7) == Path(tempfile.gettempdir()) / "nydus-service-7" / "jobs"
+    assert Settings().jobs_dir(7) == temporary_root() / "nydus-service-7" / "jobs"
+
+
+@pytest.mark.parametrize(("value", "root"), [("/scratch", "/scratch"), ("", "/tmp")])
+def test_where_temporary_files_go(monkeypatch: pytest.MonkeyPatch, value: str, root: str) -> None:
+    monkeypatch.setenv("TMPDIR", value)
+    assert temporary_root() == Path(root)

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -160,13 +161,17 @@ async def test_a_full_disk(small_disk: Path) -> None:
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """Of a thread, a descriptor, whether it was opened or not."""
     path = tmp_path / "jobs.db"
-    await read(path)
-    before = sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
     for _ in range(20):
         await read(path)
         with pytest.raises(UnsupportedError):
             await read(_foreign(tmp_path))
-    assert (sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before
+    assert not _open_files(tmp_path)
+    assert "journal" not in {thread.name for thread in threading.enumerate()}
+
+
+def _open_files(directory: Path) -> list[str]:
+    opened = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    return [path for path in opened if path.startswith(f"{directory}/")]
 
 
 def _foreign(directory: Path) -> Path:
