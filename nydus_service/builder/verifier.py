@@ -1,20 +1,26 @@
 """Runs a verification as the process of its own that it has to be: `python -m nydus_service.verify`."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+import anyio
 
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.builder.limits import UNLIMITED, Limits
-from nydus_service.builder.pipes import open_input, open_pipe
+from nydus_service.builder.pipes import open_pipe
 from nydus_service.builder.process import Command
-from nydus_service.builder.supervisor import Output, Spawn, supervise
+from nydus_service.builder.supervisor import Input, Output, Spawn, supervise
 from nydus_service.errors import DiffersError
 
 _COMMAND: Final = Command(None, ("-",), module="nydus_service.verify")
 _REPORT_LIMIT = 16 << 20
 """Bytes of a report; it has a hundred differences at most, with paths of 4096 bytes."""
+
+Later: TypeAlias = Callable[[], Awaitable[Mapping[str, object]]]
 
 
 class VerifierProcess:
@@ -23,13 +29,15 @@ class VerifierProcess:
     def __init__(self, *, limits: Limits = UNLIMITED) -> None:
         """
         Args:
-            limits: of each process.
+            limits: of each process. Its time counts from when there is a result.
         """
         self._limits = limits
 
-    async def verify(self, request: Mapping[str, object]) -> Mapping[str, Any]:
+    async def verify(self, request: Mapping[str, object], result: Later | None = None) -> Mapping[str, Any]:
         """Verify as a request says; verify/request.py has its keys, verify/report.py those of the report.
 
+        Args:
+            result: the rest of the request, once it is known; until then the source is read.
         Returns:
             The report, whatever its verdict.
         Raises:
@@ -38,16 +46,35 @@ class VerifierProcess:
             BuilderFailed: the process did not do its work.
         """
         report = _Report()
-        with ExitStack() as descriptors:
-            stdin = descriptors.enter_context(open_input(json.dumps(request)))
-            pipe = descriptors.enter_context(open_pipe())
-            spawn = Spawn(_COMMAND, stdin, stdout=pipe.writer)
+        timeout_s = self._limits.timeout_s
+        deadline = anyio.CancelScope()
+
+        async def requests() -> AsyncIterator[bytes]:
+            yield _line(request)
+            if result is not None:
+                yield _line(await result())
+            deadline.deadline = math.inf if timeout_s is None else anyio.current_time() + timeout_s
+
+        with deadline, ExitStack() as descriptors:
+            stdin = descriptors.enter_context(open_pipe())
+            stdout = descriptors.enter_context(open_pipe())
             try:
-                await supervise(spawn, output=Output(pipe, report.add), limits=self._limits)
+                await supervise(
+                    Spawn(_COMMAND, stdin.reader, stdout=stdout.writer),
+                    input=Input(requests(), stdin),
+                    output=Output(stdout, report.add),
+                    limits=replace(self._limits, timeout_s=None),
+                )
             except DiffersError:
                 if not report.data:
                     raise
+        if deadline.cancelled_caught:
+            raise BuilderFailed(f"the verification did not finish within {timeout_s:g} s and was ended")
         return report.decode()
+
+
+def _line(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
 
 
 class _Report:

@@ -26,6 +26,7 @@ from nydus_service.convert.rewrite import blob_descriptor
 from nydus_service.errors import FormatError, from_os_error
 from nydus_service.oci.annotations import UNCOMPRESSED
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,6 @@ class PackedLayer:
         source: the layer.
         blob: as it goes into the manifest.
         metadata: files that were inside the blob.
-        notes: file of what the plain tar holds; None for a layer that was a nydus blob already.
         duration_s: of the builder; 0 where none ran.
         warnings: the builder's last words.
         stands_alone: as of `builder.PackOutcome`.
@@ -45,7 +45,6 @@ class PackedLayer:
     source: Descriptor
     blob: Descriptor
     metadata: BlobMetadata
-    notes: Path | None
     duration_s: float
     warnings: str
     stands_alone: bool = False
@@ -79,6 +78,10 @@ class LayerPacker:
         self._work_dir = work_dir
         self._progress = progress
 
+    def notes_of(self, layer: Digest) -> Path:
+        """The file of what a layer's plain tar holds, if there is verification; it grows meanwhile."""
+        return self._directory_of(layer) / "notes"
+
     async def pack(self, layer: Descriptor, where: str) -> PackedLayer:
         """Convert one layer.
 
@@ -104,10 +107,10 @@ class LayerPacker:
         async with self._source.open_reader(layer) as reader:
             metadata = await extract(reader, BlobTail(), layer.digest.hex, directory)
         await copy_image(self._source, self._lease, layer)
-        return PackedLayer(layer, layer, metadata, None, 0, "")
+        return PackedLayer(layer, layer, metadata, 0, "")
 
     async def _convert(self, layer: Descriptor, directory: Path) -> PackedLayer:
-        notes = directory / "notes" if self._options.verify != "none" else None
+        notes = self.notes_of(layer.digest) if self._options.verify != "none" else None
         ref = f"nydus-service-layer-{layer.digest}-{self._fingerprint}-{self._lease.id}"
         async with self._lease.content.open_ingest(ref) as ingest:
             flow = _Flow(layer, ingest, self._progress)
@@ -118,7 +121,7 @@ class LayerPacker:
             with _blaming_builder(outcome):
                 metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
         return PackedLayer(
-            layer, blob, metadata, notes, outcome.duration_s, outcome.stderr_tail, outcome.stands_alone
+            layer, blob, metadata, outcome.duration_s, outcome.stderr_tail, outcome.stands_alone
         )
 
     async def _run_builder(
@@ -144,9 +147,12 @@ class LayerPacker:
             check_end(flow.tail)
         return outcome
 
-    async def _make_directory(self, layer: Descriptor) -> Path:
+    def _directory_of(self, layer: Digest) -> Path:
         """For files of one layer: another layer may have the same blob, so the blob cannot name it."""
-        directory = self._work_dir / layer.digest.hex
+        return self._work_dir / layer.hex
+
+    async def _make_directory(self, layer: Descriptor) -> Path:
+        directory = self._directory_of(layer.digest)
         try:
             await anyio.to_thread.run_sync(directory.mkdir)
         except OSError as exc:

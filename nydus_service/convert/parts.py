@@ -190,7 +190,7 @@ async def _take_apart(store: Provider, blob: Descriptor, work_dir: Path) -> Pack
     with about(f"blob {blob.digest}"):
         async with store.open_reader(blob) as reader:
             metadata = await extract(reader, BlobTail(), blob.digest.hex, directory)
-    return PackedLayer(blob, blob, metadata, None, 0, "")
+    return PackedLayer(blob, blob, metadata, 0, "")
 
 
 async def _make_directory(path: Path) -> Path:

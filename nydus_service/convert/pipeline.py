@@ -1,11 +1,14 @@
 """The work of one job between plan and documents: layers, and images that wait for them.
 
     layer ─┐                    a task for each distinct layer, the biggest first
-    layer ─┼─► image            a task for each image: waits for its layers, merges, verifies
+    layer ─┼─► image            a task for each image: waits for its layers, merges, has it verified
     layer ─┴─► image
 
-All tasks are in one group: the first failure ends them all, builders included. A limiter bounds builder
-processes that run at the same time, whatever they do.
+The verifying process of an image begins with the lowest layer, and reads what is noted of the layers while
+they are packed.
+
+All tasks are in one group: the first failure ends them all, builders included. A limiter bounds the
+processes that work at the same time, whatever they do.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -34,7 +37,7 @@ from nydus_service.convert.progress import (
     VerifyStarted,
 )
 from nydus_service.convert.rewrite import BootstrapLayer, NydusLayers
-from nydus_service.convert.verification import Verification, Verifier, verify_image
+from nydus_service.convert.verification import ImageVerification, Verification, Verifier
 from nydus_service.errors import from_os_error
 from nydus_service.oci.descriptor import Descriptor
 
@@ -101,6 +104,7 @@ class Pipeline:
         self._progress = progress
         self._limiter = builders.limiter
         self._packed: dict[Digest, PackedLayer] = {}
+        self._begun: dict[Digest, anyio.Event] = {}
         self._ready: dict[Digest, anyio.Event] = {}
         self._bootstrap_layers: dict[Descriptor, BootstrapLayer] = {}
         self._converted: dict[Descriptor, ConvertedImage] = {}
@@ -118,6 +122,7 @@ class Pipeline:
         self._progress(Planned(tuple(map(image_name, images)), tuple(layer for layer, _ in layers)))
         async with anyio.create_task_group() as tasks:
             for layer, where in layers:
+                self._begun[layer.digest] = anyio.Event()
                 self._ready[layer.digest] = anyio.Event()
                 tasks.start_soon(self._pack, layer, where)
             for number, plan in enumerate(images):
@@ -136,20 +141,37 @@ class Pipeline:
     async def _pack(self, layer: Descriptor, where: str) -> None:
         # Those who wait for the limiter get it in the order in which they came.
         async with self._limiter:
+            self._begun[layer.digest].set()
             self._packed[layer.digest] = await self._packer.pack(layer, where)
         self._ready[layer.digest].set()
 
     async def _convert(self, plan: ImagePlan, directory: Path) -> None:
-        for layer in plan.layers:
-            await self._ready[layer.digest].wait()
-        layers = tuple(self._packed[layer.digest] for layer in plan.layers)
-        merged = await self._merge(plan, layers, directory)
-        # Both only read the bootstrap, so neither waits for the other.
         async with anyio.create_task_group() as tasks:
+            verification = None
+            if self._options.verify != "none":
+                noted = [(layer.digest, self._packer.notes_of(layer.digest)) for layer in plan.layers]
+                verification = ImageVerification(self._builders.verifier, self._options.verify, noted)
+                tasks.start_soon(self._read_source, plan, verification)
+            for layer in plan.layers:
+                await self._ready[layer.digest].wait()
+            layers = tuple(self._packed[layer.digest] for layer in plan.layers)
+            merged = await self._merge(plan, layers, directory)
+            # Both only read the bootstrap, so neither waits for the other.
             tasks.start_soon(self._commit, plan, layers, merged, directory)
-            verification = await self._verify(plan, layers, merged, directory)
+            verified = None
+            if verification is not None:
+                verified = await self._verify(plan, verification, layers, merged, directory)
         bootstrap_layer = self._bootstrap_layers[plan.descriptor]
-        self._converted[plan.descriptor] = ConvertedImage(layers, merged, bootstrap_layer, verification)
+        self._converted[plan.descriptor] = ConvertedImage(layers, merged, bootstrap_layer, verified)
+
+    async def _read_source(self, plan: ImagePlan, verification: ImageVerification) -> None:
+        """Begin a verification with the lowest layer, and keep it going to its end.
+
+        It takes no turn: until there is a result it waits for notes most of the time, and those who are to
+        take them would wait for it. When there is one, `_verify` has the turn.
+        """
+        await self._begun[plan.layers[0].digest].wait()
+        await verification.run()
 
     async def _merge(self, plan: ImagePlan, layers: tuple[PackedLayer, ...], directory: Path) -> MergedImage:
         async with self._turn(plan):
@@ -171,23 +193,24 @@ class Pipeline:
             )
 
     async def _verify(
-        self, plan: ImagePlan, layers: tuple[PackedLayer, ...], merged: MergedImage, directory: Path
-    ) -> Verification | None:
-        if self._options.verify == "none":
-            return None
+        self,
+        plan: ImagePlan,
+        verification: ImageVerification,
+        layers: tuple[PackedLayer, ...],
+        merged: MergedImage,
+        directory: Path,
+    ) -> Verification:
         async with self._turn(plan):
             self._progress(VerifyStarted(image_name(plan), self._options.verify))
-            verification = await verify_image(
-                self._builders.verifier,
+            verified = await verification.conclude(
                 self._lease.content,
-                self._options.verify,
                 merged.bootstrap,
-                layers,
+                [layer.blob for layer in layers],
                 builder=self._builders.identity,
                 work_dir=directory,
             )
-        self._progress(VerifyFinished(image_name(plan), verification.entries, verification.duration_s))
-        return verification
+        self._progress(VerifyFinished(image_name(plan), verified.entries, verified.duration_s))
+        return verified
 
     @asynccontextmanager
     async def _turn(self, plan: ImagePlan) -> AsyncIterator[None]:

@@ -4,32 +4,37 @@ The work is done by a process of its own (verify/), which a `Verifier` runs. It 
 taken of the plain tars, and the result; never anything that a builder says of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 import anyio.to_thread
 
 from nydus_service.builder.builder import BuilderIdentity
 from nydus_service.content.store import Provider, read_pieces
-from nydus_service.convert.layer import PackedLayer
-from nydus_service.errors import DiffersError, from_os_error
+from nydus_service.errors import DiffersError, NydusServiceError, from_os_error
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
 
 _EMBEDDED: Final = "nydus-image-py"
 _SHOWN: Final = 5
 """Differences in a message; the report has more."""
 
 
+Later: TypeAlias = Callable[[], Awaitable[Mapping[str, object]]]
+
+
 class Verifier(Protocol):
     """Runs verifications in processes of their own."""
 
-    async def verify(self, request: Mapping[str, object]) -> Mapping[str, Any]:
+    async def verify(self, request: Mapping[str, object], result: Later | None = None) -> Mapping[str, Any]:
         """Verify as a request of verify/request.py says.
 
+        Args:
+            result: the rest of the request, once it is known; until then the source is read.
         Returns:
             The report, whatever its verdict.
         Raises:
@@ -49,7 +54,7 @@ class Verification:
         content_bytes: of the files that were compared, by their chunks' digests.
         bytes_read: of chunks that were read back from blobs (full).
         legitimate: reason and count of what rightly differs, and was not compared.
-        duration_s: of the process.
+        duration_s: from when there was a result.
     """
 
     mode: str
@@ -79,61 +84,89 @@ class ResultDiffers(DiffersError):
         self.report = report
 
 
-async def verify_image(
-    verifier: Verifier,
-    store: Provider,
-    mode: str,
-    bootstrap: Path,
-    layers: Sequence[PackedLayer],
-    *,
-    builder: BuilderIdentity,
-    work_dir: Path,
-) -> Verification:
-    """Hold a merged image against the layers it was made of.
+class ImageVerification:
+    """Holds one merged image against the layers it was made of.
 
-    Args:
-        store: has the blobs; read by mode full alone.
-        mode: tree or full.
-        layers: lowest first; each was converted here, so there are notes of it.
-        work_dir: for copies of blobs that the process cannot read where they are.
-    Raises:
-        ResultDiffers: they differ; the message has the first differences and, where there is one, a way out.
-        DiffersError: the bootstrap is damaged.
-        NydusServiceError: as `Verifier.verify`.
+    `run` reads the notes of the layers while they are still taken, in a task of its own. What goes wrong
+    there is told by `conclude`, when all layers are packed: a packer knows better what is wrong with one.
     """
-    started = anyio.current_time()
-    async with AsyncExitStack() as readers:
-        blobs: dict[str, str | None] = {}
-        for layer in {layer.blob.digest: layer.blob for layer in layers}.values():
-            blobs[layer.digest.hex] = (
-                str(await _readable(store, layer, readers, work_dir)) if mode == "full" else None
-            )
+
+    def __init__(self, verifier: Verifier, mode: str, layers: Sequence[tuple[Digest, Path]]) -> None:
+        """
+        Args:
+            mode: tree or full.
+            layers: their digests and the files of their notes, lowest first.
+        """
+        self._verifier = verifier
+        self._mode = mode
+        self._layers = layers
+        self._result: dict[str, object] = {}
+        self._report: Mapping[str, Any] = {}
+        self._failure: NydusServiceError | None = None
+        self._has_result = anyio.Event()
+        self._has_ended = anyio.Event()
+
+    async def run(self) -> None:
+        """Verify, from the first notes to the report."""
+        layers = [{"digest": digest, "notes": str(notes)} for digest, notes in self._layers]
+        source = {"mode": self._mode, "layers": layers}
         try:
-            report = await verifier.verify(_request(mode, bootstrap, layers, blobs))
-        except DiffersError as exc:
-            exc.args = (f"{exc}{_way_out(builder)}",)
-            raise
-    if report["verdict"] != "equal":
-        raise ResultDiffers(f"{_told(report)}{_way_out(builder)}", report)
-    return Verification(
-        mode,
-        report["entries"],
-        report["bytes"],
-        report["bytes_read"],
-        tuple((each["reason"], each["count"]) for each in report["legitimate"]),
-        anyio.current_time() - started,
-    )
+            self._report = await self._verifier.verify(source, self._wait_for_result)
+        except NydusServiceError as exc:
+            self._failure = exc
+        self._has_ended.set()
 
+    async def _wait_for_result(self) -> Mapping[str, object]:
+        await self._has_result.wait()
+        return self._result
 
-def _request(
-    mode: str, bootstrap: Path, layers: Sequence[PackedLayer], blobs: Mapping[str, str | None]
-) -> dict[str, object]:
-    return {
-        "mode": mode,
-        "bootstrap": str(bootstrap),
-        "layers": [{"digest": layer.source.digest, "notes": str(layer.notes)} for layer in layers],
-        "blobs": blobs,
-    }
+    async def conclude(
+        self,
+        store: Provider,
+        bootstrap: Path,
+        blobs: Iterable[Descriptor],
+        *,
+        builder: BuilderIdentity,
+        work_dir: Path,
+    ) -> Verification:
+        """Give the result and wait for the verdict. All layers are packed by now.
+
+        Args:
+            store: has the blobs; read by mode full alone.
+            blobs: of the layers.
+            builder: of the image.
+            work_dir: for copies of blobs that the process cannot read where they are.
+        Raises:
+            ResultDiffers: they differ; the message has the first differences and, where there is one, a way
+                out.
+            DiffersError: the bootstrap is damaged.
+            NydusServiceError: as `Verifier.verify`.
+        """
+        started = anyio.current_time()
+        async with AsyncExitStack() as readers:
+            paths: dict[str, str | None] = {}
+            for blob in {blob.digest: blob for blob in blobs}.values():
+                paths[blob.digest.hex] = (
+                    str(await _readable(store, blob, readers, work_dir)) if self._mode == "full" else None
+                )
+            self._result = {"bootstrap": str(bootstrap), "blobs": paths}
+            self._has_result.set()
+            await self._has_ended.wait()
+        if isinstance(self._failure, DiffersError):
+            self._failure.args = (f"{self._failure}{_way_out(builder)}",)
+        if self._failure is not None:
+            raise self._failure
+        report = self._report
+        if report["verdict"] != "equal":
+            raise ResultDiffers(f"{_told(report)}{_way_out(builder)}", report)
+        return Verification(
+            self._mode,
+            report["entries"],
+            report["bytes"],
+            report["bytes_read"],
+            tuple((each["reason"], each["count"]) for each in report["legitimate"]),
+            anyio.current_time() - started,
+        )
 
 
 async def _readable(store: Provider, blob: Descriptor, readers: AsyncExitStack, work_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`python -m nydus_service.verify REQUEST.json`, or `-` for standard input.
+"""`python -m nydus_service.verify REQUEST.json`, or `-` for standard input; the request is one line or two.
 
 Prints the report, one JSON object, on standard output. Exit status as in errors.py: 0 equal or sound,
 3 differs or damaged, 6 the notes are corrupt. Whatever is not 0 ends with {"error": {"code", "message"}}
@@ -39,25 +39,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(path: str) -> None:
-    from nydus_service.verify.request import parse_request
+    from nydus_service.verify.growing import Lines
+    from nydus_service.verify.request import Result, parse_request, parse_result
     from nydus_service.verify.verifier import verify
 
-    report = verify(parse_request(_read_json(path)))
+    fd = sys.stdin.fileno() if path == "-" else _open(path)
+    lines = Lines(fd)
+    source, known = parse_request(_decode(lines.next(), "request"))
+
+    def result() -> Result:
+        return known or parse_result(_decode(lines.next(), "result"), source.mode)
+
+    report = verify(source, result, lines.wait if known is None else lambda _: True)
     print(json.dumps(report.as_json()), flush=True)
     if report.total:
         raise DiffersError(report.summary())
 
 
-def _read_json(path: str) -> object:
+def _open(path: str) -> int:
     try:
-        if path == "-":
-            return json.load(sys.stdin)
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as exc:
         raise from_os_error(exc, f"read the request {path}") from exc
+
+
+def _decode(line: bytes, what: str) -> object:
+    if not line:
+        raise UsageError(f"there is no {what}")
+    try:
+        return json.loads(line)
     except ValueError as exc:
-        raise UsageError(f"the request {path} is no JSON: {exc}") from exc
+        raise UsageError(f"the {what} is no JSON: {exc}") from exc
 
 
 def _fail(code: str, message: str, status: int) -> int:

@@ -1,8 +1,8 @@
-"""What the process is asked to do: one JSON object.
+"""What the process is asked to do: one JSON object, or two, a line each.
 
     {"mode": "tree",                                    or "full", or "read"
-     "bootstrap": "merged.boot",
      "layers": [{"digest": "sha256:…", "notes": "1.notes"}, …],
+     "bootstrap": "merged.boot",
      "blobs": {"<hex>": "/proc/self/fd/9", "<hex>": null, …},
      "blob_id": "<hex>"}
 
@@ -11,6 +11,9 @@ read the bootstrap, and if `blobs` have paths, every chunk; there is no source, 
 given, names all that the image may use; the paths may be null where they are not read: all of them in a
 request to read, any in mode tree. `blob_id` is the id of a blob whose metadata is inlined in the bootstrap
 of a single layer.
+
+Without `bootstrap`, the rest of the keys follows in a second object, when there is a result. Until then
+the notes may still be growing, or not be there yet; they are read as they come.
 """
 
 from collections.abc import Mapping
@@ -20,7 +23,8 @@ from typing import Any, Final
 from nydus_service.errors import UsageError
 
 MODES: Final = ("tree", "full", "read")
-_KEYS: Final = {"mode", "bootstrap", "layers", "blobs", "blob_id"}
+_SOURCE_KEYS: Final = {"mode", "layers"}
+_RESULT_KEYS: Final = {"bootstrap", "blobs", "blob_id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,33 +36,45 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """See the module. `blobs` is None where it was not given."""
+class Source:
+    """How to verify, and against what; see the module."""
 
     mode: str
-    bootstrap: str
     layers: tuple[Layer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is verified; see the module. `blobs` is None where it was not given."""
+
+    bootstrap: str
     blobs: Mapping[str, str | None] | None = None
     blob_id: str | None = None
 
-    @property
-    def reads_chunks(self) -> bool:
+    def is_read_back(self, mode: str) -> bool:
         """Whether what is stored in the blobs is looked at, too."""
-        return self.mode == "full" or (self.mode == "read" and any((self.blobs or {}).values()))
+        return mode == "full" or (mode == "read" and any((self.blobs or {}).values()))
 
 
-def parse_request(value: object) -> Request:
-    """A request from its JSON value. Raises: UsageError: it is none; the message says why."""
-    fields = _object(value, "the request")
-    unknown = sorted(fields.keys() - _KEYS)
-    if unknown:
-        raise UsageError(f"the request has unknown keys: {', '.join(unknown)}")
+def parse_request(value: object) -> tuple[Source, Result | None]:
+    """The first object; None: the result follows in another one.
+
+    Raises: UsageError: it is no request; the message says why.
+    """
+    fields = _object(value, "the request", _SOURCE_KEYS | _RESULT_KEYS)
     mode = fields.get("mode")
     if mode not in MODES:
         raise UsageError(f"mode {mode!r} is none of {', '.join(MODES)}")
-    layers = fields.get("layers", [])
-    if not isinstance(layers, list) or (mode == "read") != (fields.get("layers") is None):
+    layers = fields.pop("layers", None)
+    if (mode == "read") != (layers is None) or not isinstance(layers, list | None):
         raise UsageError(f"mode {mode} takes {'no layers' if mode == 'read' else 'a list of layers'}")
+    source = Source(fields.pop("mode"), tuple(_layer(layer) for layer in layers or ()))
+    return source, parse_result(fields, mode) if fields or mode == "read" else None
+
+
+def parse_result(value: object, mode: str) -> Result:
+    """The second object, or what the first has of it. Raises: UsageError: as `parse_request`."""
+    fields = _object(value, "the result", _RESULT_KEYS)
     blobs = fields.get("blobs")
     if blobs is not None:
         blobs = {
@@ -68,10 +84,8 @@ def parse_request(value: object) -> Request:
     elif mode == "full":
         raise UsageError("mode full takes the paths of the blobs")
     blob_id = fields.get("blob_id")
-    return Request(
-        mode,
+    return Result(
         _text(fields.get("bootstrap"), "bootstrap"),
-        tuple(_layer(layer) for layer in layers),
         blobs,
         None if blob_id is None else _text(blob_id, "blob_id"),
     )
@@ -84,10 +98,14 @@ def _layer(value: object) -> Layer:
     )
 
 
-def _object(value: object, what: str) -> dict[str, Any]:
+def _object(value: object, what: str, keys: set[str] | None = None) -> dict[str, Any]:
+    """A copy of an object; with `keys`, of one that has no others."""
     if not isinstance(value, dict):
         raise UsageError(f"{what} is no JSON object")
-    return value
+    unknown = sorted(value.keys() - keys) if keys else []
+    if unknown:
+        raise UsageError(f"{what} has unknown keys: {', '.join(unknown)}")
+    return {**value}
 
 
 def _text(value: object, what: str) -> str:

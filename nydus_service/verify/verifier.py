@@ -1,44 +1,51 @@
 """One verification from request to report."""
 
+from collections.abc import Callable
+
 from nydus_service.errors import DiffersError, FormatError, from_os_error
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
 from nydus_service.rafs.tree import walk
 from nydus_service.verify.compare import Comparison
+from nydus_service.verify.growing import GrowingFile, HasEnded
 from nydus_service.verify.notes import LayerNotes
 from nydus_service.verify.overlay import Overlay
 from nydus_service.verify.report import Difference, Report
-from nydus_service.verify.request import Layer, Request
+from nydus_service.verify.request import Layer, Result, Source
 from nydus_service.verify.source import apply_layer
 
 
-def verify(request: Request) -> Report:
-    """Do what the request asks.
+def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) -> Report:
+    """Do what is asked.
 
+    Args:
+        result: called when the source has been read; waits until there is one.
+        has_ended: whether the notes are all there.
     Raises:
         DiffersError: the bootstrap is damaged: there is no tree to compare.
         FormatError, UnsupportedError: the notes are damaged, or tell of a layer that containerd could
             not apply either.
         NotFoundError, NotAllowedError: a file cannot be read.
     """
-    report = Report(request.mode)
-    source = None if request.mode == "read" else _read_source(request.layers)
-    bootstrap = _read_result(request)
-    _check_blob_table(bootstrap, request, report)
-    if source is None:
+    report = Report(source.mode)
+    wanted = None if source.mode == "read" else _read_source(source.layers, has_ended)
+    found = result()
+    bootstrap = _read_result(found)
+    _check_blob_table(bootstrap, found, report)
+    if wanted is None:
         _count(bootstrap, report)
     else:
-        source.compare(bootstrap, report)
-    if request.reads_chunks:
+        wanted.compare(bootstrap, report)
+    if found.is_read_back(source.mode):
         # Only here: its thread pool takes a moment to import.
         from nydus_service.verify.stored import check_stored
 
-        blobs = request.blobs or {}
+        blobs = found.blobs or {}
         paths = {blob_id: path for blob_id, path in blobs.items() if path is not None}
         check_stored(bootstrap, paths, report)
     return report
 
 
-class _Source:
+class _Wanted:
     """What the layers make, and how their content was cut and digested."""
 
     def __init__(self, layers: tuple[Layer, ...]) -> None:
@@ -46,8 +53,8 @@ class _Source:
         self.layers = layers
         self.chunking: tuple[int, str] | None = None
 
-    def read(self, layer: Layer) -> None:
-        with open(layer.notes, "rb", buffering=0) as file:
+    def read(self, layer: Layer, has_ended: HasEnded) -> None:
+        with GrowingFile(layer.notes, has_ended) as file:
             try:
                 notes = LayerNotes(file)
             except FormatError as exc:
@@ -70,32 +77,32 @@ class _Source:
         Comparison(self.overlay.root, bootstrap.root, digests, report, content=comparable).run()
 
 
-def _read_source(layers: tuple[Layer, ...]) -> _Source:
-    source = _Source(layers)
+def _read_source(layers: tuple[Layer, ...], has_ended: HasEnded) -> _Wanted:
+    wanted = _Wanted(layers)
     for layer in layers:
         try:
-            source.read(layer)
+            wanted.read(layer, has_ended)
         except OSError as exc:
             raise from_os_error(exc, f"read the notes of layer {layer.digest}") from exc
-    return source
+    return wanted
 
 
-def _read_result(request: Request) -> Bootstrap:
+def _read_result(result: Result) -> Bootstrap:
     try:
-        with open(request.bootstrap, "rb") as file:
+        with open(result.bootstrap, "rb") as file:
             data = file.read()
-        return read_bootstrap(data, request.blob_id)
+        return read_bootstrap(data, result.blob_id)
     except OSError as exc:
-        raise from_os_error(exc, f"read bootstrap {request.bootstrap}") from exc
+        raise from_os_error(exc, f"read bootstrap {result.bootstrap}") from exc
     except FormatError as exc:
-        raise DiffersError(f"bootstrap {request.bootstrap} is damaged: {exc}") from exc
+        raise DiffersError(f"bootstrap {result.bootstrap} is damaged: {exc}") from exc
 
 
-def _check_blob_table(bootstrap: Bootstrap, request: Request, report: Report) -> None:
+def _check_blob_table(bootstrap: Bootstrap, result: Result, report: Report) -> None:
     """Each blob that the image may use has to be there, or a reader cannot mount it."""
-    if request.blobs is not None:
+    if result.blobs is not None:
         for row, blob in enumerate(bootstrap.blobs):
-            if blob.blob_id not in request.blobs:
+            if blob.blob_id not in result.blobs:
                 report.add(Difference(b"", f"blob {row} of the blob table", None, blob.blob_id))
 
 

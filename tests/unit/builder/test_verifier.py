@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from nydus_service.builder.builder import BuilderFailed
@@ -93,3 +94,77 @@ async def test_a_cancel_ends_it(request_: dict[str, Any], tmp_path: Path) -> Non
     with Announcement(tmp_path / "notes"), nothing_left(), anyio.move_on_after(1) as scope:
         await VerifierProcess().verify(request_)
     assert scope.cancelled_caught
+
+
+class Later:
+    """A result that comes when it is told to."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.event = anyio.Event()
+        self.asked = anyio.Event()
+        self._result = result
+
+    async def __call__(self) -> dict[str, Any]:
+        self.asked.set()
+        await self.event.wait()
+        return self._result
+
+
+def split(request: dict[str, Any]) -> tuple[dict[str, Any], Later]:
+    return {key: request[key] for key in ("mode", "layers")}, Later({"bootstrap": request["bootstrap"]})
+
+
+async def test_notes_may_still_be_taken_when_it_begins(request_: dict[str, Any], tmp_path: Path) -> None:
+    notes = (tmp_path / "notes").read_bytes()
+    (tmp_path / "notes").unlink()
+    source, later = split(request_)
+    reports = []
+
+    async def verify() -> None:
+        reports.append(await VerifierProcess().verify(source, later))
+
+    with nothing_left():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(verify)
+            await later.asked.wait()
+            with (tmp_path / "notes").open("wb", buffering=0) as out:
+                for at in range(len(notes)):
+                    out.write(notes[at : at + 1])
+                    await anyio.lowlevel.checkpoint()
+            assert not reports
+            later.event.set()
+    assert reports[0]["verdict"] == "differs"
+
+
+async def test_notes_that_never_come_are_not_waited_for(request_: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "notes").unlink()
+    source, later = split(request_)
+    later.event.set()
+    with nothing_left(), pytest.raises(NotFoundError, match="notes"):
+        await VerifierProcess().verify(source, later)
+
+
+async def test_time_counts_from_the_result(request_: dict[str, Any], tmp_path: Path) -> None:
+    """The limit passes while layers are packed, and again when there is a result that cannot be read."""
+    source, later = split(request_ | {"bootstrap": str(tmp_path / "fifo")})
+    with Announcement(tmp_path / "fifo"), nothing_left():
+        async with anyio.create_task_group() as tasks:
+
+            async def release() -> None:
+                await later.asked.wait()
+                await anyio.sleep(0.5)
+                later.event.set()
+
+            tasks.start_soon(release)
+            with pytest.raises(BuilderFailed, match=r"did not finish within 0\.4 s"):
+                await VerifierProcess(limits=Limits(0.4)).verify(source, later)
+    assert later.event.is_set()
+
+
+async def test_what_goes_wrong_with_the_result_comes_out(request_: dict[str, Any]) -> None:
+    async def fail() -> dict[str, Any]:
+        raise FormatError("no result")
+
+    source, _ = split(request_)
+    with nothing_left(), pytest.raises(FormatError, match="no result"):
+        await VerifierProcess().verify(source, fail)

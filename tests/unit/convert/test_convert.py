@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 from collections.abc import AsyncIterable, Sequence
 from pathlib import Path
@@ -233,6 +234,34 @@ class TestOneImage:
         sizes = [layer.size for layer in planned.layers]
         assert sizes == sorted(sizes, reverse=True)
         assert started.digest == planned.layers[0].digest
+
+    @pytest.mark.parametrize("jobs", [1, 3])
+    async def test_verification_begins_with_the_lowest_layer(self, layout: Run, jobs: int) -> None:
+        """Not for each image with the first of them all, nor when all are packed."""
+        make = Maker(layout.source)
+        both = [
+            await make.image(BASE, TOP, in_index=True),
+            await make.image(layer(file("noise", os.urandom(90_000))), platform=ARM64, in_index=True),
+        ]
+        await make.name("app", await make.index(*both))
+        too_late: list[bool] = []
+
+        class Watching(VerifierProcess):
+            async def verify(self, request: Any, result: Any = None) -> Any:
+                packed = [event.digest for event in layout.events if isinstance(event, LayerFinished)]
+                too_late.append(request["layers"][0]["digest"] in packed)
+                return await super().verify(request, result)
+
+        await convert_image(
+            Place(layout.source, "app"),
+            Place(layout.target, "app-nydus"),
+            layout.builder,
+            Watching(),
+            ConvertOptions(jobs=jobs),
+            work_root=layout.work_root,
+            progress=layout.events.append,
+        )
+        assert too_late == [False, False]
 
     @pytest.mark.parametrize(
         "tars",

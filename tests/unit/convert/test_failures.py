@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 from collections.abc import AsyncIterable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,7 +57,7 @@ from nydus_service.errors import (
     UnsupportedError,
 )
 from nydus_service.oci.digest import Digest
-from tests.layers import directory, file, layer
+from tests.layers import directory, file, hardlink, layer
 from tests.unit.builder.fakes import ALL_READ, fake_builder, nothing_left
 from tests.unit.convert.makers import BASE, OCI, TOP, JsonMap, Maker, config_of
 from tests.unit.convert.memory import Memory
@@ -283,6 +284,50 @@ async def test_a_failure_ends_the_other_layers(scene: Scene, tmp_path: Path) -> 
 
     message = await scene.fails(BuilderFailed, Partly(), jobs=3)
     assert message.startswith(layer_of(scene, 2, 3, layers[1]))
+
+
+def verifying() -> list[int]:
+    """Verifying processes of ours."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
+    return [pid for pid in children if b"nydus_service.verify" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+async def test_a_verifying_process_that_is_killed_while_it_waits(scene: Scene, tmp_path: Path) -> None:
+    await scene.name(await scene.make.layer(BASE), await scene.make.layer(TOP))
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, LayerFinished) and not killed:
+            for pid in verifying():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    with scene.left_as_it_was(), pytest.raises(BuilderKilled, match="SIGKILL") as caught:
+        await scene.convert(progress=kill, jobs=1)
+    assert len(killed) == 1
+    assert str(caught.value).startswith(f"{Place(scene.stores, 'app')} {PLATFORM}: ")
+
+
+async def test_what_a_packer_finds_wrong_counts_more(scene: Scene, tmp_path: Path) -> None:
+    """The verification knows of a wrong layer long before a packer tells of another one."""
+    layers = [await scene.make.layer(layer(hardlink("a", "nowhere"))), await scene.make.layer(TOP)]
+    await scene.name(*layers)
+
+    class Slow(Delegating):
+        async def pack(
+            self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
+        ) -> PackOutcome:
+            if request.source_digest != layers[1]["digest"]:
+                return await super().pack(request, source, sink)
+            while not verifying():  # noqa: ASYNC110  # nobody tells when another process begins
+                await anyio.sleep(0.01)
+            while verifying():  # noqa: ASYNC110  # and ends: it has found what is wrong
+                await anyio.sleep(0.01)
+            return await fake_builder(tmp_path, "exit 5\n").pack(request, source, sink)
+
+    message = await scene.fails(BuilderFailed, Slow(), jobs=2)
+    assert message.startswith(layer_of(scene, 2, 2, layers[1]))
 
 
 async def test_a_merge_that_loses_a_layer_does_not_get_the_name(scene: Scene) -> None:

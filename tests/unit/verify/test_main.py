@@ -13,7 +13,7 @@ from nydus_service.errors import UsageError
 from nydus_service.rafs.tree import Blob
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
 from nydus_service.verify.__main__ import main
-from nydus_service.verify.request import Layer, Request, parse_request
+from nydus_service.verify.request import Layer, Result, Source, parse_request, parse_result
 from tests.layers import file, hardlink, layer, symlink, whiteout
 from tests.unit.verify.results import BLOB_ID, CHUNK, FEATURES, Image, describe, inode_of
 from tests.unit.verify.trees import notes_of, overlay_of
@@ -198,8 +198,12 @@ class TestRequests:
             "blobs": {"ab": "p", "cd": None},
             "blob_id": "ab",
         }
-        wanted = Request("full", "b", (Layer("sha256:1", "n"),), {"ab": "p", "cd": None}, "ab")
-        assert parse_request(value) == wanted
+        source = Source("full", (Layer("sha256:1", "n"),))
+        result = Result("b", {"ab": "p", "cd": None}, "ab")
+        assert parse_request(value) == (source, result)
+        first = {key: value.pop(key) for key in ("mode", "layers")}
+        assert parse_request(first) == (source, None)
+        assert parse_result(value, "full") == result
 
     @pytest.mark.parametrize(
         ("value", "problem"),
@@ -211,7 +215,8 @@ class TestRequests:
             ({"mode": "tree", "bootstrap": "b", "layers": {}}, "takes a list of layers"),
             ({"mode": "read", "bootstrap": "b", "layers": []}, "takes no layers"),
             ({"mode": "full", "bootstrap": "b", "layers": []}, "takes the paths of the blobs"),
-            ({"mode": "tree", "layers": []}, "bootstrap is no string"),
+            ({"mode": "read"}, "bootstrap is no string"),
+            ({"mode": "tree", "layers": [], "blobs": {}}, "bootstrap is no string"),
             ({"mode": "tree", "bootstrap": "", "layers": []}, "bootstrap is no string"),
             ({"mode": "tree", "bootstrap": "b", "layers": ["n"]}, "a layer is no JSON object"),
             ({"mode": "tree", "bootstrap": "b", "layers": [{"digest": "d"}]}, "a layer's notes is no string"),
