@@ -1,15 +1,17 @@
 """Who is measured: whole conversions of an image, and single steps of a builder."""
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
 
 from bench.inputs import TAG, Input
 from bench.measure import Measurement, measure
+from bench.stages import Part, stages_of
 
 OURS = (sys.executable, "-m", "nydus_service.cli.main")
 EMBEDDED = (sys.executable, "-m", "nydus_service.nydus_image")
@@ -24,15 +26,25 @@ PACK = (
 )
 MERGE = ("merge", "--log-level", "warn", "--prefetch-policy", "fs")
 
+CONVERT = "convert"
+FOR_MEMORY = ("ours", "go")
+"""Contenders who convert the inputs that are there for memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One measured run. `output_bytes` is what it wrote: blobs and documents, or one bootstrap."""
+    """One measured run.
+
+    Attributes:
+        output_bytes: what it wrote: blobs and documents, or one bootstrap.
+        parts: stages of a conversion of ours, codecs of the floor; else none.
+    """
 
     wall_s: float
     cpu_s: float
     peak_rss: int
     output_bytes: int
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +101,20 @@ def races(native: Path | None, peer: Path | None) -> list[Race]:
         if peer:
             convert.append(Contender("go", "the Go converter, native builder", _go(peer, native)))
     return [
-        Race("convert", tuple(convert), "go"),
+        Race(CONVERT, tuple(convert), "go"),
         Race("create", tuple(pack), "native"),
         Race("merge", tuple(merge), "native", _prepare_merge),
+    ]
+
+
+def races_for(image: Input, offered: Sequence[Race]) -> list[Race]:
+    """Those of the races that are run with an input."""
+    if not image.for_memory:
+        return list(offered)
+    return [
+        replace(race, contenders=tuple(each for each in race.contenders if each.key in FOR_MEMORY))
+        for race in offered
+        if race.name == CONVERT
     ]
 
 
@@ -99,15 +122,18 @@ def _floor(image: Input, work: Path) -> Run:
     """Measured on one core and divided: as if every step spread evenly."""
     argv = [sys.executable, "-m", "bench.floor", *map(str, image.compressed_layers)]
     taken = measure(argv, work, ENVIRONMENT)
-    return Run(taken.cpu_s / len(os.sched_getaffinity(0)), taken.cpu_s, taken.peak_rss, output_bytes=0)
+    cores = len(os.sched_getaffinity(0))
+    parts = [Part(name, cpu_s / cores, cpu_s) for name, cpu_s in json.loads(taken.stdout).items()]
+    return Run(taken.cpu_s / cores, taken.cpu_s, taken.peak_rss, output_bytes=0, parts=tuple(parts))
 
 
 def _ours(builder: str, verify: str) -> Callable[[Input, Path], Run]:
     def run(image: Input, work: Path) -> Run:
         target = work / "result"
-        argv = [*OURS, "convert", f"oci:{image.layout}:{TAG}", f"oci:{target}:{TAG}", "--quiet"]
+        argv = [*OURS, "convert", f"oci:{image.layout}:{TAG}", f"oci:{target}:{TAG}"]
         argv += ["--nydus-image", builder, "--verify", verify, "--work-dir", str(work)]
-        return _run_of(measure(argv, work, ENVIRONMENT), target / "blobs")
+        taken = measure(argv, work, ENVIRONMENT)
+        return replace(_run_of(taken, target / "blobs"), parts=stages_of(taken))
 
     return run
 

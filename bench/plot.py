@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from bench.contenders import CONVERT
 from bench.results import Row
 
 WIDTH, LABELS, NUMBERS = 860, 270, 120
@@ -23,15 +24,15 @@ STYLE = (
 
 
 def format_plot(rows: Sequence[Row]) -> str:
-    """The plot of whole conversions."""
+    """The plot of whole conversions, without those that were run once, for their memory."""
     parts: list[str] = []
     top = 0
-    for name in dict.fromkeys(row.image.name for row in rows):
-        group = [row for row in rows if row.image.name == name and row.race.name == "convert"]
-        if group:
-            parts.append(_text(0, top + 22, group[0].image.title, "title"))
-            parts += _bars(group, top + HEAD)
-            top += HEAD + len(group) * (BAR + GAP) + GAP
+    shown = [row for row in rows if row.race.name == CONVERT and not row.image.for_memory]
+    for name in dict.fromkeys(row.image.name for row in shown):
+        group = [row for row in shown if row.image.name == name]
+        parts.append(_text(0, top + 22, group[0].image.title, "title"))
+        parts += _bars(group, top + HEAD)
+        top += HEAD + len(group) * (BAR + GAP) + GAP
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img" '
         'aria-label="Wall time of conversions, shorter is better">'

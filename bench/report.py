@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from bench.breakdown import format_breakdown
+from bench.contenders import CONVERT
 from bench.inputs import Input
 from bench.results import Row, Spread
+from bench.table import markdown_table
 
 COLUMNS = ("", "wall", "spread", "CPU", "peak RSS", "out", "ratio", "target")
 
@@ -14,7 +17,12 @@ the peer is the last line of each table. *CPU* is user and system time of all pr
 highest sum of resident sizes over the process tree, sampled every 20 ms. *Out* is all that was written: blobs
 and documents, or the merged bootstrap. Ours is timed from the start of the interpreter to its end, with
 everything that it writes; the Go converter from its first read to its last commit, without its start, import
-and export. The floor is the CPU time of inflating, digesting and compressing alone, divided by the cores."""
+and export. The floor is the CPU time of inflating, digesting and compressing alone, divided by the cores.
+
+The stages of ours are told apart by the lines that it prints when they are done. They add up to the whole;
+what runs beside a stage counts in it. *Cores busy* is CPU by wall time. With `--verify none` the bootstrap
+layer is part of the rest. The last two inputs are there for their memory: they were converted once. In the
+plot the ratio stands in brackets."""
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -41,6 +49,7 @@ def format_page(
     *,
     scale: float,
     rounds: int,
+    cores: int,
     command: str,
 ) -> str:
     """The page in Markdown.
@@ -52,13 +61,15 @@ def format_page(
         "# Benchmarks\n",
         f"Made by `{command}`, like its plot and `benchmarks.json`, which has every run. Do not edit.\n",
         "![wall time of conversions](benchmarks.svg)\n",
-        f"Values are medians of {rounds} rounds. {METHOD}\n",
+        f"Values are medians of {rounds} round{'s' if rounds > 1 else ''}. {METHOD}\n",
     ]
     if scale != 1:
         parts.append(f"**The inputs were scaled to {scale:g} of their size; the targets are for 1.**\n")
     for image, race, group in _grouped(rows):
         parts.append(f"## {race.capitalize()}: {describe_input(image)}\n")
-        parts.append(_markdown_table([COLUMNS, *map(_cells, group)]))
+        parts.append(markdown_table([COLUMNS, *map(_cells, group)]))
+        if race == CONVERT and (breakdown := format_breakdown(group, cores)):
+            parts.append(f"### Where the time goes\n\n{breakdown}")
     parts.append("## Where it loses\n")
     losses = [
         f"- {row.race.name}, {row.image.title}, {row.contender.title}: {miss}."
@@ -76,7 +87,8 @@ def format_page(
 
 def describe_input(image: Input) -> str:
     sizes = f"{image.raw_bytes / 1e6:,.0f} MB raw, {image.gzip_bytes / 1e6:,.0f} MB gzip"
-    return f"{image.title} ({sizes}, {image.entries:,} entries)"
+    layers = f"{image.layers} layers, " if image.layers > 1 else ""
+    return f"{image.title} ({layers}{sizes}, {image.entries:,} entries)"
 
 
 def _grouped(rows: Sequence[Row]) -> list[tuple[Input, str, list[Row]]]:
@@ -95,14 +107,15 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.peak_rss / 1e6:.0f} MB",
         f"{row.output_bytes / 1e6:.1f} MB",
         _ratio(row.ratio) if row.ratio else "",
-        f"{row.target:.2f}" if row.target else "",
+        _targets(row),
     )
+
+
+def _targets(row: Row) -> str:
+    ratio = f"{row.target:.2f}" if row.target else ""
+    memory = f"{row.memory_target / 1e6:.0f} MB" if row.memory_target else ""
+    return ", ".join(filter(None, (ratio, memory)))
 
 
 def _ratio(ratio: Spread) -> str:
     return f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
-
-
-def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(lines[0]) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]]) + "\n"
