@@ -29,7 +29,8 @@ EPILOG = """\
 Without the native builder (cargo builds it, see tests/reference) or the Go converter (see bench/peer) their
 rows are left out. At the full scale the inputs take some 9 GB of disk, their conversion 8 GB more, and the
 whole about 35 minutes on two cores; let nothing else run meanwhile. The inputs that are there for memory,
-large-file and many-layers, are converted once, whatever --rounds says. For a quick look: --scale 0.01 --rounds 1."""
+large-file and many-layers, are converted once, whatever --rounds says.
+For a quick look: --scale 0.01 --rounds 1."""
 
 
 def build_parser() -> argparse.ArgumentParser:
