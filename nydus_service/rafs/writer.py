@@ -13,6 +13,8 @@ name, before the content of the first of them that is a directory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from struct import Struct
 from typing import NamedTuple
 
@@ -62,7 +64,18 @@ from nydus_service.rafs.v6 import (
     pack_device_slots,
 )
 
-_INODE_WITH_CHUNK = Struct(INODE.format + "Q")
+_ADDRESS = Struct("<HBBI")
+"""Where a chunk lives, as it stands in an inode. Columns: offset, size, field.
+
+  0  2  index in the blob's chunk-info table, bits 0-15
+  2  1  blob_index + 1; 0 is the bootstrap itself
+  3  1  index, bits 16-23
+  4  4  uncompressed offset in the blob, in blocks
+
+Source: nydus rafs/src/metadata/layout/v6.rs, `RafsV6InodeChunkAddr`.
+"""
+_INODE_WITH_CHUNK = Struct(INODE.format + _ADDRESS.format[1:])
+_DIGEST_OF_ENTRY = itemgetter(slice(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +94,10 @@ class ImageFormat:
 
 class _PlacedDirectory(NamedTuple):
     inode: Inode
-    parent: Inode
     names: list[bytes]
     """With "." and "..", sorted."""
+    inodes: list[Inode]
+    """What the names stand for."""
     data_size: int
     data: int
     layout: int
@@ -100,6 +114,7 @@ class _Placement:
     """The first pass's result."""
 
     directories: list[_PlacedDirectory] = field(default_factory=list)
+    others: list[Inode] = field(default_factory=list)
     symlinks: dict[int, _PlacedSymlink] = field(default_factory=dict)  # by nid
     xattrs: dict[int, bytes] = field(default_factory=dict)  # by nid, packed, where there are any
     blobs: dict[Blob, int] = field(default_factory=dict)
@@ -206,29 +221,27 @@ def _place(root: Inode) -> _Placement:
     pending = [(root, root)]
     while pending:
         directory, parent = pending.pop()
-        children = directory.children
-        assert children is not None
-        names = sorted((*children, b".", b".."))
-        _place_directory(directory, parent, names, allocator, placement)
+        assert directory.children is not None
+        entries = directory.children | {b".": directory, b"..": parent}
+        names = sorted(entries)
+        longest = max(names, key=len)
+        if len(longest) > MAX_NAME:
+            raise FormatError(f"the name {longest[:64]!r}… has {len(longest)} bytes, at most {MAX_NAME} fit")
+        inodes = [entries[name] for name in names]
+        _place_directory(directory, names, inodes, allocator, placement)
         below = []
-        for name in names:
-            child = children.get(name)
-            if child is None:
-                if name not in (b".", b".."):
-                    raise FormatError(f"a directory entry {name!r} without an inode")
-                continue
-            ino += 1
+        for name, child in zip(names, inodes, strict=True):
             if child.children is not None:
-                child.ino = ino
-                below.append((child, directory))
-            elif child.nlink:
-                child.nlink += 1
+                if child is not directory and child is not parent:
+                    ino += 1
+                    child.ino = ino
+                    below.append((child, directory))
             else:
-                child.ino = ino
-                child.nlink = 1
-                _place_child(child, name, allocator, placement)
-            if len(name) > MAX_NAME:
-                raise FormatError(f"the name {name[:64]!r}… has {len(name)} bytes, at most {MAX_NAME} fit")
+                ino += 1
+                child.nlink += 1
+                if child.nlink == 1:
+                    child.ino = ino
+                    _place_child(child, name, allocator, placement)
         directory.nlink = 2 + len(below)
         pending.extend(reversed(below))
     placement.names = ino
@@ -250,24 +263,23 @@ def _forget_places(root: Inode) -> None:
 
 
 def _packed_xattrs(inode: Inode, placement: _Placement) -> bytes:
-    if not inode.xattrs:
-        return b""
     placement.has_xattrs = True
     return pack_xattrs(sorted(inode.xattrs.items()))
 
 
 def _place_directory(
-    inode: Inode, parent: Inode, names: list[bytes], allocator: Allocator, placement: _Placement
+    inode: Inode, names: list[bytes], inodes: list[Inode], allocator: Allocator, placement: _Placement
 ) -> None:
-    xattrs = _packed_xattrs(inode, placement)
+    xattrs = _packed_xattrs(inode, placement) if inode.xattrs else b""
     size = directory_size(names)
     offset, data, layout = allocator.place_with_data(INODE_SIZE + len(xattrs), size)
     inode.nid = offset // SLOT_SIZE
-    placement.directories.append(_PlacedDirectory(inode, parent, names, size, data, layout, xattrs))
+    placement.directories.append(_PlacedDirectory(inode, names, inodes, size, data, layout, xattrs))
 
 
 def _place_child(inode: Inode, name: bytes, allocator: Allocator, placement: _Placement) -> None:
-    xattrs = _packed_xattrs(inode, placement)
+    placement.others.append(inode)
+    xattrs = _packed_xattrs(inode, placement) if inode.xattrs else b""
     size = INODE_SIZE + len(xattrs)
     kind = inode.mode >> 12
     if kind == 8:
@@ -304,38 +316,41 @@ class _TreeWriter:
         self.chunk_format = CHUNK_FORMAT_INDEXES | (chunk_size.bit_length() - 1 - BLOCK_BITS)
         self.placement = placement
         self.blobs = placement.blobs
-        self.table: dict[tuple[bytes, int, int], Chunk] = {}
+        self.table: dict[int, Chunk] = {}
 
     def write(self) -> list[bytes]:
         """Write the tree; returns the chunk table's entries in their order."""
         for placed in self.placement.directories:
             self._write_directory(placed)
-            children = placed.inode.children
-            assert children is not None
-            for name in placed.names:
-                child = children.get(name)
-                if child is not None and child.children is None:
-                    if child.chunks:
-                        self._write_file(child)
-                    else:
-                        self._write_child(child)
+        self._write_others()
+        return self._chunk_entries()
+
+    def _chunk_entries(self) -> list[bytes]:
+        """Sorted by digest, and those of one digest by blob and index.
+
+        Digests are spread evenly: what begins with the same byte makes a list that is sorted faster.
+        """
         pack = CHUNK.pack
-        in_order = sorted((*key, chunk) for key, chunk in self.table.items())
-        return [
-            pack(
+        lists: list[list[bytes]] = [[] for _ in range(256)]
+        for key in sorted(self.table):
+            chunk = self.table[key]
+            digest = chunk.digest
+            entry = pack(
                 digest,
-                blob_index,
+                key >> 24,
                 chunk.flags,
                 chunk.compressed_size,
                 chunk.uncompressed_size,
                 chunk.compressed_offset,
                 chunk.uncompressed_offset,
                 chunk.file_offset,
-                index,
+                chunk.index,
                 chunk.crc32,
             )
-            for digest, blob_index, index, chunk in in_order
-        ]
+            lists[digest[0]].append(entry)
+        for entries in lists:
+            entries.sort(key=_DIGEST_OF_ENTRY)
+        return list(chain.from_iterable(lists))
 
     def _inode_fields(
         self, inode: Inode, layout: int, xattrs: bytes, size: int, union: int
@@ -377,37 +392,62 @@ class _TreeWriter:
 
     def _dirent_blocks(self, placed: _PlacedDirectory) -> list[bytes]:
         """A directory's data as blocks; all but the last are filled up with zeros."""
+        names, inodes = placed.names, placed.inodes
         if placed.data_size <= BLOCK_SIZE:
-            return [self._dirent_block(placed, placed.names)]
+            return [_dirent_block(names, inodes)]
         blocks: list[bytes] = []
-        names: list[bytes] = []
-        used = 0
-        for name in placed.names:
+        first = used = 0
+        for index, name in enumerate(names):
             need = DIRENT_SIZE + len(name)
             if used + need > BLOCK_SIZE:
-                blocks.append(self._dirent_block(placed, names).ljust(BLOCK_SIZE, b"\0"))
-                names, used = [], 0
-            names.append(name)
+                block = _dirent_block(names[first:index], inodes[first:index])
+                blocks.append(block.ljust(BLOCK_SIZE, b"\0"))
+                first, used = index, 0
             used += need
-        blocks.append(self._dirent_block(placed, names))
+        blocks.append(_dirent_block(names[first:], inodes[first:]))
         return blocks
 
-    def _dirent_block(self, placed: _PlacedDirectory, names: Sequence[bytes]) -> bytes:
-        children = placed.inode.children
-        assert children is not None
-        pack = DIRENT.pack
-        entries = []
-        name_at = DIRENT_SIZE * len(names)
-        for name in names:
-            child = children.get(name)
-            if child is None:
-                child = placed.inode if name == b"." else placed.parent
-            entries.append(pack(child.nid, name_at, FILE_TYPES[child.mode >> 12]))
-            name_at += len(name)
-        return b"".join((*entries, *names))
+    def _write_others(self) -> None:
+        """Write what is no directory: mostly files of one chunk, so that is one `pack_into`."""
+        out, base, table, blobs = self.out, self.base, self.table, self.blobs
+        pack_into = _INODE_WITH_CHUNK.pack_into
+        chunk_format = self.chunk_format
+        for inode in self.placement.others:
+            chunks = inode.chunks
+            if len(chunks) != 1 or inode.xattrs:
+                if chunks:
+                    self._write_file(inode)
+                else:
+                    self._write_empty(inode)
+                continue
+            chunk = chunks[0]
+            index = chunk.index
+            blob_index = blobs[chunk.blob]
+            table[blob_index << 24 | index] = chunk
+            pack_into(
+                out,
+                base + inode.nid * SLOT_SIZE,
+                1 | LAYOUT_CHUNK_BASED << 1,
+                0,
+                inode.mode,
+                inode.size,
+                chunk_format,
+                inode.ino,
+                inode.uid,
+                inode.gid,
+                inode.mtime,
+                inode.mtime_nsec,
+                inode.nlink,
+                0,
+                0,
+                index & 0xFFFF,
+                blob_index + 1,
+                index >> 16,
+                chunk.uncompressed_offset >> BLOCK_BITS,
+            )
 
-    def _write_child(self, inode: Inode) -> None:
-        """Write an inode without content. Those of hard links are written once a name."""
+    def _write_empty(self, inode: Inode) -> None:
+        """Write an inode without content."""
         at = self.base + inode.nid * SLOT_SIZE
         xattrs = self.placement.xattrs.get(inode.nid, b"")
         kind = inode.mode >> 12
@@ -425,55 +465,24 @@ class _TreeWriter:
             _put(self.out, at + INODE_SIZE, xattrs)
 
     def _write_file(self, inode: Inode) -> None:
-        """Write a file with content: most are of one chunk, so that is one `pack_into`."""
-        chunks = inode.chunks
+        """Write a file with any number of chunks."""
         at = self.base + inode.nid * SLOT_SIZE
         xattrs = self.placement.xattrs.get(inode.nid, b"")
-        if len(chunks) == 1 and not xattrs:
-            _INODE_WITH_CHUNK.pack_into(
-                self.out,
-                at,
-                1 | LAYOUT_CHUNK_BASED << 1,
-                0,
-                inode.mode,
-                inode.size,
-                self.chunk_format,
-                inode.ino,
-                inode.uid,
-                inode.gid,
-                inode.mtime,
-                inode.mtime_nsec,
-                inode.nlink,
-                0,
-                0,
-                self._use(chunks[0]),
-            )
-            return
         fields = self._inode_fields(inode, LAYOUT_CHUNK_BASED, xattrs, inode.size, self._chunk_format(inode))
         INODE.pack_into(self.out, at, *fields)
         at += INODE_SIZE
         if xattrs:
             _put(self.out, at, xattrs)
             at += len(xattrs)
-        Struct(f"<{len(chunks)}Q").pack_into(self.out, align(at, 8), *map(self._use, chunks))
+        _put(self.out, align(at, 8), b"".join(map(self._use, inode.chunks)))
 
-    def _use(self, chunk: Chunk) -> int:
-        """Enter a chunk into the table; returns where it lives, as it stands in an inode.
-
-        8 bytes, little-endian. Columns: offset, size, field.
-
-          0  2  index in the blob's chunk-info table, bits 0-15
-          2  1  blob_index + 1; 0 is the bootstrap itself
-          3  1  index, bits 16-23
-          4  4  uncompressed offset in the blob, in blocks
-
-        Source: nydus rafs/src/metadata/layout/v6.rs, `RafsV6InodeChunkAddr`.
-        """
+    def _use(self, chunk: Chunk) -> bytes:
+        """Enter a chunk into the table; returns where it lives."""
         index = chunk.index
         blob_index = self.blobs[chunk.blob]
-        self.table[chunk.digest, blob_index, index] = chunk
-        low = index & 0xFFFF | (blob_index + 1) << 16 | index >> 16 << 24
-        return low | chunk.uncompressed_offset >> BLOCK_BITS << 32
+        self.table[blob_index << 24 | index] = chunk
+        block = chunk.uncompressed_offset >> BLOCK_BITS
+        return _ADDRESS.pack(index & 0xFFFF, blob_index + 1, index >> 16, block)
 
     def _chunk_format(self, inode: Inode) -> int:
         """i_u: how the kernel cuts the file. Contiguous chunks count as one as long as the file."""
@@ -487,3 +496,13 @@ class _TreeWriter:
                 return self.chunk_format
             offset += self.chunk_size
         return CHUNK_FORMAT_INDEXES | ((inode.size - 1).bit_length() - BLOCK_BITS)
+
+
+def _dirent_block(names: Sequence[bytes], inodes: Sequence[Inode]) -> bytes:
+    pack = DIRENT.pack
+    entries = []
+    name_at = DIRENT_SIZE * len(names)
+    for name, inode in zip(names, inodes, strict=True):
+        entries.append(pack(inode.nid, name_at, FILE_TYPES[inode.mode >> 12]))
+        name_at += len(name)
+    return b"".join((*entries, *names))
