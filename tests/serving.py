@@ -65,7 +65,7 @@ class Service:
             manager.settimeout(0.05)
             with (self.place / "log").open("ab") as log:
                 self._process = subprocess.Popen(
-                    [*ARGV, "serve", *self._words(), *self.options],
+                    [*ARGV, "serve", *self.words(), *self.options],
                     env=environment(None, NOTIFY_SOCKET=str(notify), **self.environ),
                     stdout=log,
                     stderr=log,
@@ -138,7 +138,8 @@ class Service:
         for directory in (self.work_dir, self.place / "run" / "jobs"):
             assert not directory.exists() or list(directory.iterdir()) == []
 
-    def _words(self) -> list[str]:
+    def words(self) -> list[str]:
+        """The options that name where all of it is."""
         return [
             *("--config", str(self.place / "config.toml"), "--address", str(self.containerd)),
             *("--socket", str(self.socket), "--state-dir", str(self.place / "state")),

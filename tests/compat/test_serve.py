@@ -98,12 +98,18 @@ async def test_a_job_by_the_client_is_the_command_s_own(place: Path) -> None:
     assert remote["fingerprint"] == local["fingerprint"]
 
 
+async def start_big_job(service: Service, place: Path, size_mb: int) -> Job:
+    """Have it convert an image that takes seconds, and wait until it is at it."""
+    assert run("sample", str(place / "layout"), "--size-mb", str(size_mb), "--tag", "big").returncode == 0
+    async with open_client(service.socket) as client:
+        job = (await client.submit(f"oci:{place}/layout:big", f"oci:{place}/layout:nydus")).job
+        await wait_until_packing(client, job.id)
+    return job
+
+
 async def test_a_drained_daemon_ends_its_job_first(place: Path) -> None:
-    assert run("sample", str(place / "layout"), "--size-mb", "30", "--tag", "big").returncode == 0
     with serving(place, NOWHERE) as service:
-        async with open_client(service.socket) as client:
-            job = (await client.submit(f"oci:{place}/layout:big", f"oci:{place}/layout:nydus")).job
-            await wait_until_packing(client, job.id)
+        job = await start_big_job(service, place, 30)
         assert service.stop() == 0
         service.assert_nothing_left()
         service.start()
@@ -112,12 +118,9 @@ async def test_a_drained_daemon_ends_its_job_first(place: Path) -> None:
 
 
 async def test_a_job_that_takes_too_long_is_put_back_and_done_by_the_next(place: Path) -> None:
-    assert run("sample", str(place / "layout"), "--size-mb", "60", "--tag", "big").returncode == 0
     config = "version = 1\n[daemon]\ndrain_timeout = 0\n"
     with serving(place, NOWHERE, config=config) as service:
-        async with open_client(service.socket) as client:
-            job = (await client.submit(f"oci:{place}/layout:big", f"oci:{place}/layout:nydus")).job
-            await wait_until_packing(client, job.id)
+        job = await start_big_job(service, place, 60)
         assert service.stop() == 0
         service.assert_nothing_left()
         service.start()
@@ -129,21 +132,18 @@ async def test_a_job_that_takes_too_long_is_put_back_and_done_by_the_next(place:
 
 
 async def test_a_second_signal_does_not_wait(place: Path) -> None:
-    assert run("sample", str(place / "layout"), "--size-mb", "60", "--tag", "big").returncode == 0
     config = "version = 1\n[daemon]\ndrain_timeout = '1h'\n"
     with serving(place, NOWHERE, config=config) as service:
-        async with open_client(service.socket) as client:
-            job = (await client.submit(f"oci:{place}/layout:big", f"oci:{place}/layout:nydus")).job
-            await wait_until_packing(client, job.id)
-            service.signal(signal.SIGTERM)
-            service.signal(signal.SIGINT)
+        await start_big_job(service, place, 60)
+        service.signal(signal.SIGTERM)
+        service.signal(signal.SIGINT)
         assert service.wait() == 0
         service.assert_nothing_left()
 
 
 def test_one_daemon_over_one_journal(place: Path) -> None:
     with serving(place, NOWHERE) as service:
-        words = service._words()
+        words = service.words()
         words[words.index("--socket") + 1] = str(place / "other.sock")
         other = run("serve", *words)
         assert other.returncode == 8
