@@ -58,7 +58,7 @@ STATUSES = [
 ]
 
 
-class Failing(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Failing(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types for it
     """Has nothing, and fails: in a write after a number of messages or at its end; without one, in all."""
 
     def __init__(self, code: str, details: str, messages: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -56,10 +56,10 @@ def fake_builder(tmp_path: Path, body: str, timeout_s: float | None = None) -> F
     return ForeignBuilder(fake_program(tmp_path, body), FactsCache(), limits=Limits(timeout_s))
 
 
-def request_for(stored: bytes, **options: object) -> PackRequest:
+def request_for(stored: bytes, **options: Any) -> PackRequest:
     """A request for a layer of these stored bytes."""
     digest = Digest.parse(f"sha256:{sha256(stored).hexdigest()}")
-    return PackRequest(digest, len(stored), **options)  # type: ignore[arg-type]
+    return PackRequest(digest, len(stored), **options)
 
 
 class Collected:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,8 @@ OWN = (sys.executable, "-P", launch.__file__)
 PARENT = (str(os.getpid()), "0", "0")
 
 
-def run(*argv: str, **options: object) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(argv, capture_output=True, check=False, timeout=60, **options)  # type: ignore[call-overload,no-any-return]
+def run(*argv: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(argv, capture_output=True, check=False, timeout=60, **options)
 
 
 def test_command_lines() -> None:

@@ -138,7 +138,9 @@ async def test_watch_one(tmp_path: Path, socket: Path) -> None:
         assert done.status == 0
         assert "layer 4/4" in done.stderr
         assert "linux/amd64: verified, 3,211 names" in done.stderr
-        digest = served.board.get(job.id).result["target"]["descriptor"]["digest"]  # type: ignore[index]
+        result = served.board.get(job.id).result
+        assert result is not None
+        digest = result["target"]["descriptor"]["digest"]
         assert done.stdout.endswith(f"app-nydus@{digest}\n")
 
 

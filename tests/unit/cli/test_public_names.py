@@ -16,7 +16,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 def test_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="nothing_of_ours"):
-        ns.nothing_of_ours  # type: ignore[attr-defined]  # noqa: B018
+        ns.nothing_of_ours  # type: ignore[attr-defined]  # noqa: B018  # that it raises is the point
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

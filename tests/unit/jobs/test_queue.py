@@ -651,5 +651,5 @@ class TestEnd:
 
 def scheduled(loop: asyncio.AbstractEventLoop) -> int:
     """Timers of an event loop."""
-    timers: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]
+    timers: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]  # asyncio's own
     return sum(not timer.cancelled() for timer in timers)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given
@@ -20,12 +21,12 @@ BLOB_ID = "ab" * 32
 XATTRS = {"security.capability": b"\1\0"}
 
 
-def built(directory: Path, *entries: bytes, **options: object) -> tuple[CreateResult, Path]:
+def built(directory: Path, *entries: bytes, **options: Any) -> tuple[CreateResult, Path]:
     """A layer's bootstrap, named by an id; and what `create` says of it."""
     tar, bootstrap = directory / "tar", directory / BLOB_ID
     tar.write_bytes(layer(*entries))
     result = create(
-        CreateOptions(str(tar), directory / "blob", bootstrap=bootstrap, blob_toc=True, **options)  # type: ignore[arg-type]
+        CreateOptions(str(tar), directory / "blob", bootstrap=bootstrap, blob_toc=True, **options)
     )
     return result, bootstrap
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -23,11 +24,11 @@ from tests.layers import directory, file, hardlink, layer, pax_sparse
 CHUNK = 0x1000
 
 
-def build(tmp_path: Path, data: bytes, **options: object) -> tuple[bytes, Bootstrap]:
+def build(tmp_path: Path, data: bytes, **options: Any) -> tuple[bytes, Bootstrap]:
     """Make an inline blob of a layer; returns it and the bootstrap in it."""
     source, blob = tmp_path / "layer", tmp_path / "blob"
     source.write_bytes(data)
-    create(CreateOptions(str(source), blob, inline_meta=True, blob_toc=True, chunk_size=CHUNK, **options))  # type: ignore[arg-type]
+    create(CreateOptions(str(source), blob, inline_meta=True, blob_toc=True, chunk_size=CHUNK, **options))
     stored = blob.read_bytes()
     boot = sections.run(
         sections.read_entry(sections.BOOTSTRAP, len(stored)), lambda at, size: stored[at : at + size]
@@ -115,10 +116,10 @@ def test_the_bootstrap_may_be_separate_and_named_by_digest(tmp_path: Path) -> No
     assert sorted(path.name for path in blobs.iterdir()) == sorted([blob_id, result.bootstrap.name])
 
 
-def failing(tmp_path: Path, data: bytes, **options: object) -> CreateResult:
+def failing(tmp_path: Path, data: bytes, **options: Any) -> CreateResult:
     source = tmp_path / "layer"
     source.write_bytes(data)
-    return create(CreateOptions(str(source), tmp_path / "blob", inline_meta=True, blob_toc=True, **options))  # type: ignore[arg-type]
+    return create(CreateOptions(str(source), tmp_path / "blob", inline_meta=True, blob_toc=True, **options))
 
 
 TAR = layer(*(file(f"f{n}", bytes([n % 251]) * 3000) for n in range(500)))

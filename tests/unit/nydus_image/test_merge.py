@@ -1,6 +1,7 @@
 """`merge` as a function: ids, lists, what does not fit; how layers overlay is in rafs/test_overlay."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,18 +17,18 @@ from tests.layers import directory, file, hardlink, layer
 IDS = [f"{n}" * 64 for n in range(10)]
 
 
-def make_layer(tmp_path: Path, index: int, *entries: bytes, **options: object) -> Path:
+def make_layer(tmp_path: Path, index: int, *entries: bytes, **options: Any) -> Path:
     """A layer bootstrap as a converter keeps it: named by the blob's id."""
     tar = tmp_path / f"{index}.tar"
     tar.write_bytes(layer(*entries))
     bootstrap = tmp_path / IDS[index]
-    create(CreateOptions(str(tar), tmp_path / f"{index}.blob", bootstrap=bootstrap, blob_toc=True, **options))  # type: ignore[arg-type]
+    create(CreateOptions(str(tar), tmp_path / f"{index}.blob", bootstrap=bootstrap, blob_toc=True, **options))
     return bootstrap
 
 
-def merged(tmp_path: Path, *sources: Path, **lists: object) -> Bootstrap:
+def merged(tmp_path: Path, *sources: Path, **lists: Any) -> Bootstrap:
     target = tmp_path / "merged"
-    result = merge(MergeOptions(sources, target, **lists))  # type: ignore[arg-type]
+    result = merge(MergeOptions(sources, target, **lists))
     bootstrap = read_bootstrap(target.read_bytes())
     assert result.blob_ids == [blob.blob_id for blob in bootstrap.blobs]
     return bootstrap

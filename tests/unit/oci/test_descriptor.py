@@ -52,7 +52,7 @@ def test_nobody_else_can_change_it() -> None:
     desc.to_json()["annotations"]["k"] = "changed"
     assert desc.annotations["k"] == "v"
     with pytest.raises(TypeError):
-        desc.annotations["k"] = "changed"  # type: ignore[index]
+        desc.annotations["k"] = "changed"  # type: ignore[index]  # that it is wrong is the point
 
 
 def test_replace_keeps_the_rest() -> None:

@@ -1,6 +1,7 @@
 """The blob's framing, its TOC and its chunk-info table."""
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ def framed(**parts: bytes) -> bytes:
     return b"".join(data + sections.pack_header(name, len(data)) for name, data in parts.items())
 
 
-def reader(blob: bytes):  # type: ignore[no-untyped-def]
+def reader(blob: bytes) -> Callable[[int, int], bytes]:
     return lambda offset, size: blob[offset : offset + size]
 
 

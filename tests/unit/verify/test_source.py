@@ -14,6 +14,7 @@ from nydus_service.verify.overlay import Node, Overlay
 from nydus_service.verify.source import apply_layer
 from tests.layers import (
     BLOCK,
+    Style,
     block_device,
     char_device,
     directory,
@@ -84,9 +85,9 @@ class TestNames:
     LONG = "d" * 120 + "/" + "n" * 120
 
     @pytest.mark.parametrize("style", ["pax", "gnu", "ustar"])
-    def test_that_are_long(self, style: str) -> None:
+    def test_that_are_long(self, style: Style) -> None:
         name = self.LONG if style != "ustar" else self.LONG[30:-30]
-        tar = entry(name, b"0", b"x", style=style)  # type: ignore[arg-type]
+        tar = entry(name, b"0", b"x", style=style)
         assert names(overlay_of(layer(tar)))[-1] == name
 
     def test_of_star_have_a_shorter_prefix(self) -> None:
