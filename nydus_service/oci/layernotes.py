@@ -66,6 +66,11 @@ CHUNKS_MAX: Final = 0xFF_FFFF
 
 _LEVEL: Final = -1  # a sixth of the time of level 3, for headers that are mostly zeros
 _FLUSH_SIZE: Final = 256 << 10
+_FIELDS: Final = Struct("124x12s12x8sB")
+"""Of a header: size, checksum, typeflag."""
+_ADLER_PRIME: Final = 65521
+_FIELDS_KEPT: Final = 1 << 14
+"""Different bytes of a field whose meaning is remembered."""
 _ONE_BLOCK_NO_CHUNK: Final = RECORD.pack(1, 0)
 _ONE_BLOCK_ONE_CHUNK: Final = RECORD.pack(1, 1)
 
@@ -114,6 +119,9 @@ class NotesRecorder:
         self._runs: Runs | None = None
         self._map_goes_on = False
         self._stored_map: StoredMap | None = None
+
+        self._sizes = _Meanings(_plain_size)
+        self._adlers = _Meanings(_plain_adler)
 
     def feed(self, piece: bytes) -> None:
         """Note what the next bytes of the tar say.
@@ -178,28 +186,23 @@ class NotesRecorder:
 
     def _scan(self, piece: bytes, at: int) -> int:
         """Note the plain entries that lie whole in this piece; returns where another one begins."""
-        out, hasher, chunk_size, adler = self._out, self._hasher, self._chunk_size, adler32
+        out, hasher, chunk_size, adler, fields = (
+            self._out, self._hasher, self._chunk_size, adler32, _FIELDS.unpack_from
+        )  # fmt: skip
+        sizes, adlers = self._sizes, self._adlers
         view = memoryview(piece)
         end = len(piece)
         entries = content = 0
         first = at
         while end - at >= BLOCK:
             begin = at + BLOCK
-            kind = piece[at + 156]
-            size_digits = piece[at + 124 : at + 135]
-            sum_digits = piece[at + 148 : at + 154]
-            if not size_digits.isdigit() or not sum_digits.isdigit():
-                break
-            if piece[at + 135] > 0x20 or piece[at + 154] > 0x20:  # one more digit
-                break
-            # The low half of Adler-32 is one more than the sum of the bytes, modulo a prime near 2**16.
-            total = (adler(view[at + 156 : begin], adler(view[at : at + 148])) & 0xFFFF) + 8 * 0x20 - 1
-            try:
-                size = int(size_digits, 8) if kind not in _BARE else 0
-                if int(sum_digits, 8) != total:
-                    break  # not a plain one; `_header` looks again, exactly
-            except ValueError:
-                break
+            size_field, sum_field, kind = fields(piece, at)
+            size = sizes[size_field]
+            header = view[at:begin]
+            if size < 0 or adler(header) & 0xFFFF != adlers[sum_field]:
+                break  # not a plain one; `_header` looks again, exactly
+            if kind in _BARE:
+                size = 0
             stop = begin + size
             following = stop + (-size & 511)
             if following > end:
@@ -211,9 +214,10 @@ class NotesRecorder:
                     self._note_zero_blocks()
                 if at != first:
                     out += RECORD.pack((begin - first) // BLOCK, 1 if size else 0)
+                    header = view[first:begin]
                 else:
                     out += _ONE_BLOCK_ONE_CHUNK if size else _ONE_BLOCK_NO_CHUNK
-                out += view[first:begin]
+                out += header
                 if size:
                     out += hasher(view[begin:stop]).digest()
                     content += size
@@ -377,3 +381,36 @@ class NotesRecorder:
         self._pax = {}
         self._sparse_pairs = []
         self._runs = None
+
+
+class _Meanings(dict[bytes, int]):
+    """What a header's field means, by its bytes: in few headers they are new."""
+
+    def __init__(self, parse: Callable[[bytes], int]) -> None:
+        self._parse = parse
+
+    def __missing__(self, field: bytes) -> int:
+        if len(self) >= _FIELDS_KEPT:
+            self.clear()
+        value = self[field] = self._parse(field)
+        return value
+
+
+def _plain_size(field: bytes) -> int:
+    """A size of eleven digits; -1 for any other form, which `header_number` reads."""
+    return _octal(field[:11]) if field[11] <= 0x20 else -1
+
+
+def _plain_adler(field: bytes) -> int:
+    """The low half of Adler-32 of a header with this checksum of six digits; -1 for any other form.
+
+    It is one more than the sum of all bytes, modulo a prime near 2**16, which few headers exceed; the
+    checksum counts its own field as spaces.
+    """
+    checksum = _octal(field[:6]) if field[6] <= 0x20 else -1
+    adler = 1 + checksum - 8 * 0x20 + sum(field)
+    return adler if checksum >= 0 and adler < _ADLER_PRIME else -1
+
+
+def _octal(digits: bytes) -> int:
+    return -1 if digits.strip(b"01234567") else int(digits, 8)
