@@ -154,6 +154,16 @@ def test_a_directory_in_itself_is_refused(small_bootstrap: bytes) -> None:
         read_bootstrap(loop)
 
 
+@pytest.mark.parametrize("nid", [2**20, 2**62])
+def test_an_inode_beyond_the_end_is_refused(nid: int) -> None:
+    root = directory(a=Inode(S_IFREG))
+    assert root.children is not None
+    data = bytes(write_bootstrap(root, FORMAT)[0])
+    changed = data.replace(root.children[b"a"].nid.to_bytes(8, "little"), nid.to_bytes(8, "little"))
+    with pytest.raises(FormatError, match=r"b'a' at .* leaves the bootstrap"):
+        read_bootstrap(changed)
+
+
 def test_records_that_claim_the_same_bytes_a_million_times_are_refused() -> None:
     """Every name has its own inode, all of which claim the same large chunk array."""
     blob = make_blob()

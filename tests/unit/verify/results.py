@@ -8,8 +8,9 @@ from blake3 import blake3
 from crc32c import crc32c
 
 from nydus_service.rafs.constants import BLOB_ALIGNED, BLOB_CAP_TAR_TOC, CHUNK_COMPRESSED, CHUNK_HAS_CRC32
+from nydus_service.rafs.listing import Listing
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
-from nydus_service.rafs.tree import Blob, Chunk, Inode
+from nydus_service.rafs.tree import Blob, Chunk, Inode, walk
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
 from nydus_service.verify.overlay import Node
 
@@ -37,6 +38,22 @@ def inode_of(node: Node, blob: Blob, made: dict[int, Inode]) -> Inode:
 def result_of(root: Node) -> Inode:
     """The right result for a source's tree."""
     return inode_of(root, Blob(BLOB_ID, CHUNK, "none", "blake3", FEATURES), {})
+
+
+def listing_of(root: Inode) -> Listing:
+    """A result as it is read from a bootstrap; its chunks, of CHUNK bytes each, get places in one blob."""
+    blob = Blob(BLOB_ID, CHUNK, "none", "blake3", FEATURES)
+    chunks = 0
+    for inode in dict.fromkeys(inode for _, inode in walk(root)):
+        for chunk in inode.chunks:
+            chunk.blob, chunk.index, chunk.uncompressed_offset = blob, chunks, chunks * CHUNK
+            chunk.compressed_size = chunk.uncompressed_size = CHUNK
+            chunks += 1
+        if inode.chunks:
+            inode.chunks[-1].uncompressed_size = (inode.size - 1) % CHUNK + 1
+    describe(blob, chunks, chunks * CHUNK)
+    data, _ = write_bootstrap(root, ImageFormat(CHUNK, "none", "blake3"), [blob] if chunks else [])
+    return Listing(bytes(data))
 
 
 def describe(blob: Blob, chunks: int, stored: int) -> None:

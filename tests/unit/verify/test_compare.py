@@ -5,12 +5,14 @@ from stat import S_IFDIR, S_IFIFO, S_IFREG
 
 import pytest
 
+from nydus_service.errors import FormatError
+from nydus_service.rafs.listing import Listing
 from nydus_service.rafs.tree import Inode
 from nydus_service.verify.compare import Comparison
 from nydus_service.verify.overlay import Overlay
 from nydus_service.verify.report import KEPT_MAX, Difference, Report
 from tests.layers import char_device, directory, fifo, file, hardlink, layer, symlink
-from tests.unit.verify.results import at, result_of
+from tests.unit.verify.results import at, listing_of, result_of
 from tests.unit.verify.trees import overlay_of
 
 BIG = bytes(range(256)) * 64
@@ -33,7 +35,9 @@ def source() -> Overlay:
     )
 
 
-def compared(overlay: Overlay, result: Inode, *, content: bool = True) -> tuple[Report, list[Difference]]:
+def compared(
+    overlay: Overlay, result: Inode | Listing, *, content: bool = True
+) -> tuple[Report, list[Difference]]:
     report = Report("tree")
     Comparison(overlay.root, result, LAYERS, report, content=content).run()
     return report, report.differences
@@ -201,3 +205,91 @@ def test_only_so_many_are_kept_and_all_are_counted() -> None:
     report, differences = compared(overlay, result)
     assert len(differences) == KEPT_MAX
     assert report.total == 1000  # 500 owners, 500 links
+
+
+class TestListings:
+    """The same of results that are read while they are compared."""
+
+    def test_a_right_result_is_equal(self) -> None:
+        overlay = source()
+        report, differences = compared(overlay, listing_of(result_of(overlay.root)))
+        assert (differences, report.entries) == ([], 11)
+        assert report.content_bytes == len(b"content") + len(BIG)
+
+    @pytest.mark.parametrize(
+        ("change", "wanted"),
+        [
+            (remove("top"), ("/top", "path", "file", None, UPPER)),
+            (remove("plain"), ("/plain", "path", "file", None, LOWER)),
+            (put("d/new", Inode(S_IFREG)), ("/d/new", "path", None, "file", None)),
+            (put("plain", Inode(S_IFDIR)), ("/plain", "type", "file", "directory", LOWER)),
+            (set_("plain", mode=S_IFREG | 0o755), ("/plain", "mode", "0644", "0755", LOWER)),
+            (set_("plain", uid=7), ("/plain", "owner", "0:0", "7:0", LOWER)),
+            (set_("plain", mtime=5), ("/plain", "mtime", "0.000000000", "5.000000000", LOWER)),
+            (set_("plain", size=6), ("/plain", "size", 5, 6, LOWER)),
+            (set_("d/l", target=b"x"), ("/d/l", "target", "f", "x", LOWER)),
+            (set_("d/f", gid=7), ("/d/f", "owner", "4:5", "4:7", LOWER)),
+            (
+                set_("plain", xattrs={b"user.a": b"1"}),
+                ("/plain", "xattr user.a", None, "31", LOWER),
+            ),
+        ],
+    )
+    def test_one_difference_is_found(
+        self,
+        change: Callable[[Inode], None],
+        wanted: tuple[str, str, str | int | None, str | int | None, str | None],
+    ) -> None:
+        overlay = overlay_of(
+            layer(
+                *(directory("d"), file("d/f", b"content", uid=4, gid=5), symlink("d/l", "f")),
+                *(hardlink("d/h", "d/f", uid=4, gid=5), file("plain", b"plain")),
+            ),
+            layer(file("top", b"")),
+        )
+        result = result_of(overlay.root)
+        change(result)
+        report, [found] = compared(overlay, listing_of(result))
+        assert (found.path.decode(), *found[1:]) == wanted
+        assert report.total == 1
+
+    @pytest.mark.parametrize(("path", "index"), [("plain", 0), ("d/f", 0), ("d/big", 2)])
+    def test_a_changed_chunk_is_found(self, path: str, index: int) -> None:
+        overlay = overlay_of(
+            layer(file("plain", b"1"), file("d/f", b"2"), hardlink("d/h", "d/f"), file("d/big", BIG))
+        )
+        result = result_of(overlay.root)
+        at(result, path).chunks[index].digest = bytes(32)
+        _, [found] = compared(overlay, listing_of(result))
+        assert (found.path, found.field) == (f"/{path}".encode(), f"content of chunk {index}")
+        assert found.found == "00" * 32
+
+    def test_without_content_digests_are_not_compared(self) -> None:
+        overlay = overlay_of(layer(file("a", b"1"), file("b", BIG)))
+        result = result_of(overlay.root)
+        at(result, "a").chunks[0].digest = at(result, "b").chunks[1].digest = bytes(32)
+        report, differences = compared(overlay, listing_of(result), content=False)
+        assert (differences, report.content_bytes) == ([], 1 + len(BIG))
+
+    def test_a_link_that_became_a_copy_is_found(self) -> None:
+        overlay = overlay_of(layer(file("a", b"1"), hardlink("b", "a"), hardlink("c", "a")))
+        result = result_of(overlay.root)
+        put("b", result_of(overlay.root).children[b"a"])(result)  # type: ignore[index]
+        report, [found] = compared(overlay, listing_of(result))
+        assert found == Difference(b"/b", "hard links", "/a, /b, /c", "/b", LOWER)
+        assert report.total == 1
+
+    def test_equal_files_that_became_links_are_found(self) -> None:
+        overlay = overlay_of(layer(file("a", b"1"), file("b", b"1"), file("c", b"1")))
+        result = result_of(overlay.root)
+        put("b", at(result, "a"))(result)
+        report, [found] = compared(overlay, listing_of(result))
+        assert found == Difference(b"/b", "hard links", "/b", "/a, /b", LOWER)
+        assert report.total == 1
+
+    def test_damage_is_found_on_the_way(self) -> None:
+        overlay = overlay_of(layer(file("a", b"1"), file("d/b", b"1")))
+        listing = listing_of(result_of(overlay.root))
+        listing.budget = 200
+        with pytest.raises(FormatError, match="overlap"):
+            compared(overlay, listing)
