@@ -85,7 +85,7 @@ def _explain(ours: Row, floor: Row | None, cores: int) -> str:
         if largest.name == PACK:
             told.append(
                 f"Of its {largest.cpu_s:.2f} s CPU the codecs need {codecs_s:.2f} s; what is left is Python "
-                "(tar headers, tables, the notes for verification) and the start of the builders."
+                "(tar headers, tables, what verification reads meanwhile) and the start of processes."
                 if codecs_s < largest.cpu_s
                 else f"Its {largest.cpu_s:.2f} s CPU are no more than the {codecs_s:.2f} s of the floor."
             )
