@@ -37,8 +37,12 @@ from nydus_service.oci.tarentry import (
 from nydus_service.oci.tarheader import (
     BLOCK_SIZE,
     CHECKSUM,
+    DEVMAJOR,
+    DEVMINOR,
     HEADER,
     ID_MAX,
+    LINKNAME,
+    MAGIC,
     PATH_MAX,
     ZERO_BLOCK,
     BadEntryError,
@@ -84,7 +88,7 @@ _TIME_USUAL = 1 << 33
 _NAME_SHOWN = 200
 _TRUNCATED = "the tar ends inside it: the layer is truncated"
 
-Fields = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+Fields = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, int]
 """A header as `HEADER` unpacks it."""
 
 
@@ -111,23 +115,29 @@ class LayerTarReader:
         self._entry: TarEntry | None = None
         self._zeros = ZEROS
         self._numbers: dict[bytes, int] = {}
+        self._owners: dict[bytes, tuple[int, int, int]] = {}
         self._adlers: dict[bytes, int] = {}
 
     def __iter__(self) -> Iterator[TarEntry]:
         extensions: Extensions | None = None
         ended = False  # the last block was one of zeros
-        while (block := self._next_header(ended)) is not None:
+        while True:
             offset = self._next
+            at = offset - self._base
+            self._pos = stop = at + BLOCK_SIZE
+            block = self._view[at:stop] if stop <= self._end else self._next_header(ended)
+            if block is None:
+                break
             self._next = self._data_end = offset + BLOCK_SIZE
             fields: Fields = HEADER.unpack(block)
             try:
-                if self._adlers.get(fields[6]) != adler32(block) & 0xFFFF and not self._is_header(block):
+                if self._adlers.get(fields[4]) != adler32(block) & 0xFFFF and not self._is_header(block):
                     if extensions is not None:
                         break
                     ended = True
                     continue
                 ended = False
-                if fields[7] in _EXTENSIONS:
+                if fields[5] in _EXTENSIONS:
                     extensions = self._extend(extensions, fields, offset)
                     continue
                 entry = self._make_entry(block, fields, offset, extensions)
@@ -171,15 +181,10 @@ class LayerTarReader:
     # Headers
 
     def _next_header(self, ended: bool) -> memoryview | bytes | None:
-        """The block at `_next`, None if the stream has ended there.
+        """The block at `_next`, which this piece has not got whole; None if the stream has ended there.
 
         `ended`: the archive's end mark has begun, so that less than a block of zeros may follow.
         """
-        at = self._next - self._base
-        stop = at + BLOCK_SIZE
-        if stop <= self._end:
-            self._pos = stop
-            return self._view[at:stop]
         if not self._seek(self._next):
             if self._data_end > self._base and self._entry is not None:
                 raise _error(self._entry.path, self._entry.offset, _TRUNCATED)
@@ -214,9 +219,17 @@ class LayerTarReader:
         value = self._numbers[field] = parse_number(field)
         return value
 
+    def _owner(self, field: bytes) -> tuple[int, int, int]:
+        """Permission bits, uid and gid; remembered as numbers are."""
+        mode, uid, gid = (parse_number(field[at : at + 8]) for at in (0, 8, 16))
+        if len(self._owners) >= _FIELDS_KEPT:
+            self._owners.clear()
+        owner = self._owners[field] = mode & 0o7777, uid, gid
+        return owner
+
     def _extend(self, extensions: Extensions | None, fields: Fields, offset: int) -> Extensions | None:
         """Read a header that is about the next one."""
-        size, flag = self._number(fields[4]), fields[7]
+        size, flag = self._number(fields[2]), fields[5]
         if not 0 <= size <= EXTENSION_MAX:
             raise BadEntryError(f"its extension header has {size} bytes, at most {EXTENSION_MAX} are read")
         body = self._take(size)
@@ -231,27 +244,21 @@ class LayerTarReader:
     def _make_entry(
         self, block: memoryview | bytes, fields: Fields, offset: int, extensions: Extensions | None
     ) -> TarEntry:
-        name, mode_field, uid_field, gid_field, size_field, mtime_field = fields[:6]
-        _, flag, link, magic, _, _, prefix = fields[6:]
+        name, owner_field, size_field, mtime_field, _, flag, link_begin, prefix_begin = fields
         if (kind := _KINDS.get(flag)) is None:
             raise BadEntryError(f"its typeflag {flag!r} is of no kind of file")
-        known = self._numbers.get
         # In most headers these fields are the same bytes as in one before, so no call is made.
-        if (mode := known(mode_field)) is None:
-            mode = self._number(mode_field)
-        if (uid := known(uid_field)) is None:
-            uid = self._number(uid_field)
-        if (gid := known(gid_field)) is None:
-            gid = self._number(gid_field)
-        if (size := known(size_field)) is None:
+        if (owner := self._owners.get(owner_field)) is None:
+            owner = self._owner(owner_field)
+        if (size := self._numbers.get(size_field)) is None:
             size = self._number(size_field)
-        if (mtime := known(mtime_field)) is None:
+        if (mtime := self._numbers.get(mtime_field)) is None:
             mtime = self._number(mtime_field)
+        mode, uid, gid = owner
         path = name.partition(b"\0")[0]
-        if prefix[0] and (before := prefix_of(bytes(block), magic, prefix)):
+        if prefix_begin and (before := prefix_of(bytes(block))):
             path = before + b"/" + path
-        target = link.partition(b"\0")[0] if link[0] else b""
-        mode &= 0o7777
+        target = text(bytes(block[LINKNAME])) if link_begin else b""
         entry = TarEntry(path, kind, mode, uid, gid, size, mtime, 0, target, 0, NO_XATTRS, offset, None)
         if not 0 <= mtime < _TIME_USUAL:
             entry.mtime, entry.mtime_nsec = bound_time(mtime)
@@ -261,7 +268,7 @@ class LayerTarReader:
             entry.kind = kind = DIRECTORY
         self._unread = 0
         if kind != REGULAR:
-            _settle_special(entry, fields)
+            _settle_special(entry, block)
         elif entry.size or extensions is not None or flag == b"S":
             self._place_content(entry, block, flag, extensions)
         entry.path = clean_path(entry.path)
@@ -385,7 +392,7 @@ class LayerTarReader:
         return data
 
 
-def _settle_special(entry: TarEntry, fields: Fields) -> None:
+def _settle_special(entry: TarEntry, block: memoryview | bytes) -> None:
     """What is not a regular file has no content, whatever its size field says."""
     kind = entry.kind
     entry.size = 0
@@ -399,8 +406,8 @@ def _settle_special(entry: TarEntry, fields: Fields) -> None:
         entry.target = clean_path(entry.target)
         return
     entry.target = b""
-    if kind in (CHAR, BLOCK) and has_devices(fields[9]):
-        major, minor = parse_number(fields[10]), parse_number(fields[11])
+    if kind in (CHAR, BLOCK) and has_devices(bytes(block[MAGIC])):
+        major, minor = parse_number(bytes(block[DEVMAJOR])), parse_number(bytes(block[DEVMINOR]))
         if major < 0 or minor < 0:
             raise BadEntryError(f"its device number is {major}:{minor}")
         entry.rdev = (minor & 0xFF) | ((major & 0xFFF) << 8) | ((minor & 0xFFF00) << 12)

@@ -16,11 +16,18 @@ PATH_MAX: Final = 4096
 """Bytes in a whole path, or in a symlink's target and its NUL (Linux PATH_MAX)."""
 ID_MAX: Final = 2**32 - 1
 
-HEADER: Final = Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
-"""name, mode, uid, gid, size, mtime, chksum, typeflag, linkname, magic and version, devmajor,
-devminor, prefix. uname and gname (64 bytes) have no meaning in a layer: owners go by number."""
+HEADER: Final = Struct("100s24s12s12s8scB187xB166x")
+"""What is read of each header: name; mode, uid and gid, 8 bytes each; size, mtime, chksum, typeflag; the
+first bytes of linkname and of prefix, since both are mostly empty. uname and gname have no meaning in a
+layer: owners go by number."""
 
 CHECKSUM: Final = slice(148, 156)
+LINKNAME: Final = slice(157, 257)
+MAGIC: Final = slice(257, 265)
+"""With the version."""
+DEVMAJOR: Final = slice(329, 337)
+DEVMINOR: Final = slice(337, 345)
+PREFIX: Final = slice(345, 500)
 
 MAGIC_GNU: Final = b"ustar  \0"
 MAGIC_USTAR: Final = b"ustar\0"
@@ -107,8 +114,9 @@ def verify_checksum(block: bytes) -> None:
         raise BadEntryError(f"its checksum is {unsigned:o}, not {claimed:o}: no tar header, or damaged")
 
 
-def prefix_of(block: bytes, magic: bytes, prefix: bytes) -> bytes:
+def prefix_of(block: bytes) -> bytes:
     """What stands before the name, by the header's format; b"" if nothing does."""
+    magic, prefix = block[MAGIC], block[PREFIX]
     if magic[:6] == MAGIC_USTAR:
         return text(prefix[:131] if block[508:] == STAR_TRAILER else prefix)
     if magic == MAGIC_GNU:
@@ -137,9 +145,9 @@ def clean_path(raw: bytes) -> bytes:
         BadEntryError: a component or the path is too long for Linux.
     """
     path = raw.strip(b"/")
-    if path.startswith(b"./"):  # as in each name of `tar -c .`
+    if path[:2] == b"./":  # as in each name of `tar -c .`
         path = path[2:].lstrip(b"/")
-    if b"/." in path or b"//" in path or path.startswith(b"."):
+    if b"/." in path or b"//" in path or path[:1] == b".":
         path = _resolve_dots(path)
     if len(path) > NAME_MAX:
         longest = max(map(len, path.split(b"/")))
