@@ -70,7 +70,7 @@ class Listing(RecordReader):
 
     def rewind(self) -> None:
         """Forget which directories have been read. `root` is another inode afterwards."""
-        self.budget = len(self.data) - self.chunk_table[1]
+        self.budget = len(self.data) - len(self.chunk_table)
         self.reached.clear()
         try:
             self.root, place = self.read_root(self._root_nid)
@@ -111,7 +111,7 @@ class Listing(RecordReader):
 
     def _make_parts(self) -> dict[int, bytearray]:
         parts = {}
-        room = _SPARSE * self.chunk_table[1] // CHUNK_ENTRY_SIZE
+        room = _SPARSE * len(self.chunk_table) // CHUNK_ENTRY_SIZE
         for blob_index, blob in enumerate(self.blobs):
             if blob.chunk_count <= room:
                 room -= blob.chunk_count
@@ -122,10 +122,9 @@ class Listing(RecordReader):
 
     def _read_rows(self) -> None:
         """Take in the chunk table."""
-        offset, size = self.chunk_table
         blobs, parts, pack, content_size = self.blobs, self._parts, _CONTENT.pack_into, _CONTENT.size
         bounds = chunk_bounds(blobs)
-        for digest, blob_index, plain, plain_at, index in _ROW.iter_unpack(self.data[offset : offset + size]):
+        for digest, blob_index, plain, plain_at, index in _ROW.iter_unpack(self.chunk_table):
             count, end = bounds[blob_index] if blob_index < len(bounds) else (0, 0)
             if index >= count or plain_at % BLOCK_SIZE or plain_at + plain > end:
                 raise misplaced_chunk(blob_index, index, blobs)

@@ -86,8 +86,7 @@ class _TreeReader(RecordReader):
 
     def _read_chunks(self) -> dict[int, Chunk]:
         """The chunk table, keyed by the eight bytes that stand in an inode for the chunk."""
-        offset, size = self.chunk_table
-        self.budget -= size
+        self.budget -= len(self.chunk_table)
         blobs = self.blobs
         bounds = chunk_bounds(blobs)
         table: dict[int, Chunk] = {}
@@ -102,7 +101,7 @@ class _TreeReader(RecordReader):
             file_offset,
             index,
             crc,
-        ) in CHUNK.iter_unpack(self.data[offset : offset + size]):
+        ) in CHUNK.iter_unpack(self.chunk_table):
             count, end = bounds[blob_index] if blob_index < len(bounds) else (0, 0)
             if index >= count or plain_at % BLOCK_SIZE or plain_at + plain > end:
                 raise misplaced_chunk(blob_index, index, blobs)

@@ -128,7 +128,8 @@ class RecordReader:
         self.base = tables.superblock.meta_block * BLOCK_SIZE
         self.shared_xattrs = tables.superblock.xattr_block * BLOCK_SIZE
         self.chunk_size = tables.extended.chunk_size
-        self.chunk_table = tables.extended.chunk_table_offset, tables.extended.chunk_table_size
+        start, size = tables.extended.chunk_table_offset, tables.extended.chunk_table_size
+        self.chunk_table = memoryview(data)[start : start + size]
         self.budget = len(data)
         self.has_lower_links = False
         self.linked: dict[int, Inode] = {}
