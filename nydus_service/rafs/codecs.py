@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 ZSTD_LEVEL = 3
 """The library's default, as the native builder uses it."""
 
+_MANY = 16
+"""Pieces from which on it pays to compress them in one call, which sets up a context of its own."""
+
 WRITABLE = ("none", "lz4_block", "zstd")
 
 
@@ -42,14 +45,21 @@ def _store_plain(pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memory
 def _zstd_compressor() -> Compressor:
     import zstandard
 
-    frame = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
     def compress(pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memoryview]":
-        stored: list[bytes | memoryview] = []
-        for piece in pieces:
-            packed = frame(piece)
-            stored.append(packed if len(packed) < len(piece) else piece)
-        return stored
+        if len(pieces) < _MANY:
+            frames = map(compressor.compress, pieces)
+            return [
+                frame if len(frame) < len(piece) else piece
+                for frame, piece in zip(frames, pieces, strict=True)
+            ]
+        # One call for all: the lock of the interpreter is let go once, not for each small piece.
+        segments = compressor.multi_compress_to_buffer(list(pieces))
+        return [
+            segments[index].tobytes() if len(segments[index]) < len(piece) else piece
+            for index, piece in enumerate(pieces)
+        ]
 
     return compress
 
