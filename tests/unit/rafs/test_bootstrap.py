@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nydus_service.errors import FormatError, NydusServiceError
 from nydus_service.rafs.reader import read_bootstrap
 from nydus_service.rafs.tree import MARK_IMPLIED, MARK_LOWER_LINK, Inode
+from nydus_service.rafs.v6 import CHUNK, ExtendedSuperblock
 from nydus_service.rafs.writer import ImageFormat, directory_size, write_bootstrap
 from tests.unit.rafs.trees import CHUNK_SIZE, add_chunk, describe, make_blob, make_file, trees
 
@@ -69,6 +70,23 @@ def test_blobs_are_in_the_order_of_their_first_use() -> None:
     data, blobs = write_bootstrap(root, FORMAT)
     assert [blob.blob_id[0] for blob in blobs] == ["2", "1"]
     assert [blob.blob_id[0] for blob in read_bootstrap(bytes(data)).blobs] == ["2", "1"]
+
+
+def test_chunk_table_is_sorted_by_digest_then_blob_then_index() -> None:
+    blobs = [make_blob("1" * 64), make_blob("2" * 64)]
+    files = [make_file(blob, 3 * CHUNK_SIZE) for blob in (*blobs, *blobs)]
+    same = files[0].chunks[1].digest
+    for inode in files:
+        inode.chunks[0].digest = inode.chunks[2].digest = same
+    root = directory(a=files[3], b=files[1], c=files[2], d=files[0])
+    data, _ = write_bootstrap(root, FORMAT, blobs)
+    extended = ExtendedSuperblock.unpack(bytes(data), len(data))
+    begin = extended.chunk_table_offset
+    entries = list(CHUNK.iter_unpack(data[begin : begin + extended.chunk_table_size]))
+    keys = [(entry[0], entry[1], entry[8]) for entry in entries]
+    assert len(keys) == 12
+    assert keys == sorted(keys)
+    assert describe(read_bootstrap(bytes(data)).root) == describe(root)
 
 
 def test_prefetch_table_lists_inodes_in_order_and_needs_a_blob() -> None:
