@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nydus_service.nydus_image.layertree import ESTARGZ_ENTRIES, LayerTree, record_file_offsets
 from nydus_service.nydus_image.output import BlobOutput, write_file
-from nydus_service.nydus_image.pipeline import ChunkPipeline
+from nydus_service.nydus_image.pipeline import ChunkPipeline, Data
 from nydus_service.nydus_image.prefetch import find_inodes
 from nydus_service.nydus_image.source import LayerSource, NotesOptions, SourceCheck, open_source
 from nydus_service.oci.layertar import LayerTarReader
@@ -175,7 +175,7 @@ class _LayerBuilder:
         self.toc.append(entry)
 
         table = pack_v1(chunks)
-        stored = bytes(open_compressor(blob.compressor)([table])[0])
+        stored = open_compressor(blob.compressor)([table])[0]
         blob.ci_compressor = blob.compressor if len(stored) < len(table) else "none"
         blob.ci_offset = output.position
         blob.ci_compressed_size, blob.ci_uncompressed_size = len(stored), len(table)
@@ -194,26 +194,25 @@ class _LayerBuilder:
             output.write(digests)
             self._section(sections.CHUNK_DIGESTS, len(digests))
 
-    def _add_to_toc(self, name: str, compressor: str, plain: bytes, stored: bytes) -> None:
+    def _add_to_toc(self, name: str, compressor: str, plain: Data, stored: Data) -> None:
         """Note what is about to be written at the output's position."""
         digest = hashlib.sha256(plain).digest()
         self.toc.append(TocEntry(name, compressor, digest, self.output.position, len(stored), len(plain)))
 
-    def _bootstrap(self) -> bytes:
+    def _bootstrap(self) -> memoryview:
         options = self.options
         image = ImageFormat(options.chunk_size, options.compressor, options.digester, not options.repeatable)
         blobs = [self.blob] if self.blob.chunk_count else []
         prefetch = find_inodes(self.tree.root, options.prefetch)
         data, _ = write_bootstrap(self.tree.root, image, blobs, prefetch)
-        return bytes(data)
+        return memoryview(data)
 
-    def _inline_bootstrap(self) -> bytes:
+    def _inline_bootstrap(self) -> memoryview:
         self.blob.blob_id = INLINE_BLOB_ID
         self.blob.compressed_size = self.output.position
-        bootstrap = self._bootstrap()
-        stored = bootstrap
+        stored = bootstrap = self._bootstrap()
         if self.options.blob_toc:
-            stored = bytes(open_compressor("zstd")([bootstrap])[0])
+            stored = memoryview(open_compressor("zstd")([bootstrap])[0])
         compressor = "zstd" if len(stored) < len(bootstrap) else "none"
         self._add_to_toc(sections.BOOTSTRAP, compressor, bootstrap, stored)
         self.output.write(stored)

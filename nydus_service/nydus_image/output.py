@@ -89,7 +89,9 @@ class BlobOutput:
                     self.path.unlink()
 
 
-def write_file(path: Path | None, directory: Path | None, data: bytes | bytearray, what: str) -> Path:
+def write_file(
+    path: Path | None, directory: Path | None, data: bytes | bytearray | memoryview, what: str
+) -> Path:
     """Write a bootstrap: to `path`, or into `directory` under the hex SHA-256 of its bytes.
 
     Raises: NotFoundError, NotAllowedError, NoSpaceError; UnsupportedError: `path` is a pipe.
@@ -98,7 +100,7 @@ def write_file(path: Path | None, directory: Path | None, data: bytes | bytearra
         raise UnsupportedError(f"the {what} cannot go to {path}: it is no regular file")
     output = BlobOutput(path, directory)
     try:
-        output.write(bytes(data))
+        output.write(memoryview(data))
         return output.commit(output.hexdigest())
     except BaseException:
         output.abandon()

@@ -13,6 +13,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from blake3 import blake3
 from crc32c import crc32c
@@ -35,14 +36,9 @@ _BATCH_CHUNKS = 512
 _STUCK_S = 0.5
 
 Data = bytes | memoryview
-Digest = Callable[[Data], bytes]
 
-
-def digest_function(name: str) -> Digest:
-    """The chunk digest by its nydus name: 32 bytes of a piece of content."""
-    if name == "blake3":
-        return lambda data: blake3(data).digest()
-    return lambda data: hashlib.sha256(data).digest()
+_HASHERS: dict[str, Callable[[Data], Any]] = {"blake3": blake3, "sha256": hashlib.sha256}
+"""By the names of chunk digests; not the recorder's (`oci.filechunks`), so that a mistake shows."""
 
 
 class _Batch:
@@ -75,7 +71,7 @@ class ChunkPipeline:
     def __init__(self, blob: Blob, write: Callable[[Data], object], threads: int | None = None) -> None:
         self._blob = blob
         self._write = write
-        self._digest = digest_function(blob.digester)
+        self._hasher = _HASHERS[blob.digester]
         self._batch = _Batch()
         self._known: dict[bytes, Chunk] = {}
         self._last: tuple[Data, Chunk] | None = None
@@ -108,7 +104,7 @@ class ChunkPipeline:
             chunk = last[1]
             self.reused_elsewhere |= chunk.file_offset != file_offset
             return chunk
-        digest = self._digest(data)
+        digest: bytes = self._hasher(data).digest()
         size = len(data)
         blob = self._blob
         known = self._known.get(digest)
