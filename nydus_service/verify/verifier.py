@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from nydus_service.errors import DiffersError, FormatError, from_os_error
+from nydus_service.rafs.listing import Listing
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
-from nydus_service.rafs.tree import walk
+from nydus_service.rafs.tree import Blob, walk
 from nydus_service.verify.compare import Comparison
 from nydus_service.verify.growing import GrowingFile, HasEnded
 from nydus_service.verify.notes import LayerNotes
@@ -29,12 +30,20 @@ def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) ->
     report = Report(source.mode)
     wanted = None if source.mode == "read" else _read_source(source.layers, has_ended)
     found = result()
-    bootstrap = _read_result(found)
-    _check_blob_table(bootstrap, found, report)
-    if wanted is None:
-        _count(bootstrap, report)
-    else:
-        wanted.compare(bootstrap, report)
+    try:
+        if wanted is not None and not found.is_read_back(source.mode):
+            listing = Listing(_read(found.bootstrap), found.blob_id)
+            _check_blob_table(listing.blobs, found, report)
+            wanted.compare(listing, report)
+            return report
+        bootstrap = read_bootstrap(_read(found.bootstrap), found.blob_id)
+        _check_blob_table(bootstrap.blobs, found, report)
+        if wanted is None:
+            _count(bootstrap, report)
+        else:
+            wanted.compare(bootstrap, report)
+    except FormatError as exc:
+        raise DiffersError(f"bootstrap {found.bootstrap} is damaged: {exc}") from exc
     if found.is_read_back(source.mode):
         # Only here: its thread pool takes a moment to import.
         from nydus_service.verify.stored import check_stored
@@ -67,14 +76,15 @@ class _Wanted:
             )
         self.chunking = chunking
 
-    def compare(self, bootstrap: Bootstrap, report: Report) -> None:
+    def compare(self, bootstrap: Bootstrap | Listing, report: Report) -> None:
         report.set_aside = self.overlay.set_aside
         found = bootstrap.chunk_size, bootstrap.digester
         comparable = not bootstrap.blobs or self.chunking in (None, found)
         if not comparable:
             report.add(Difference(b"", "chunk size and digester", str(self.chunking), str(found)))
         digests = [layer.digest for layer in self.layers]
-        Comparison(self.overlay.root, bootstrap.root, digests, report, content=comparable).run()
+        result = bootstrap if isinstance(bootstrap, Listing) else bootstrap.root
+        Comparison(self.overlay.root, result, digests, report, content=comparable).run()
 
 
 def _read_source(layers: tuple[Layer, ...], has_ended: HasEnded) -> _Wanted:
@@ -87,21 +97,18 @@ def _read_source(layers: tuple[Layer, ...], has_ended: HasEnded) -> _Wanted:
     return wanted
 
 
-def _read_result(result: Result) -> Bootstrap:
+def _read(bootstrap: str) -> bytes:
     try:
-        with open(result.bootstrap, "rb") as file:
-            data = file.read()
-        return read_bootstrap(data, result.blob_id)
+        with open(bootstrap, "rb") as file:
+            return file.read()
     except OSError as exc:
-        raise from_os_error(exc, f"read bootstrap {result.bootstrap}") from exc
-    except FormatError as exc:
-        raise DiffersError(f"bootstrap {result.bootstrap} is damaged: {exc}") from exc
+        raise from_os_error(exc, f"read bootstrap {bootstrap}") from exc
 
 
-def _check_blob_table(bootstrap: Bootstrap, result: Result, report: Report) -> None:
+def _check_blob_table(blobs: list[Blob], result: Result, report: Report) -> None:
     """Each blob that the image may use has to be there, or a reader cannot mount it."""
     if result.blobs is not None:
-        for row, blob in enumerate(bootstrap.blobs):
+        for row, blob in enumerate(blobs):
             if blob.blob_id not in result.blobs:
                 report.add(Difference(b"", f"blob {row} of the blob table", None, blob.blob_id))
 
