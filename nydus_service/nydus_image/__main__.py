@@ -1,7 +1,5 @@
 """`python -m nydus_service.nydus_image`: the command `nydus-image-py`."""
 
-import sys
+from nydus_service.nydus_image.command import run
 
-from nydus_service.nydus_image.command import main
-
-sys.exit(main())
+run()

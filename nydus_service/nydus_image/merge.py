@@ -10,7 +10,7 @@ from nydus_service.nydus_image.prefetch import find_inodes
 from nydus_service.rafs.constants import BLOB_INLINED_FS_META, BLOB_SEPARATE, FLAG_EXPLICIT_UID_GID
 from nydus_service.rafs.overlay import apply_layer, empty_root
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
-from nydus_service.rafs.tree import Blob
+from nydus_service.rafs.tree import Blob, Inode
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
 
 _BLOB_FIELDS = tuple(field for field in Blob.__slots__ if field != "blob_id")
@@ -37,11 +37,12 @@ class MergeOptions:
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
-    """Blob ids in the order of the blob table, and the bootstrap's path."""
+    """Blob ids in the order of the blob table, the bootstrap's path, and the tree in it, if there was one."""
 
     blob_ids: list[str]
     bootstrap: Path
     compressor: str
+    root: Inode | None = None
 
 
 def merge(options: MergeOptions) -> MergeResult:
@@ -77,7 +78,7 @@ def merge(options: MergeOptions) -> MergeResult:
     )
     data, used = write_bootstrap(root, image, None, find_inodes(root, options.prefetch))
     path = write_file(options.bootstrap, options.blob_dir, data, "bootstrap")
-    return MergeResult([blob.blob_id for blob in used], path, layer.compressor)
+    return MergeResult([blob.blob_id for blob in used], path, layer.compressor, root)
 
 
 def _read(source: Path) -> bytes:
