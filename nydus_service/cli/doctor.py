@@ -22,7 +22,7 @@ from nydus_service.config import Settings, load_settings, search_path, temporary
 from nydus_service.content.places import Daemon
 from nydus_service.errors import NydusServiceError
 
-CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "crc32c")
+CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "google-crc32c")
 NATIVE = "nydus-image"
 SCRATCH_WANTED = 2 * 10**9
 """Bytes: room for the layers in flight of a large image."""

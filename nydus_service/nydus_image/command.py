@@ -64,7 +64,7 @@ def _source_options(args: argparse.Namespace) -> tuple[Any, Any]:
     return check, notes
 
 
-def _create(args: argparse.Namespace) -> None:
+def _create(args: argparse.Namespace) -> object:
     from nydus_service.nydus_image.create import CreateOptions, create
     from nydus_service.rafs.v6 import is_chunk_size
 
@@ -104,6 +104,7 @@ def _create(args: argparse.Namespace) -> None:
     )
     more = {"stands_alone": result.stands_alone}
     _finish(args, result.blob_ids, result.bootstrap, args.compressor, started, result.counters, more)
+    return result.root
 
 
 def _merge(args: argparse.Namespace) -> object:

@@ -24,7 +24,7 @@ from nydus_service.rafs.constants import (
     DEFAULT_CHUNK_SIZE,
 )
 from nydus_service.rafs.toc import TocEntry
-from nydus_service.rafs.tree import NO_CHUNKS, Blob, Chunk
+from nydus_service.rafs.tree import NO_CHUNKS, Blob, Chunk, Inode
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
 
 INLINE_BLOB_ID = "x" * 64
@@ -55,13 +55,14 @@ class CreateOptions:
 class CreateResult:
     """What was written: blob ids in the order of the blob table, and where the bootstrap is.
 
-    `stands_alone`: see `LayerTree`.
+    `stands_alone`: see `LayerTree`. `root`: of the tree in the bootstrap.
     """
 
     blob_ids: list[str]
     bootstrap: Path | None
     stands_alone: bool
     counters: dict[str, int]
+    root: Inode
 
 
 def create(options: CreateOptions) -> CreateResult:
@@ -126,7 +127,7 @@ class _LayerBuilder:
             "source_plain_size": self.source.bytes_plain,
         }
         blob_ids = [blob_id] if chunks or self.options.inline_meta else []
-        return CreateResult(blob_ids, path, self.tree.stands_alone, counters)
+        return CreateResult(blob_ids, path, self.tree.stands_alone, counters, self.tree.root)
 
     def _store_content(self) -> list[Chunk]:
         """Read the whole tar: entries to the tree, content to the blob."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blake3 import blake3
-from crc32c import crc32c
+from google_crc32c import value as crc32c
 
 from nydus_service.errors import FormatError
 from nydus_service.nydus_image.channel import Channel, Closed
@@ -118,7 +118,8 @@ class ChunkPipeline:
                 raise FormatError(
                     f"one layer with more than {index} chunks or {offset} bytes does not fit a blob"
                 )
-            chunk = Chunk(blob, index, digest, CHUNK_HAS_CRC32, 0, size, 0, offset, file_offset, crc32c(data))
+            checksum = crc32c(bytes(data))  # which takes no views
+            chunk = Chunk(blob, index, digest, CHUNK_HAS_CRC32, 0, size, 0, offset, file_offset, checksum)
             blob.chunk_count = index + 1
             blob.uncompressed_size = (offset + size + BLOCK_SIZE - 1) & -BLOCK_SIZE
             self._known[digest] = chunk

@@ -160,7 +160,7 @@ class _BlobReader:
 
 
 def _crc32c(data: bytes) -> int:
-    from crc32c import crc32c
+    from google_crc32c import value as crc32c
 
     checksum: int = crc32c(data)
     return checksum

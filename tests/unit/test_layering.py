@@ -43,7 +43,7 @@ MAY_IMPORT = {
 }
 """Room: what it may import of ours beside itself, as rooms or as single modules."""
 
-CODECS = {"blake3", "crc32c", "deflate", "isal", "lz4", "zstandard"}
+CODECS = {"blake3", "deflate", "google_crc32c", "isal", "lz4", "zstandard"}
 PROCESS_AND_NETWORK = {
     "http",
     "multiprocessing",

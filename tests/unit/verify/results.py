@@ -5,7 +5,7 @@ from stat import S_IFDIR
 
 import zstandard
 from blake3 import blake3
-from crc32c import crc32c
+from google_crc32c import value as crc32c
 
 from nydus_service.rafs.constants import BLOB_ALIGNED, BLOB_CAP_TAR_TOC, CHUNK_COMPRESSED, CHUNK_HAS_CRC32
 from nydus_service.rafs.listing import Listing
