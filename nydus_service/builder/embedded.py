@@ -4,8 +4,6 @@ from collections.abc import AsyncIterable
 from contextlib import ExitStack
 from pathlib import Path
 
-import anyio
-
 from nydus_service.builder import calls
 from nydus_service.builder.builder import (
     BootstrapLayerOutcome,
@@ -18,11 +16,12 @@ from nydus_service.builder.builder import (
     Sink,
 )
 from nydus_service.builder.command import embedded_pack_arguments, operand, prefetch_input
-from nydus_service.builder.features import parse_identity
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import open_input, open_pipe
 from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Input, Output, Spawn, supervise
+from nydus_service.rafs.codecs import library_versions
+from nydus_service.version import VERSION
 
 EMBEDDED_NAME = "nydus-image-py"
 
@@ -36,14 +35,11 @@ class EmbeddedBuilder:
             limits: of each process.
         """
         self._limits = limits
-        self._identity: BuilderIdentity | None = None
-        self._asking = anyio.Lock()
 
     async def identify(self) -> BuilderIdentity:
-        async with self._asking:
-            if self._identity is None:
-                self._identity = parse_identity(await calls.ask(None, "--version"), EMBEDDED_NAME)
-            return self._identity
+        """As its `-V` tells it. It runs from this package, by this interpreter: its libraries are ours."""
+        libraries = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+        return BuilderIdentity(EMBEDDED_NAME, f"{VERSION} ({libraries})")
 
     async def pack(
         self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink

@@ -244,24 +244,12 @@ def _bootstrap_layer(args: argparse.Namespace) -> None:
         _write_json(args.output_json, document, indent=None)
 
 
-def codec_versions() -> dict[str, str]:
-    """What decides a blob's bytes besides the input: the versions of the libraries in use."""
-    from importlib.metadata import version
-
-    import lz4
-    import zstandard
-
-    return {
-        "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
-        "lz4": str(lz4.library_version_string()),
-        "deflate": version("deflate"),
-    }
-
-
 def _print_version() -> None:
+    from nydus_service.rafs.codecs import library_versions
+
     print("Name: \tnydus-image-py")
     print(f"Version: \t{VERSION}")
-    for name, version in codec_versions().items():
+    for name, version in library_versions().items():
         print(f"{name}: \t{version}")
     print(f"Python: \t{'.'.join(map(str, sys.version_info[:3]))}")
 

@@ -27,6 +27,19 @@ class Compressor(Protocol):
         ...
 
 
+def library_versions() -> dict[str, str]:
+    """What decides a blob's bytes besides the input: the versions of the libraries in use."""
+    import deflate
+    import lz4
+    import zstandard
+
+    return {
+        "zstd": ".".join(map(str, zstandard.ZSTD_VERSION)),
+        "lz4": str(lz4.library_version_string()),
+        "deflate": str(deflate.__version__),
+    }
+
+
 def open_compressor(name: str) -> Compressor:
     """A compressor by its nydus name. Raises: UnsupportedError: none that can be written."""
     if name == "none":
