@@ -13,7 +13,6 @@ name, before the content of the first of them that is a directory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from operator import itemgetter
 from struct import Struct
 from typing import NamedTuple
@@ -154,8 +153,7 @@ def write_bootstrap(
     chunk_table = align(base + placement.end, BLOCK_SIZE)
 
     out = bytearray(chunk_table)
-    chunks = _TreeWriter(out, base, image.chunk_size, placement).write()
-    out += b"".join(chunks)
+    chunk_count = _TreeWriter(out, base, image.chunk_size, placement).write()
     out += bytes(-len(out) % BLOCK_SIZE)
 
     slots, blocks = pack_device_slots(table, len(out))
@@ -166,7 +164,7 @@ def write_bootstrap(
         blob_table_size=BLOB_ENTRY_SIZE * len(table),
         chunk_size=image.chunk_size,
         chunk_table_offset=chunk_table,
-        chunk_table_size=CHUNK_ENTRY_SIZE * len(chunks),
+        chunk_table_size=CHUNK_ENTRY_SIZE * chunk_count,
         prefetch_table_offset=prefetch_table if prefetch_nids else 0,
         prefetch_table_size=4 * len(prefetch_nids),
     )
@@ -307,7 +305,7 @@ def _place_child(inode: Inode, name: bytes, allocator: Allocator, placement: _Pl
 
 
 class _TreeWriter:
-    """The second pass: inodes and directories into `out`, chunks into a table."""
+    """The second pass: inodes and directories into `out`, the chunk table behind them."""
 
     def __init__(self, out: bytearray, base: int, chunk_size: int, placement: _Placement) -> None:
         self.out = out
@@ -318,17 +316,20 @@ class _TreeWriter:
         self.blobs = placement.blobs
         self.table: dict[int, Chunk] = {}
 
-    def write(self) -> list[bytes]:
-        """Write the tree; returns the chunk table's entries in their order."""
+    def write(self) -> int:
+        """Write the tree; returns how many entries the chunk table has."""
         for placed in self.placement.directories:
             self._write_directory(placed)
         self._write_others()
-        return self._chunk_entries()
+        count = len(self.table)
+        self._append_chunks()
+        return count
 
-    def _chunk_entries(self) -> list[bytes]:
-        """Sorted by digest, and those of one digest by blob and index.
+    def _append_chunks(self) -> None:
+        """Append the chunk table: sorted by digest, and entries of one digest by blob and index.
 
-        Digests are spread evenly: what begins with the same byte makes a list that is sorted faster.
+        Digests are spread evenly: what begins with the same byte makes a list that is sorted faster. What is
+        written is let go at once: of very many chunks, the table twice is a good part of all memory.
         """
         pack = CHUNK.pack
         lists: list[list[bytes]] = [[] for _ in range(256)]
@@ -348,9 +349,11 @@ class _TreeWriter:
                 chunk.crc32,
             )
             lists[digest[0]].append(entry)
+        self.table.clear()
         for entries in lists:
             entries.sort(key=_DIGEST_OF_ENTRY)
-        return list(chain.from_iterable(lists))
+            self.out += b"".join(entries)
+            entries.clear()
 
     def _inode_fields(
         self, inode: Inode, layout: int, xattrs: bytes, size: int, union: int
