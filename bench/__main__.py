@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.contenders import Race, Run, races, races_for
+from bench.contenders import Race, Run, compile_ours, races, races_for
 from bench.inputs import Input, make_input
 from bench.machine import describe_machine
 from bench.measure import CommandFailedError
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     native, peer = (_if_runnable(path) for path in (args.native, args.peer))
     facts = describe_machine(native, peer)
+    compile_ours()
     rows: list[Row] = []
     failures: list[str] = []
     for recipe in RECIPES:
