@@ -72,6 +72,7 @@ class Listing(RecordReader):
         """Forget which directories have been read. `root` is another inode afterwards."""
         self.budget = len(self.data) - len(self.chunk_table)
         self.reached.clear()
+        self.named = self.no_names()
         try:
             self.root, place = self.read_root(self._root_nid)
         except StructError as exc:
@@ -140,6 +141,7 @@ class Listing(RecordReader):
         unpack, last = PLAIN_FILE.unpack_from, len(data) - PLAIN_FILE.size
         unpack_content, content_size = _CONTENT.unpack_from, _CONTENT.size
         found: dict[bytes, Inode | PlainFile] = {}
+        named = self.named
         plain_files = 0
         for name, nid, kind in zip(*self.read_dirents(place), strict=True):
             at = base + nid * SLOT_SIZE
@@ -151,7 +153,8 @@ class Listing(RecordReader):
                         block, plain, digest = unpack_content(part, (address & 0xFFFF) * content_size)
                     except (KeyError, StructError):
                         block = plain = 0
-                    if 0 < size <= chunk_size and size == plain and block == address >> 32:
+                    if 0 < size <= chunk_size and size == plain and block == address >> 32 and not named[nid]:
+                        named[nid] = 1
                         plain_files += 1
                         found[name] = mode, uid, gid, mtime, nsec, size, digest
                         continue

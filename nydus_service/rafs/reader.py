@@ -143,7 +143,7 @@ class _TreeReader(RecordReader):
         children = directory.children
         assert children is not None
         data, base, chunks, chunk_size = self.data, self.base, self._chunks, self.chunk_size
-        unpack, last = PLAIN_FILE.unpack_from, len(self.data) - PLAIN_FILE.size
+        unpack, last, named = PLAIN_FILE.unpack_from, len(self.data) - PLAIN_FILE.size, self.named
         below: list[tuple[Inode, Directory]] = []
         plain_files = 0
         dirents = self.read_dirents(place)
@@ -159,7 +159,9 @@ class _TreeReader(RecordReader):
                     and mode >> 12 == REGULAR
                     and size == chunk.uncompressed_size
                     and size <= chunk_size
+                    and not named[nid]
                 ):
+                    named[nid] = 1
                     plain_files += 1
                     children[name] = inode = Inode(mode, uid, gid, mtime, nsec)
                     inode.size = size

@@ -136,6 +136,8 @@ class RecordReader:
         """Files that have several names, by nid: a hard link is the same inode again."""
         self.reached: set[int] = set()
         """The nids of directories."""
+        self.named = self.no_names()
+        """By nid: 1 for a file with one link whose name was found."""
         # Directory data of the inode read last.
         self._blocks_at = self._tail_at = 0
 
@@ -147,6 +149,9 @@ class RecordReader:
         Raises: KeyError: one is not in the chunk table.
         """
         raise NotImplementedError
+
+    def no_names(self) -> bytearray:
+        return bytearray(max(len(self.data) - self.base, 0) // SLOT_SIZE + 1)
 
     def read_root(self, nid: int) -> tuple[Inode, Directory]:
         root = self.read_inode(nid, b"/")
@@ -169,6 +174,11 @@ class RecordReader:
                 self.reached.add(nid)
                 path = directory.path_of(name)
                 below = Directory(path, nid, directory.nid, inode.size, self._blocks_at, self._tail_at)
+            elif nid not in self.linked:
+                if self.named[nid]:
+                    path = directory.path_of(name)
+                    raise FormatError(f"{path!r} is one more name of a file that should have but one")
+                self.named[nid] = 1
         if kind != FILE_TYPES[inode.mode >> 12]:
             raise FormatError(f"{name!r} in {directory.path!r}: file type {kind} for mode {inode.mode:o}")
         return inode, below

@@ -321,6 +321,8 @@ class _TreeWriter:
         for placed in self.placement.directories:
             self._write_directory(placed)
         self._write_others()
+        self.placement.directories.clear()
+        self.placement.others.clear()
         count = len(self.table)
         self._append_chunks()
         return count

@@ -30,20 +30,21 @@ def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) ->
     report = Report(source.mode)
     wanted = None if source.mode == "read" else _read_source(source.layers, has_ended)
     found = result()
+    data = _read(found.bootstrap)
     try:
-        if wanted is not None and not found.is_read_back(source.mode):
-            listing = Listing(_read(found.bootstrap), found.blob_id)
+        if wanted is not None:
+            listing = Listing(data, found.blob_id)
             _check_blob_table(listing.blobs, found, report)
             wanted.compare(listing, report)
+            del listing, wanted  # or both trees would be in memory with a third one
+        if source.mode == "tree":
             return report
-        bootstrap = read_bootstrap(_read(found.bootstrap), found.blob_id)
-        _check_blob_table(bootstrap.blobs, found, report)
-        if wanted is None:
-            _count(bootstrap, report)
-        else:
-            wanted.compare(bootstrap, report)
+        bootstrap = read_bootstrap(data, found.blob_id)
     except FormatError as exc:
         raise DiffersError(f"bootstrap {found.bootstrap} is damaged: {exc}") from exc
+    if source.mode == "read":
+        _check_blob_table(bootstrap.blobs, found, report)
+        _count(bootstrap, report)
     if found.is_read_back(source.mode):
         # Only here: its thread pool takes a moment to import.
         from nydus_service.verify.stored import check_stored
@@ -76,15 +77,14 @@ class _Wanted:
             )
         self.chunking = chunking
 
-    def compare(self, bootstrap: Bootstrap | Listing, report: Report) -> None:
+    def compare(self, listing: Listing, report: Report) -> None:
         report.set_aside = self.overlay.set_aside
-        found = bootstrap.chunk_size, bootstrap.digester
-        comparable = not bootstrap.blobs or self.chunking in (None, found)
+        found = listing.chunk_size, listing.digester
+        comparable = not listing.blobs or self.chunking in (None, found)
         if not comparable:
             report.add(Difference(b"", "chunk size and digester", str(self.chunking), str(found)))
         digests = [layer.digest for layer in self.layers]
-        result = bootstrap if isinstance(bootstrap, Listing) else bootstrap.root
-        Comparison(self.overlay.root, result, digests, report, content=comparable).run()
+        Comparison(self.overlay.root, listing, digests, report, content=comparable).run()
 
 
 def _read_source(layers: tuple[Layer, ...], has_ended: HasEnded) -> _Wanted:

@@ -183,7 +183,7 @@ def test_an_inode_beyond_the_end_is_refused(nid: int) -> None:
 
 
 def test_records_that_claim_the_same_bytes_a_million_times_are_refused() -> None:
-    """Every name has its own inode, all of which claim the same large chunk array."""
+    """All names are of one inode that should have but one, each of which would cost its large chunk array."""
     blob = make_blob()
     root = directory()
     assert root.children is not None
@@ -191,8 +191,8 @@ def test_records_that_claim_the_same_bytes_a_million_times_are_refused() -> None
     for index in range(300):
         root.children[b"f%d" % index] = big
     data, _ = write_bootstrap(root, FORMAT, [blob])
-    # One link count says "hard links"; without it each name counts for itself.
+    # The link count says "hard links"; without it each name would count for itself.
     at = bytes(data).index((300).to_bytes(4, "little"), 4096)
     hostile = bytes(data[:at]) + (1).to_bytes(4, "little") + bytes(data[at + 4 :])
-    with pytest.raises(FormatError, match="overlap"):
+    with pytest.raises(FormatError, match="'/f1' is one more name of a file that should have but one"):
         read_bootstrap(hostile)

@@ -191,5 +191,24 @@ def test_small_files_that_claim_the_same_bytes_are_refused() -> None:
     at = packed.index((2000).to_bytes(4, "little"), 4096)
     hostile = packed[:at] + (1).to_bytes(4, "little") + packed[at + 4 :]
     for read in (of_tree, lambda data: of_listing(Listing(data))):
-        with pytest.raises(FormatError, match="overlap"):
+        with pytest.raises(FormatError, match="one more name of a file that should have but one"):
             read(hostile)
+
+
+@pytest.mark.parametrize("kind", ["plain", "empty", "symlink", "with xattrs"])
+def test_two_names_of_a_file_that_should_have_one_are_refused(kind: str) -> None:
+    """To the kernel they are one file, whatever its count of links."""
+    blob = make_blob()
+    files = [make_file(blob, 0 if kind == "empty" else 9) for _ in range(2)]
+    for file in files:
+        if kind == "with xattrs":
+            file.xattrs = {b"user.a": b"1"}
+        if kind == "symlink":
+            file.mode, file.target, file.size, file.chunks = 0o120777, b"target", 0, []
+    packed = bytes(write_bootstrap(directory(a=files[0], b=files[1]), FORMAT)[0])
+    first, second = (file.nid.to_bytes(8, "little") for file in files)
+    wrong = packed.replace(second, first)
+    assert wrong != packed
+    for read in (of_tree, lambda data: of_listing(Listing(data))):
+        with pytest.raises(FormatError, match="'/b' is one more name"):
+            read(wrong)
