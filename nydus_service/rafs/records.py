@@ -4,6 +4,7 @@ Everything is bounded by the size of the file: each byte of it may belong to one
 hostile image that points at one record a million times is refused after reading the file once.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from operator import lt
 from struct import Struct
@@ -116,7 +117,7 @@ def read_tables(data: bytes | memoryview, blob_id: str | None) -> Tables:
     return Tables(superblock, extended, blobs)
 
 
-class RecordReader:
+class RecordReader(ABC):
     """Reads the records that it is asked for. `budget` is what is left of the file's bytes.
 
     Its methods raise FormatError for what is damaged, and struct.error for what leaves the file.
@@ -141,6 +142,7 @@ class RecordReader:
         # Directory data of the inode read last.
         self._blocks_at = self._tail_at = 0
 
+    @abstractmethod
     def take_chunks(self, inode: Inode, addresses: Sequence[int]) -> list[int]:
         """Note what a file consists of; returns the sizes of its chunks.
 
@@ -148,7 +150,6 @@ class RecordReader:
             addresses: the eight bytes that stand in the inode for each chunk.
         Raises: KeyError: one is not in the chunk table.
         """
-        raise NotImplementedError
 
     def no_names(self) -> bytearray:
         return bytearray(max(len(self.data) - self.base, 0) // SLOT_SIZE + 1)
