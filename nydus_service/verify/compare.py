@@ -42,29 +42,13 @@ class Result(Protocol):
     def rewind(self) -> None: ...
 
 
-class TreeResult:
-    """A tree that has been read already, as a `Result`."""
-
-    def __init__(self, root: Inode) -> None:
-        self.root = root
-
-    def entries(self, directory: Inode) -> Mapping[bytes, Inode]:
-        return directory.children or {}
-
-    def digests(self, file: Inode) -> bytes:
-        return b"".join([chunk.digest for chunk in file.chunks])
-
-    def rewind(self) -> None:
-        pass
-
-
 class Comparison:
     """One comparison of two trees; `run` once."""
 
     def __init__(
         self,
         wanted: Node,
-        found: Inode | Result,
+        found: Result,
         layers: Sequence[str],
         report: Report,
         *,
@@ -74,13 +58,13 @@ class Comparison:
 
         Args:
             wanted: the root that the source makes. Its nodes get their twins.
-            found: the result, or the root of its tree.
+            found: the result.
             layers: digests, lowest first; a node's `described` is an index.
             report: takes the differences.
             content: False leaves the digests out, which can't be compared if chunks are cut in another way.
         """
         self._wanted = wanted
-        self._found: Result = TreeResult(found) if isinstance(found, Inode) else found
+        self._found = found
         self._layers = layers
         self._report = report
         self._content = content

@@ -15,27 +15,31 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 def write_layout(into: Path, layers: Sequence[bytes], tag: str = "test", *, gzip: bool = False) -> None:
     """Write an OCI layout with one image of these layer tars, lowest first."""
-    blobs = into / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
+    (into / "blobs" / "sha256").mkdir(parents=True)
+    stored = [
+        write_blob(into, f"{LAYER}+gzip", compress(tar, mtime=0)) if gzip else write_blob(into, LAYER, tar)
+        for tar in layers
+    ]
+    write_documents(into, stored, [f"sha256:{sha256(tar).hexdigest()}" for tar in layers], tag)
 
-    def add(media_type: str, data: bytes) -> dict[str, object]:
-        digest = sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
 
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(tar).hexdigest()}" for tar in layers]},
-    }
-    stored = [add(f"{LAYER}+gzip", compress(tar, mtime=0)) if gzip else add(LAYER, tar) for tar in layers]
+def write_blob(layout: Path, media_type: str, data: bytes) -> dict[str, object]:
+    """Add a blob to a layout. Returns its descriptor."""
+    digest = sha256(data).hexdigest()
+    (layout / "blobs" / "sha256" / digest).write_bytes(data)
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
+
+def write_documents(into: Path, layers: list[dict[str, object]], diff_ids: list[str], tag: str) -> None:
+    """Make a layout of one image of layers that are there."""
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": add(CONFIG, json.dumps(config).encode()),
-        "layers": stored,
+        "config": write_blob(into, CONFIG, json.dumps(config).encode()),
+        "layers": layers,
     }
-    descriptor = add(MANIFEST, json.dumps(manifest).encode())
+    descriptor = write_blob(into, MANIFEST, json.dumps(manifest).encode())
     descriptor["annotations"] = {"org.opencontainers.image.ref.name": tag}
     (into / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [descriptor]}))
     (into / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

@@ -22,7 +22,7 @@ import pytest
 from isal import isal_zlib
 
 from tests import layers
-from tests.compat.images import CONFIG, LAYER, MANIFEST
+from tests.compat.images import LAYER, write_documents
 from tests.trees import PROJECT
 
 MEGABYTE = 1 << 20
@@ -93,13 +93,8 @@ def write_layout(into: Path, tars: Iterable[Iterable[bytes]]) -> None:
     """Write an OCI layout of layers that are never whole in memory."""
     blobs = into / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-
-    def add(media_type: str, data: bytes) -> dict[str, object]:
-        digest = sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
-
-    diff_ids, stored = [], []
+    diff_ids: list[str] = []
+    stored: list[dict[str, object]] = []
     for tar in tars:
         plain, packed, size = sha256(), sha256(), 0
         compressor = isal_zlib.compressobj(1, wbits=31)
@@ -116,16 +111,7 @@ def write_layout(into: Path, tars: Iterable[Iterable[bytes]]) -> None:
         diff_ids.append(f"sha256:{plain.hexdigest()}")
         digest = f"sha256:{packed.hexdigest()}"
         stored.append({"mediaType": f"{LAYER}+gzip", "digest": digest, "size": size})
-    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": add(CONFIG, json.dumps(config).encode()),
-        "layers": stored,
-    }
-    descriptor = add(MANIFEST, json.dumps(manifest).encode())
-    (into / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [descriptor]}))
-    (into / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    write_documents(into, stored, diff_ids, "image")
 
 
 def convert(source: Path, target: Path, limit: int) -> "subprocess.CompletedProcess[str]":

@@ -121,3 +121,19 @@ class Image:
     def read(self) -> Bootstrap:
         """The bootstrap, written and read again."""
         return read_bootstrap(bytes(self.bytes()))
+
+
+class TreeResult:
+    """A tree in memory as a result: one that no bootstrap could hold, too."""
+
+    def __init__(self, root: Inode) -> None:
+        self.root = root
+
+    def entries(self, directory: Inode) -> Mapping[bytes, Inode]:
+        return directory.children or {}
+
+    def digests(self, file: Inode) -> bytes:
+        return b"".join([chunk.digest for chunk in file.chunks])
+
+    def rewind(self) -> None:
+        pass

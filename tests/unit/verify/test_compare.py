@@ -12,7 +12,7 @@ from nydus_service.verify.compare import Comparison
 from nydus_service.verify.overlay import Overlay
 from nydus_service.verify.report import KEPT_MAX, Difference, Report
 from tests.layers import char_device, directory, fifo, file, hardlink, layer, symlink
-from tests.unit.verify.results import at, listing_of, result_of
+from tests.unit.verify.results import TreeResult, at, listing_of, result_of
 from tests.unit.verify.trees import overlay_of
 
 BIG = bytes(range(256)) * 64
@@ -39,7 +39,8 @@ def compared(
     overlay: Overlay, result: Inode | Listing, *, content: bool = True
 ) -> tuple[Report, list[Difference]]:
     report = Report("tree")
-    Comparison(overlay.root, result, LAYERS, report, content=content).run()
+    found = TreeResult(result) if isinstance(result, Inode) else result
+    Comparison(overlay.root, found, LAYERS, report, content=content).run()
     return report, report.differences
 
 
@@ -274,7 +275,7 @@ class TestListings:
     def test_a_link_that_became_a_copy_is_found(self) -> None:
         overlay = overlay_of(layer(file("a", b"1"), hardlink("b", "a"), hardlink("c", "a")))
         result = result_of(overlay.root)
-        put("b", result_of(overlay.root).children[b"a"])(result)  # type: ignore[index]
+        put("b", at(result_of(overlay.root), "a"))(result)
         report, [found] = compared(overlay, listing_of(result))
         assert found == Difference(b"/b", "hard links", "/a, /b, /c", "/b", LOWER)
         assert report.total == 1
