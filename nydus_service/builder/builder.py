@@ -1,6 +1,7 @@
 """What a builder is asked for and what it answers, whichever program it is."""
 
 from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
@@ -151,6 +152,13 @@ class Builder(Protocol):
 
     All methods may run at the same time, any number of them.
     """
+
+    def several(self, calls: int) -> AbstractAsyncContextManager["Builder"]:
+        """This builder, got ready for a block that calls it about so many times.
+
+        The block is to be entered and left in the thread of the event loop. What was started for it is
+        gone afterwards.
+        """
 
     async def identify(self) -> BuilderIdentity:
         """Raises: BuilderFailed: there is no such program, or it does not run."""

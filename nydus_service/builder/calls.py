@@ -20,6 +20,7 @@ from nydus_service.builder.command import (
     merge_arguments,
     prefetch_input,
 )
+from nydus_service.builder.forking import ForkServer
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.pipes import open_input, open_pipe
 from nydus_service.builder.process import Command
@@ -32,7 +33,9 @@ _PROBE_TIMEOUT_S = 30.0
 _BLOB_ID = re.compile(r"[0-9a-f]{64}")
 
 
-async def merge(program: Path | None, request: MergeRequest, limits: Limits) -> MergeOutcome:
+async def merge(
+    program: Path | None, request: MergeRequest, limits: Limits, fork_server: ForkServer | None = None
+) -> MergeOutcome:
     """See `Builder.merge`. `program` None: our own."""
     if program is None and request.stands_alone:
         arguments = adopt_arguments(request)
@@ -41,16 +44,19 @@ async def merge(program: Path | None, request: MergeRequest, limits: Limits) -> 
     else:
         arguments = merge_arguments(request)
     with open_input(prefetch_input(request)) as stdin:
-        done = await supervise(Spawn(Command(program, tuple(arguments)), stdin), limits=limits)
+        spawn = Spawn(Command(program, tuple(arguments)), stdin, fork_server=fork_server)
+        done = await supervise(spawn, limits=limits)
     blobs = parse_blobs(_read(request.output_json), str(request.output_json))
     return MergeOutcome(blobs, done.duration_s, done.stderr_tail)
 
 
-async def bootstrap_layer(request: BootstrapLayerRequest, limits: Limits) -> BootstrapLayerOutcome:
+async def bootstrap_layer(
+    request: BootstrapLayerRequest, limits: Limits, fork_server: ForkServer | None = None
+) -> BootstrapLayerOutcome:
     """See `Builder.bootstrap_layer`."""
     command = Command(None, tuple(bootstrap_layer_arguments(request)))
     with open_input("") as stdin:
-        await supervise(Spawn(command, stdin), limits=limits)
+        await supervise(Spawn(command, stdin, fork_server=fork_server), limits=limits)
     written = json.loads(_read(request.output_json))
     return BootstrapLayerOutcome(
         Digest.parse(written["diff_id"]), Digest.parse(written["digest"]), written["size"]

@@ -1,7 +1,7 @@
 """The embedded builder: `nydus-image-py`, whose command line has more than nydus-image's."""
 
-from collections.abc import AsyncIterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from nydus_service.builder import calls
@@ -16,6 +16,7 @@ from nydus_service.builder.builder import (
     Sink,
 )
 from nydus_service.builder.command import embedded_pack_arguments, operand, prefetch_input
+from nydus_service.builder.forking import ForkServer, open_fork_server
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import open_input, open_pipe
 from nydus_service.builder.process import Command
@@ -29,12 +30,19 @@ EMBEDDED_NAME = "nydus-image-py"
 class EmbeddedBuilder:
     """A `Builder`. What it cannot do it says itself, so nobody asks for its features."""
 
-    def __init__(self, *, limits: Limits = UNLIMITED) -> None:
+    def __init__(self, *, limits: Limits = UNLIMITED, fork_server: ForkServer | None = None) -> None:
         """
         Args:
             limits: of each process.
+            fork_server: starts them; None: each gets an interpreter of its own.
         """
         self._limits = limits
+        self._fork_server = fork_server
+
+    @asynccontextmanager
+    async def several(self, calls: int) -> AsyncIterator["EmbeddedBuilder"]:
+        async with open_fork_server(calls) as fork_server:
+            yield EmbeddedBuilder(limits=self._limits, fork_server=fork_server)
 
     async def identify(self) -> BuilderIdentity:
         """As its `-V` tells it. It runs from this package, by this interpreter: its libraries are ours."""
@@ -56,14 +64,15 @@ class EmbeddedBuilder:
                 input, path = Input(source, layer), layer.reader.path
                 inherited.append(layer.reader)
             arguments = embedded_pack_arguments(request, path, blob.writer.path)
-            spawn = Spawn(Command(None, tuple(arguments)), stdin, inherited=tuple(inherited))
+            command = Command(None, tuple(arguments))
+            spawn = Spawn(command, stdin, inherited=tuple(inherited), fork_server=self._fork_server)
             done = await supervise(spawn, input=input, output=Output(blob, sink), limits=self._limits)
         # It exited with success, so it has read as many bytes as the request says.
         alone = request.output_json is not None and calls.tells_alone(request.output_json)
         return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail, alone)
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:
-        return await calls.merge(None, request, self._limits)
+        return await calls.merge(None, request, self._limits, self._fork_server)
 
     async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
-        return await calls.bootstrap_layer(request, self._limits)
+        return await calls.bootstrap_layer(request, self._limits, self._fork_server)

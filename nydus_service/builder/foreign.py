@@ -4,8 +4,8 @@ It is never given the layer itself: a feeder of our own checks and decompresses 
 is in it, so that what the builder was given is known and its result can be held against it.
 """
 
-from collections.abc import AsyncIterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from nydus_service.builder import calls
@@ -28,6 +28,7 @@ from nydus_service.builder.command import (
 )
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.features import Feature
+from nydus_service.builder.forking import ForkServer, open_fork_server
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import open_input, open_pipe
 from nydus_service.builder.process import Command
@@ -45,17 +46,31 @@ class ForeignBuilder:
         *,
         without: frozenset[Feature] = frozenset(),
         limits: Limits = UNLIMITED,
+        fork_server: ForkServer | None = None,
     ) -> None:
         """
         Args:
             program: its path.
             without: features to leave alone even if it has them (NYDUS_DISABLE_TAR2RAFS).
             limits: of each process.
+            fork_server: starts the commands of our own that help it.
         """
         self._program = program
         self._known = known
         self._without = without
         self._limits = limits
+        self._fork_server = fork_server
+
+    @asynccontextmanager
+    async def several(self, calls: int) -> AsyncIterator["ForeignBuilder"]:
+        async with open_fork_server(calls) as fork_server:
+            yield ForeignBuilder(
+                self._program,
+                self._known,
+                without=self._without,
+                limits=self._limits,
+                fork_server=fork_server,
+            )
 
     async def identify(self) -> BuilderIdentity:
         return await self._known.identity(self._program)
@@ -75,7 +90,7 @@ class ForeignBuilder:
                 layer = descriptors.enter_context(open_pipe())
                 input, path, stdin = Input(source, layer), "-", layer.reader
             feed = Command(None, tuple(feed_arguments(request, path)))
-            feeder = Feeder(Spawn(feed, stdin, stdout=tar.writer), tar)
+            feeder = Feeder(Spawn(feed, stdin, stdout=tar.writer, fork_server=self._fork_server), tar)
             create = tuple(pack_arguments(request, tar.reader.path, blob.writer.path))
             builder = Spawn(Command(self._program, create), patterns, inherited=(tar.reader, blob.writer))
             done = await supervise(
@@ -90,7 +105,7 @@ class ForeignBuilder:
         return await calls.merge(self._program, request, self._limits)
 
     async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
-        return await calls.bootstrap_layer(request, self._limits)
+        return await calls.bootstrap_layer(request, self._limits, self._fork_server)
 
     async def _require(self, needed: tuple[Feature, ...]) -> None:
         """Raises: UnsupportedError: the program lacks one of these."""

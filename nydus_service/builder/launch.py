@@ -61,7 +61,6 @@ def run_module(name: str, args: Sequence[str]) -> None:
     that installed, in a checkout or one of several, and nothing is taken from the working directory.
     """
     import importlib.util
-    import runpy
 
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     package = name.partition(".")[0]
@@ -72,6 +71,13 @@ def run_module(name: str, args: Sequence[str]) -> None:
     assert spec.loader is not None
     sys.modules[package] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[package])
+    run_loaded(name, args)
+
+
+def run_loaded(name: str, args: Sequence[str]) -> None:
+    """Run a module of a package that is loaded already."""
+    import runpy
+
     sys.argv = [name, *args]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 

@@ -8,6 +8,7 @@
 - `end` is what leaving the block of `open_child` does, however that is left. It ends the whole group:
   the child with SIGTERM, after a grace with SIGKILL; what the child has started with SIGKILL.
 - launch.py sees to it that the child dies with us.
+- A command of our own may be forked by a fork server (forkserver.py); its states are the same.
 """
 
 import json
@@ -17,10 +18,11 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -28,6 +30,7 @@ import anyio.to_thread
 from nydus_service import errors
 from nydus_service.builder import launch
 from nydus_service.builder.builder import BuilderFailed, BuilderKilled
+from nydus_service.builder.forking import ForkServer
 from nydus_service.builder.limits import IO_PRIORITIES, UNLIMITED, Limits
 from nydus_service.builder.pipes import Descriptor, PipeReader, open_pipe
 
@@ -81,7 +84,7 @@ class Command:
 class Child:
     """A process in its states as above. `returncode` is known when it has ended."""
 
-    def __init__(self, command: Command, process: "subprocess.Popen[bytes]", stderr: Descriptor) -> None:
+    def __init__(self, command: Command, process: "_Process", stderr: Descriptor) -> None:
         self.command = command
         self.returncode: int | None = None
         """As of `subprocess`: negative for a signal. None: it runs, or nobody knows."""
@@ -171,6 +174,7 @@ async def open_child(
     stdout: Descriptor | None,
     inherited: Sequence[Descriptor] = (),
     limits: Limits = UNLIMITED,
+    fork_server: ForkServer | None = None,
 ) -> AsyncIterator[Child]:
     """Start a builder process; it is ended when the block is left.
 
@@ -179,12 +183,17 @@ async def open_child(
         stdout: where its standard output goes; None: to its error output.
         inherited: descriptors that it gets under the same numbers.
         limits: its priorities; how long it runs is the caller's to see to.
+        fork_server: starts it, if it is a command of our own; None: an interpreter is started for it.
     Raises:
         BuilderFailed: no process can be started. A program that cannot be executed shows later, as
             an exit status of 126.
     """
     with open_pipe() as pipe:
-        child = Child(command, _start(command, stdin, stdout, pipe.writer, inherited, limits), pipe.reader)
+        standard = {0: stdin, 1: stdout or pipe.writer, 2: pipe.writer}
+        process = None
+        if fork_server is not None and command.program is None:
+            process = await _fork(fork_server, command, standard, inherited, limits)
+        child = Child(command, process or _start(command, standard, inherited, limits), pipe.reader)
         pipe.writer.close()
         try:
             yield child
@@ -193,25 +202,55 @@ async def open_child(
                 await child.end()
 
 
-def _start(
+async def _fork(
+    fork_server: ForkServer,
     command: Command,
-    stdin: Descriptor,
-    stdout: Descriptor | None,
-    stderr: Descriptor,
+    standard: Mapping[int, Descriptor],
     inherited: Sequence[Descriptor],
     limits: Limits,
-) -> "subprocess.Popen[bytes]":
+) -> "_Process | None":
+    descriptors = {**standard, **{descriptor.fileno(): descriptor for descriptor in inherited}}
+    pid = await fork_server.fork(command.module, command.arguments, descriptors, limits)
+    return None if pid is None else _Forked(pid)
+
+
+def _start(
+    command: Command,
+    standard: Mapping[int, Descriptor],
+    inherited: Sequence[Descriptor],
+    limits: Limits,
+) -> "_Process":
     try:
         return subprocess.Popen(
             command.launch(limits),
-            stdin=stdin.fileno(),
-            stdout=(stdout or stderr).fileno(),
-            stderr=stderr.fileno(),
+            stdin=standard[0].fileno(),
+            stdout=standard[1].fileno(),
+            stderr=standard[2].fileno(),
             pass_fds=[descriptor.fileno() for descriptor in inherited],
             start_new_session=True,
         )
     except OSError as exc:
         raise BuilderFailed(f"cannot start a process for {shlex.join(command.argv)}: {exc.strerror}") from exc
+
+
+class _Process(Protocol):
+    """A child process of ours, to be reaped."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self) -> object: ...
+
+
+class _Forked:
+    """A child that `subprocess` knows nothing of."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def wait(self) -> None:
+        with suppress(ChildProcessError):  # as `subprocess` does
+            os.waitpid(self.pid, 0)
 
 
 def parse_error(stderr_tail: str) -> errors.NydusServiceError | None:

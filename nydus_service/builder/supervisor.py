@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 
 from nydus_service.builder.builder import Sink
+from nydus_service.builder.forking import ForkServer
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import Descriptor, Pipe, PipeReader, StillOpen, copy_in, copy_out
 from nydus_service.builder.process import GRACE_S, Child, Command, open_child
@@ -33,6 +34,7 @@ class Spawn:
     stdin: Descriptor
     stdout: Descriptor | None = None
     inherited: tuple[Descriptor, ...] = ()
+    fork_server: ForkServer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class _Run:
                 stdout=spawn.stdout,
                 inherited=spawn.inherited,
                 limits=self._limits,
+                fork_server=spawn.fork_server,
             )
             self.children.append(await processes.enter_async_context(child))
         # Their writing ends must be theirs alone, or the pipes would not end with them.

@@ -14,7 +14,7 @@
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -233,8 +233,11 @@ class _Conversion:
 
     async def _convert(self, lease: Lease, plan: Plan, work_root: Path | None) -> ConvertResult:
         request = self._request
-        async with open_work_dir(work_root) as work_dir:
-            converted = await self._run_pipeline(lease, plan, work_dir)
+        images = list(parts(plan, ImagePlan))
+        calls = sum(len(image.layers) + 2 for image in images)  # one each to merge, and to write the result
+        async with open_work_dir(work_root) as work_dir, self._builders.builder.several(calls) as builder:
+            builders = replace(self._builders, builder=builder)
+            converted = await self._run_pipeline(builders, lease, images, work_dir)
         layers = {descriptor: image.nydus_layers for descriptor, image in converted.items()}
         assembly = assemble(plan, layers, request.options, request.identity)
         for untouched in unchanged_parts(plan):
@@ -244,15 +247,15 @@ class _Conversion:
                 tasks.start_soon(self._write, lease, document)
         made_of = record(request.image.target.digest, request.fingerprint, request.options.verify)
         await self._name(assembly.root, made_of)
-        images = [_describe(each, assembly, converted[each.descriptor]) for each in parts(plan, ImagePlan)]
-        return self._result(CONVERTED, assembly.root, images)
+        results = [_describe(each, assembly, converted[each.descriptor]) for each in images]
+        return self._result(CONVERTED, assembly.root, results)
 
     async def _run_pipeline(
-        self, lease: Lease, plan: Plan, work_dir: Path
+        self, builders: Builders, lease: Lease, images: list[ImagePlan], work_dir: Path
     ) -> dict[Descriptor, ConvertedImage]:
         request = self._request
         packer = LayerPacker(
-            self._builders.builder,
+            builders.builder,
             request.source.stores.content,
             lease,
             request.options,
@@ -261,7 +264,7 @@ class _Conversion:
             progress=self._progress,
         )
         pipeline = Pipeline(
-            self._builders,
+            builders,
             packer,
             lease,
             request.options,
@@ -269,7 +272,7 @@ class _Conversion:
             work_dir=work_dir,
             progress=self._progress,
         )
-        return await pipeline.run(parts(plan, ImagePlan))
+        return await pipeline.run(images)
 
     async def _keep(self, lease: Lease, desc: Descriptor) -> None:
         """Have in the target store what passes as it is."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -241,9 +242,11 @@ async def test_source_is_closed_when_nobody_wants_more(tmp_path: Path) -> None:
         finally:
             closed.set()
 
+    # So large that the feeder does not find it too long before the builder has failed.
+    request = replace(request_for(GZIP), source_size=1 << 40)
     builder = fake_builder(tmp_path, 'head -c 3000000 "$source" > /dev/null; exit 1\n')
     with nothing_left(), pytest.raises(BuilderFailed, match="status 1"):
-        await builder.pack(request_for(GZIP), source(), Collected())
+        await builder.pack(request, source(), Collected())
     assert closed.is_set()
 
 

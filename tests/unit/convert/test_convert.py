@@ -5,7 +5,8 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ class CountingBuilder:
         self.packed: list[Digest] = []
         self.from_file: list[bool] = []
         self.merges = 0
+
+    @asynccontextmanager
+    async def several(self, calls: int) -> AsyncIterator[Builder]:
+        yield self
 
     async def identify(self) -> BuilderIdentity:
         return await self._builder.identify()

@@ -3,8 +3,8 @@
 import gzip
 import os
 import signal
-from collections.abc import AsyncIterable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,10 @@ class Delegating:
 
     def __init__(self) -> None:
         self.embedded: Builder = EmbeddedBuilder()
+
+    @asynccontextmanager
+    async def several(self, calls: int) -> AsyncIterator[Builder]:
+        yield self
 
     async def identify(self) -> BuilderIdentity:
         return BuilderIdentity("nydus-image", "2.3.0")

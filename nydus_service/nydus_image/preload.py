@@ -1,0 +1,11 @@
+"""Loads all that the commands of a conversion load when they run, for a process that forks."""
+
+import importlib
+from typing import Final
+
+_COMMANDS: Final = ("adopt", "bootstrap_layer", "command", "create", "feed", "merge", "output", "prefetch")
+_LIBRARIES: Final = ("deflate", "isal.igzip_lib", "locale", "lz4.block")
+"""What these import where they need it."""
+
+for _name in (*(f"nydus_service.nydus_image.{_command}" for _command in _COMMANDS), *_LIBRARIES):
+    importlib.import_module(_name)
