@@ -97,7 +97,10 @@ class Document:
         return dict(value)
 
     def _check(self) -> None:
-        """Raises: FormatError: what every document of this kind has is missing or wrong."""
+        """Take out what every document of this kind has.
+
+        Raises: FormatError: it is missing or wrong.
+        """
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
         """Set fields, in their places; None removes one. A null that is there otherwise stays."""
@@ -183,7 +186,7 @@ class TypedDocument(Document):
 class Index(TypedDocument):
     """Several manifests, one for each platform; Docker's manifest list, too."""
 
-    __slots__ = ()
+    __slots__ = ("manifests",)
 
     FOREIGN = ("config", "layers", "fsLayers")
 
@@ -192,10 +195,6 @@ class Index(TypedDocument):
         fields = {"schemaVersion": _SCHEMA_VERSION, "mediaType": media_type}
         return cls(fields | {"manifests": [entry.to_json() for entry in manifests]}, name)
 
-    @property
-    def manifests(self) -> tuple[Descriptor, ...]:
-        return self._descriptors("manifests")
-
     def with_manifests(self, manifests: Iterable[Descriptor]) -> Self:
         return self._with({"manifests": [entry.to_json() for entry in manifests]})
 
@@ -203,13 +202,13 @@ class Index(TypedDocument):
         super()._check()
         if self.media_type and not is_index(self.media_type):
             raise FormatError(f"{self.name}: an index was expected, it is {self.media_type!r:.200}")
-        self._descriptors("manifests")
+        self.manifests = self._descriptors("manifests")
 
 
 class Manifest(TypedDocument):
     """One image: config and layers, lowest first. Of artifacts, too, with other types of both."""
 
-    __slots__ = ()
+    __slots__ = ("config", "layers")
 
     FOREIGN = ("manifests", "fsLayers")
 
@@ -219,14 +218,6 @@ class Manifest(TypedDocument):
     ) -> Self:
         fields = {"schemaVersion": _SCHEMA_VERSION, "mediaType": media_type, "config": config.to_json()}
         return cls(fields | {"layers": [layer.to_json() for layer in layers]}, name)
-
-    @property
-    def config(self) -> Descriptor:
-        return self._descriptor(self._fields.get("config"), "config")
-
-    @property
-    def layers(self) -> tuple[Descriptor, ...]:
-        return self._descriptors("layers")
 
     def with_config(self, config: Descriptor) -> Self:
         return self._with({"config": config.to_json()})
@@ -238,8 +229,8 @@ class Manifest(TypedDocument):
         super()._check()
         if self.media_type and not is_manifest(self.media_type):
             raise FormatError(f"{self.name}: a manifest was expected, it is {self.media_type!r:.200}")
-        self._descriptor(self._fields.get("config"), "config")
-        self._descriptors("layers")
+        self.config = self._descriptor(self._fields.get("config"), "config")
+        self.layers = self._descriptors("layers")
 
 
 class Config(Document):
