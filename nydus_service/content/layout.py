@@ -22,10 +22,13 @@ from nydus_service.content.store import (
     Stores,
     UnexpectedContent,
 )
+from nydus_service.content.writeback import begin_writeback
 from nydus_service.errors import UnsupportedError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest, Digester
 from nydus_service.oci.document import Index
+
+_WRITEBACK_SIZE = 8 << 20
 
 
 def open_layout(path: Path) -> Stores:
@@ -76,6 +79,7 @@ class LayoutIngest:
         self._fd, self._path = file
         self._lease = lease
         self._digester = Digester()
+        self._on_its_way = 0  # bytes that the kernel was asked to begin writing
         self.placed = False
 
     @property
@@ -112,6 +116,9 @@ class LayoutIngest:
             written = 0
             while written < len(view):
                 written += os.write(self._fd, view[written:])
+        if self.size - self._on_its_way >= _WRITEBACK_SIZE:
+            begin_writeback(self._fd, self._on_its_way, self.size - self._on_its_way)
+            self._on_its_way = self.size
 
     def _commit(self, digest: Digest) -> None:
         os.fsync(self._fd)

@@ -1,14 +1,15 @@
 """One OCI layer to one nydus blob, committed, and what merge and verification need of it.
 
-    store ──file or bytes──► builder ──blob──► tail, ingest ──► check the end ──► commit ──► take apart
+    store ──file or bytes──► builder ──blob──► tail, ingest ──► check the end ──► take apart, commit
                                 └──────notes of the plain tar──► work directory
 
-A blob is committed when the builder has succeeded and the blob ends as it should, never before. A layer
-that is a nydus blob already is only taken apart.
+A blob is committed when the builder has succeeded and the blob ends as it should, never before. That takes
+as long as the disk needs to have it safely; if its end was kept, whoever needs only that goes on meanwhile.
+A layer that is a nydus blob already is only taken apart.
 """
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +83,9 @@ class LayerPacker:
         """The file of what a layer's plain tar holds, if there is verification; it grows meanwhile."""
         return self._directory_of(layer) / "notes"
 
-    async def pack(self, layer: Descriptor, where: str) -> PackedLayer:
-        """Convert one layer.
+    @asynccontextmanager
+    async def pack(self, layer: Descriptor, where: str) -> AsyncIterator[PackedLayer]:
+        """Convert one layer. The block may use what it is given but the blob, which is committed at its end.
 
         Args:
             where: names the layer in messages: its image, platform, place and digest.
@@ -94,40 +96,49 @@ class LayerPacker:
             self._progress(LayerStarted(layer.digest, layer.size))
             directory = await self._make_directory(layer)
             convert = self._take_over if is_nydus(layer) else self._convert
-            packed = await convert(layer, directory)
-            self._progress(
-                LayerFinished(
-                    layer.digest, packed.blob.digest, layer.size, packed.blob.size, packed.duration_s
+            async with convert(layer, directory) as packed:
+                self._progress(
+                    LayerFinished(
+                        layer.digest, packed.blob.digest, layer.size, packed.blob.size, packed.duration_s
+                    )
                 )
-            )
-            return packed
+                yield packed
 
-    async def _take_over(self, layer: Descriptor, directory: Path) -> PackedLayer:
+    @asynccontextmanager
+    async def _take_over(self, layer: Descriptor, directory: Path) -> AsyncIterator[PackedLayer]:
         """Use a nydus blob as it is; it is copied if it is not in the target store yet."""
         async with self._source.open_reader(layer) as reader:
             metadata = await extract(reader, BlobTail(), layer.digest.hex, directory)
+        yield PackedLayer(layer, layer, metadata, 0, "")
         await copy_image(self._source, self._lease, layer)
-        return PackedLayer(layer, layer, metadata, 0, "")
 
-    async def _convert(self, layer: Descriptor, directory: Path) -> PackedLayer:
+    @asynccontextmanager
+    async def _convert(self, layer: Descriptor, directory: Path) -> AsyncIterator[PackedLayer]:
         notes = self.notes_of(layer.digest) if self._options.verify != "none" else None
         ref = f"nydus-service-layer-{layer.digest}-{self._fingerprint}-{self._lease.id}"
         async with self._lease.content.open_ingest(ref) as ingest:
             flow = _Flow(layer, ingest, self._progress)
             outcome = await self._run_builder(layer, directory, notes, flow)
             blob = blob_descriptor(ingest.digest, outcome.bytes_out)
-            await ingest.commit(expected_size=blob.size, labels={UNCOMPRESSED: blob.digest})
-        async with self._lease.content.open_reader(blob) as reader:
             with _blaming_builder(outcome):
-                metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
-        return PackedLayer(
-            layer, blob, metadata, outcome.duration_s, outcome.stderr_tail, outcome.stands_alone
-        )
+                is_in_tail = check_end(flow.tail)
+            async with AsyncExitStack() as readers:
+                reader = None
+                if not is_in_tail:
+                    await _commit(ingest, blob)
+                    reader = await readers.enter_async_context(self._lease.content.open_reader(blob))
+                with _blaming_builder(outcome):
+                    metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
+            yield PackedLayer(
+                layer, blob, metadata, outcome.duration_s, outcome.stderr_tail, outcome.stands_alone
+            )
+            if is_in_tail:
+                await _commit(ingest, blob)
 
     async def _run_builder(
         self, layer: Descriptor, directory: Path, notes: Path | None, flow: "_Flow"
     ) -> PackOutcome:
-        """Raises: BuilderFailed, if what it wrote is no nydus blob, and as `Builder.pack`."""
+        """Raises: as `Builder.pack`."""
         request = PackRequest(
             source_digest=layer.digest,
             source_size=layer.size,
@@ -142,10 +153,7 @@ class LayerPacker:
         )
         async with self._source.open_reader(layer) as reader:
             source = reader.local_path or flow.pieces(reader)
-            outcome = await self._builder.pack(request, source, flow.take)
-        with _blaming_builder(outcome):
-            check_end(flow.tail)
-        return outcome
+            return await self._builder.pack(request, source, flow.take)
 
     def _directory_of(self, layer: Digest) -> Path:
         """For files of one layer: another layer may have the same blob, so the blob cannot name it."""
@@ -158,6 +166,10 @@ class LayerPacker:
         except OSError as exc:
             raise from_os_error(exc, f"make {directory}") from exc
         return directory
+
+
+async def _commit(ingest: Ingest, blob: Descriptor) -> None:
+    await ingest.commit(expected_size=blob.size, labels={UNCOMPRESSED: blob.digest})
 
 
 @contextmanager

@@ -62,9 +62,11 @@ class BlobTail:
         return b"".join(parts)
 
 
-def check_end(tail: BlobTail) -> None:
-    """Whether a blob ends as every nydus blob with its metadata inside does.
+def check_end(tail: BlobTail) -> bool:
+    """Check that a blob ends as every nydus blob with its metadata inside does.
 
+    Returns:
+        Whether all that `extract` takes out is in the end.
     Raises:
         FormatError: no table of contents, or no bootstrap in front of it.
     """
@@ -81,6 +83,11 @@ def check_end(tail: BlobTail) -> None:
         raise FormatError(f"the blob's {sections.BOOTSTRAP} is not where its table of contents says")
     if boot.compressed_offset + boot.compressed_size != at:
         raise FormatError(f"the blob's {sections.BOOTSTRAP} is not where its table of contents says")
+    return all(
+        tail.has(Range(entry.compressed_offset, entry.compressed_size))
+        for entry in toc
+        if entry.name in (sections.BOOTSTRAP, sections.META, sections.META_HEADER)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +104,11 @@ class BlobMetadata:
     chunk_table: Path | None
 
 
-async def extract(reader: ReaderAt, tail: BlobTail, hex_digest: str, directory: Path) -> BlobMetadata:
+async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, directory: Path) -> BlobMetadata:
     """Take bootstrap and chunk table out of a blob; digests and sizes are checked against its TOC.
 
     Args:
-        reader: of the blob.
+        reader: of the blob; None if all of them is in the tail.
         tail: its end as far as it is known; may be empty.
         directory: for files of this one blob.
     Raises:
@@ -109,14 +116,14 @@ async def extract(reader: ReaderAt, tail: BlobTail, hex_digest: str, directory: 
         NoSpaceError, NydusServiceError: the files cannot be written.
     """
     blob = _Blob(reader, tail)
-    toc = await blob.search(sections.read_toc(reader.size))
+    toc = await blob.search(sections.read_toc(blob.size))
     bootstrap, table = directory / hex_digest, None
-    data = await blob.search(sections.read_entry(sections.BOOTSTRAP, reader.size))
+    data = await blob.search(sections.read_entry(sections.BOOTSTRAP, blob.size))
     await anyio.to_thread.run_sync(_write, bootstrap, [data])
     if any(entry.name == sections.META for entry in toc):
         table = directory / f"{hex_digest}.blob.meta"
-        chunks = await blob.search(sections.read_entry(sections.META, reader.size))
-        header = await blob.search(sections.read_entry(sections.META_HEADER, reader.size))
+        chunks = await blob.search(sections.read_entry(sections.META, blob.size))
+        header = await blob.search(sections.read_entry(sections.META_HEADER, blob.size))
         padding = bytes(align(len(chunks), BLOCK_SIZE) - len(chunks))
         await anyio.to_thread.run_sync(_write, table, [chunks, padding, header])
     return BlobMetadata(bootstrap, table)
@@ -135,9 +142,10 @@ async def unpack_entry(reader: ReaderAt, name: str) -> bytes:
 class _Blob:
     """Answers the searches of rafs/blob.py from memory, else from the store."""
 
-    def __init__(self, reader: ReaderAt, tail: BlobTail) -> None:
+    def __init__(self, reader: ReaderAt | None, tail: BlobTail) -> None:
         self._reader = reader
         self._tail = tail
+        self.size = tail.size if reader is None else reader.size
 
     async def search(self, search: Generator[Range, bytes, T]) -> T:
         """Drive a search; its own work, such as decompressing, is done in a thread."""
@@ -149,7 +157,7 @@ class _Blob:
             data = await self._read(step)
 
     async def _read(self, where: Range) -> bytes:
-        if self._tail.has(where):
+        if self._reader is None or self._tail.has(where):
             return self._tail.read(where.offset, where.size)
         data = await self._reader.read_at(where.offset, where.size)
         if len(data) != where.size:

@@ -81,7 +81,8 @@ async def convert_layer(
             work_dir=work_dir,
             progress=progress,
         )
-        return (await packer.pack(layer, f"layer {layer.digest}")).blob
+        async with packer.pack(layer, f"layer {layer.digest}") as packed:
+            return packed.blob
 
 
 async def merge_layers(

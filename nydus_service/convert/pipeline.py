@@ -4,6 +4,8 @@
     layer ─┼─► image            a task for each image: waits for its layers, merges, has it verified
     layer ─┴─► image
 
+A layer is ready for its images before its blob is committed, which waits for the disk.
+
 The verifying process of an image begins with the lowest layer, and reads what is noted of the layers while
 they are packed.
 
@@ -12,7 +14,7 @@ processes that work at the same time, whatever they do.
 """
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +108,7 @@ class Pipeline:
         self._packed: dict[Digest, PackedLayer] = {}
         self._begun: dict[Digest, anyio.Event] = {}
         self._ready: dict[Digest, anyio.Event] = {}
+        self._committed: dict[Digest, anyio.Event] = {}
         self._bootstrap_layers: dict[Descriptor, BootstrapLayer] = {}
         self._converted: dict[Descriptor, ConvertedImage] = {}
 
@@ -122,8 +125,8 @@ class Pipeline:
         self._progress(Planned(tuple(map(image_name, images)), tuple(layer for layer, _ in layers)))
         async with anyio.create_task_group() as tasks:
             for layer, where in layers:
-                self._begun[layer.digest] = anyio.Event()
-                self._ready[layer.digest] = anyio.Event()
+                for events in (self._begun, self._ready, self._committed):
+                    events[layer.digest] = anyio.Event()
                 tasks.start_soon(self._pack, layer, where)
             for number, plan in enumerate(images):
                 tasks.start_soon(self._convert, plan, self._work_dir / f"image-{number}")
@@ -139,11 +142,14 @@ class Pipeline:
         return sorted(found.values(), key=lambda use: -use[0].size)
 
     async def _pack(self, layer: Descriptor, where: str) -> None:
-        # Those who wait for the limiter get it in the order in which they came.
-        async with self._limiter:
-            self._begun[layer.digest].set()
-            self._packed[layer.digest] = await self._packer.pack(layer, where)
-        self._ready[layer.digest].set()
+        async with AsyncExitStack() as committing:
+            # Those who wait for the limiter get it in the order in which they came.
+            async with self._limiter:
+                self._begun[layer.digest].set()
+                packing = self._packer.pack(layer, where)
+                self._packed[layer.digest] = await committing.enter_async_context(packing)
+            self._ready[layer.digest].set()
+        self._committed[layer.digest].set()
 
     async def _convert(self, plan: ImagePlan, directory: Path) -> None:
         async with anyio.create_task_group() as tasks:
@@ -200,6 +206,9 @@ class Pipeline:
         merged: MergedImage,
         directory: Path,
     ) -> Verification:
+        if self._options.verify == "full":  # which reads the blobs
+            for layer in layers:
+                await self._committed[layer.source.digest].wait()
         async with self._turn(plan):
             self._progress(VerifyStarted(image_name(plan), self._options.verify))
             verified = await verification.conclude(
