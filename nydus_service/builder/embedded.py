@@ -41,7 +41,7 @@ class EmbeddedBuilder:
 
     @asynccontextmanager
     async def several(self, calls: int) -> AsyncIterator["EmbeddedBuilder"]:
-        async with open_fork_server(calls) as fork_server:
+        with open_fork_server(calls) as fork_server:
             yield EmbeddedBuilder(limits=self._limits, fork_server=fork_server)
 
     async def identify(self) -> BuilderIdentity:
@@ -67,6 +67,8 @@ class EmbeddedBuilder:
             command = Command(None, tuple(arguments))
             spawn = Spawn(command, stdin, inherited=tuple(inherited), fork_server=self._fork_server)
             done = await supervise(spawn, input=input, output=Output(blob, sink), limits=self._limits)
+        if self._fork_server is not None:  # for what follows; during the only pack it would cost memory
+            self._fork_server.start()
         # It exited with success, so it has read as many bytes as the request says.
         alone = request.output_json is not None and calls.tells_alone(request.output_json)
         return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail, alone)

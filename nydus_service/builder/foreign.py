@@ -63,7 +63,7 @@ class ForeignBuilder:
 
     @asynccontextmanager
     async def several(self, calls: int) -> AsyncIterator["ForeignBuilder"]:
-        async with open_fork_server(calls) as fork_server:
+        with open_fork_server(calls) as fork_server:
             yield ForeignBuilder(
                 self._program,
                 self._known,
@@ -96,6 +96,8 @@ class ForeignBuilder:
             done = await supervise(
                 builder, input=input, feeder=feeder, output=Output(blob, sink), limits=self._limits
             )
+        if self._fork_server is not None:  # for what follows; during the only pack it would cost memory
+            self._fork_server.start()
         # The feeder exited with success, so it has read as many bytes as the request says.
         return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)
 

@@ -8,8 +8,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -28,13 +29,42 @@ _WORTH_IT = 5
 
 
 class ForkServer:
-    """A running fork server, for any number of tasks."""
+    """A fork server for any number of tasks; `start` and `end` belong to the thread of the event loop.
 
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: socket.socket) -> None:
-        self._process = process
-        self._connection = connection
+    That thread must live as long as the children: with it they die.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
         self._lock = anyio.Lock()
-        self._is_usable = True
+        self._has_failed = os.uname().machine not in CLONE_NUMBERS
+
+    def start(self) -> None:
+        """Begin to start it, unless that was done before."""
+        if self._process is not None or self._has_failed:
+            return
+        ours, theirs = socket.socketpair()
+        ours.settimeout(_ANSWER_TIMEOUT_S)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-P", os.path.abspath(launch.__file__), str(os.getpid()), "0", "0"),
+                        *("module", _MODULE, str(theirs.fileno()), _PRELOAD),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    # What keeps it from working keeps a command that is started without it, too, which tells.
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                self._has_failed = True
+                return
+        self._connection = ours
 
     async def fork(
         self, module: str, arguments: tuple[str, ...], descriptors: Mapping[int, Descriptor], limits: Limits
@@ -44,7 +74,7 @@ class ForkServer:
         Args:
             descriptors: all that it gets, by the numbers that they have there.
         Returns:
-            Its pid; it leads a session, and is to be reaped. None: the fork server is of no more use.
+            Its pid; it leads a session, and is to be reaped. None: there is no fork server, or no more.
         """
         request = Request(
             module,
@@ -59,69 +89,55 @@ class ForkServer:
         # Not to be cancelled halfway: nobody else would know of the child.
         with anyio.CancelScope(shield=True):
             async with self._lock:
-                if self._is_usable:
-                    pid = await anyio.to_thread.run_sync(self._ask, request.encode(), numbers)
-                if pid is None:
-                    self._is_usable = False
-                    self._process.kill()  # nor will it start later what is started otherwise now
+                if self._connection is not None and not self._has_failed:
+                    ask = partial(_ask, self._connection, request.encode(), numbers)
+                    pid = await anyio.to_thread.run_sync(ask)
+                    if pid is None:
+                        self._give_up()
         return pid
 
-    def _ask(self, request: bytes, numbers: list[int]) -> int | None:
-        """Returns the pid that it answers; None: it does not, or has ended."""
-        answer = b""
-        try:
-            sent = socket.send_fds(self._connection, [request], numbers)
-            self._connection.sendall(request[sent:])
-            while not answer.endswith(b"\n"):
-                piece = self._connection.recv(_ANSWER_SIZE)
-                if not piece:
-                    return None
-                answer += piece
-        except OSError:
-            return None
-        return int(answer)
+    def _give_up(self) -> None:
+        """Do without it. Killed, it cannot do late what is done otherwise now."""
+        self._has_failed = True
+        if self._process is not None:
+            self._process.kill()
 
     def end(self) -> None:
         """End it, and not the children."""
-        self._connection.close()
-        self._process.kill()
-        self._process.wait()
+        self._give_up()
+        if self._process is not None:
+            self._process.wait()
+        if self._connection is not None:
+            self._connection.close()
 
 
-@asynccontextmanager
-async def open_fork_server(commands: int) -> AsyncIterator[ForkServer | None]:
-    """Have a fork server while the block lasts; None: there can be none here, or it would not pay.
+def _ask(connection: socket.socket, request: bytes, numbers: list[int]) -> int | None:
+    """Returns the pid that it answers; None: it does not, or has ended."""
+    answer = b""
+    try:
+        sent = socket.send_fds(connection, [request], numbers)
+        connection.sendall(request[sent:])
+        while not answer.endswith(b"\n"):
+            piece = connection.recv(_ANSWER_SIZE)
+            if not piece:
+                return None
+            answer += piece
+    except OSError:
+        return None
+    return int(answer)
 
-    To be called in a thread that lives as long as the children: with it they die.
+
+@contextmanager
+def open_fork_server(commands: int) -> Iterator[ForkServer]:
+    """Have a fork server while the block lasts. It is started now, if that pays, or else by its `start`.
 
     Args:
-        commands: about how many are to be started.
+        commands: about how many will be forked.
     """
-    is_possible = os.uname().machine in CLONE_NUMBERS
-    server = _start() if is_possible and commands >= _WORTH_IT else None
+    server = ForkServer()
     try:
+        if commands >= _WORTH_IT:
+            server.start()
         yield server
     finally:
-        if server is not None:
-            server.end()
-
-
-def _start() -> ForkServer | None:
-    ours, theirs = socket.socketpair()
-    ours.settimeout(_ANSWER_TIMEOUT_S)
-    with theirs, suppress(OSError):
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-P", os.path.abspath(launch.__file__), str(os.getpid()), "0", "0"),
-                *("module", _MODULE, str(theirs.fileno()), _PRELOAD),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            # What keeps it from working keeps a command that is started without it, too, which tells.
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
-        return ForkServer(process, ours)
-    ours.close()
-    return None
+        server.end()

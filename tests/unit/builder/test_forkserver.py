@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -70,8 +71,7 @@ async def tell(fork_server: ForkServer | None, limits: Limits = UNLIMITED) -> di
 async def test_a_child_is_as_one_started_without_it() -> None:
     limits = Limits(nice=3, io_priority="idle")
     with nothing_left():
-        async with open_fork_server(MANY) as fork_server:
-            assert fork_server is not None
+        with open_fork_server(MANY) as fork_server:
             forked = await tell(fork_server, limits)
         started = await tell(None, limits)
     assert (forked.pop("loaded"), started.pop("loaded")) == (True, False)
@@ -94,11 +94,29 @@ async def test_packs_the_same(tmp_path: Path) -> None:
     assert [sink.data for sink in sinks] == [expected.data] * len(sinks)
 
 
-async def test_for_a_few_calls_there_is_none() -> None:
-    before = children()
-    async with open_fork_server(3) as fork_server:
-        assert fork_server is None
-        assert children() == before
+async def test_for_a_few_calls_there_is_one_when_the_first_layer_is_packed() -> None:
+    before, sink = children(), Collected()
+    async with EmbeddedBuilder().several(3) as builder:
+
+        async def source() -> AsyncIterator[bytes]:
+            assert len(children()) == len(before) + 1  # the builder
+            yield TAR
+
+        await builder.pack(request_for(TAR), source(), sink)
+        assert len(children()) == len(before) + 1  # the fork server
+    assert children() == before
+
+
+async def test_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a kind of machine whose system call is not known."""
+    sinks = (Collected(), Collected())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "uname", lambda: SimpleNamespace(machine="vax"))
+        async with EmbeddedBuilder().several(MANY) as builder:
+            await builder.pack(request_for(TAR), stream(TAR), sinks[0])
+    async with EmbeddedBuilder().several(3) as builder:
+        await builder.pack(request_for(TAR), stream(TAR), sinks[1])
+    assert sinks[0].data == sinks[1].data
 
 
 async def test_a_request_that_is_larger_than_what_a_socket_holds() -> None:
@@ -110,7 +128,7 @@ async def test_a_request_that_is_larger_than_what_a_socket_holds() -> None:
         "import sys; print(sys.argv)",
     )
     printed = Collected()
-    async with open_fork_server(MANY) as fork_server:
+    with open_fork_server(MANY) as fork_server:
         with open_input("") as stdin, open_pipe() as pipe:
             command = Command(None, arguments, module="timeit")
             spawn = Spawn(command, stdin, stdout=pipe.writer, fork_server=fork_server)
