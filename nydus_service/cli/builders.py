@@ -7,7 +7,7 @@ from nydus_service.builder.builder import Builder
 from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.locate import find_builder, make_builder
-from nydus_service.config import load_settings, search_path
+from nydus_service.config.environment import load_settings, search_path
 
 
 def choose_builder(args: argparse.Namespace) -> Builder:

@@ -8,16 +8,11 @@ from typing import Any
 
 from nydus_service.cli.options import add_common
 from nydus_service.cli.output import print_json, print_line
-from nydus_service.config import (
-    CONFIG_FILE,
-    Config,
-    ConfigError,
-    environment,
-    examine_config,
-    unknown_variables,
-)
 from nydus_service.config.acceld import Translation, translate
-from nydus_service.config.reading import Reading
+from nydus_service.config.environment import environment
+from nydus_service.config.file import CONFIG_FILE, examine_config
+from nydus_service.config.reading import ConfigError, Reading, unknown_variables
+from nydus_service.config.sections import Config
 from nydus_service.config.writing import format_config
 from nydus_service.convert.rules import RuleBook
 from nydus_service.errors import UsageError, from_os_error

@@ -26,7 +26,7 @@ from nydus_service.cli.options import (
 from nydus_service.cli.progress import open_progress
 from nydus_service.cli.results import tell_preview, tell_result
 from nydus_service.cli.stores import choose_daemon
-from nydus_service.config import load_settings
+from nydus_service.config.environment import load_settings
 from nydus_service.content.places import fetch_advice, open_stores
 from nydus_service.convert.image import Place, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions

@@ -18,7 +18,7 @@ from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.progress import open_progress
 from nydus_service.cli.results import tell_result
 from nydus_service.cli.table import format_seconds, print_heading, print_verdict
-from nydus_service.config import temporary_root
+from nydus_service.config.environment import temporary_root
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import Stores
 from nydus_service.convert.image import Place, convert_image

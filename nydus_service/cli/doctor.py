@@ -18,7 +18,7 @@ from nydus_service.cli.options import add_common, add_containerd
 from nydus_service.cli.output import print_json
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
-from nydus_service.config import Settings, load_settings, search_path, temporary_root
+from nydus_service.config.environment import Settings, load_settings, search_path, temporary_root
 from nydus_service.content.places import Daemon
 from nydus_service.errors import NydusServiceError
 

@@ -17,7 +17,7 @@ from nydus_service.api.errors import error_of
 from nydus_service.cli.jobevents import JobEvents
 from nydus_service.cli.progress import open_progress
 from nydus_service.cli.table import format_seconds
-from nydus_service.config import load_settings
+from nydus_service.config.environment import load_settings
 from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnreachableError
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.queue import ShuttingDown

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from nydus_service.cli.options import positive_count
-from nydus_service.config import CONFIG_FILE, load_config, load_settings
+from nydus_service.config.environment import load_settings
+from nydus_service.config.file import CONFIG_FILE, load_config
 
 HANDLES_SIGNALS = True
 """It drains before it ends; nobody else may end it."""

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nydus_service.config import load_settings
+from nydus_service.config.environment import load_settings
 from nydus_service.content.places import Daemon
 
 

@@ -23,8 +23,9 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Final, NamedTuple, Self, TypeVar
 
-from nydus_service.config import Config, ConfigError
-from nydus_service.config import Rule as RuleEntry
+from nydus_service.config.reading import ConfigError
+from nydus_service.config.sections import Config
+from nydus_service.config.sections import Rule as RuleEntry
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.oci.reference import ImageReference, Transport

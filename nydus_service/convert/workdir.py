@@ -30,7 +30,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from nydus_service.config import temporary_root
+from nydus_service.config.environment import temporary_root
 from nydus_service.errors import from_os_error
 
 PREFIX: Final = "nydus-converter-"

@@ -23,7 +23,8 @@ import anyio
 import anyio.to_thread
 
 from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_api_server
-from nydus_service.config import Config, Settings, environment
+from nydus_service.config.environment import Settings, environment
+from nydus_service.config.sections import Config
 from nydus_service.content.containerd.events import open_image_node
 from nydus_service.convert.failures import first_cause
 from nydus_service.convert.rules import RuleBook

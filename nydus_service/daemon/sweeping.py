@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from nydus_service.config import temporary_root
+from nydus_service.config.environment import temporary_root
 from nydus_service.content.containerd.stores import ask_daemon, sweep_namespace
 from nydus_service.convert.workdir import sweep
 from nydus_service.errors import from_os_error

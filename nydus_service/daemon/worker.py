@@ -13,7 +13,8 @@ from nydus_service.builder.limits import Limits
 from nydus_service.builder.locate import find_builder, make_builder
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.check.image import Checkable, check_image
-from nydus_service.config import Config, Settings, search_path
+from nydus_service.config.environment import Settings, search_path
+from nydus_service.config.sections import Config
 from nydus_service.content.places import Daemon, fetch_advice, open_stores
 from nydus_service.convert.image import Place, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions

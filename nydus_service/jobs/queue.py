@@ -33,7 +33,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from nydus_service.config import temporary_root
+from nydus_service.config.environment import temporary_root
 from nydus_service.convert.references import check_target
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.jobs import changes

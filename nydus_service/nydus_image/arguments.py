@@ -5,6 +5,7 @@ name; help leaves them out, because callers detect features by what help mention
 """
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def _list(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")]
 
 
+@functools.cache
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line; always the same one."""
     parser = argparse.ArgumentParser(
         prog="nydus-image-py",
         description="Build, merge and check RAFS v6 images: the nydus-image command line in Python.",

@@ -1,7 +1,9 @@
-"""Loads all that the commands of a conversion load when they run, for a process that forks."""
+"""Loads and builds all that the commands of a conversion do when they run, for a process that forks."""
 
 import importlib
 from typing import Final
+
+from nydus_service.nydus_image.arguments import build_parser
 
 _COMMANDS: Final = ("adopt", "bootstrap_layer", "command", "create", "feed", "merge", "output", "prefetch")
 _LIBRARIES: Final = ("deflate", "isal.igzip_lib", "locale", "lz4.block")
@@ -9,3 +11,4 @@ _LIBRARIES: Final = ("deflate", "isal.igzip_lib", "locale", "lz4.block")
 
 for _name in (*(f"nydus_service.nydus_image.{_command}" for _command in _COMMANDS), *_LIBRARIES):
     importlib.import_module(_name)
+build_parser()

@@ -16,8 +16,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from nydus_service.config import Config, Settings
-from nydus_service.config.sections import Containerd, Rule
+from nydus_service.config.environment import Settings
+from nydus_service.config.sections import Config, Containerd, Rule
 from nydus_service.config.sections import Daemon as DaemonSection
 from nydus_service.config.sections import Triggers as TriggerSettings
 from nydus_service.content.containerd.events import ImageNode, open_image_node

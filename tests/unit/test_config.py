@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nydus_service.config import Settings, settings_from, temporary_root
+from nydus_service.config.environment import Settings, settings_from, temporary_root
 
 
 def test_nothing_set() -> None:

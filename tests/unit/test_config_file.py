@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nydus_service.config import Config, ConfigError, Rule, load_config, unknown_variables
+from nydus_service.config.file import load_config
 from nydus_service.config.kinds import parse_duration, parse_size
-from nydus_service.config.sections import KINDS, SECTIONS, Convert
+from nydus_service.config.reading import ConfigError, unknown_variables
+from nydus_service.config.sections import KINDS, SECTIONS, Config, Convert, Rule
 from nydus_service.errors import NotFoundError
 
 DOCUMENTED = Path(__file__).parents[2] / "deploy" / "config.toml"

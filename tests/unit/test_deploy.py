@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from nydus_service.config import Config, load_config
+from nydus_service.config.file import load_config
+from nydus_service.config.sections import Config
 from nydus_service.convert.rules import RuleBook
 from nydus_service.observe.metrics import Metrics
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nydus_service.config import Config, load_config
 from nydus_service.config.acceld import TOKEN_FILE
+from nydus_service.config.file import load_config
+from nydus_service.config.sections import Config
 from tests.unit.cli.command import environment, run, run_json
 
 DOCUMENTED = Path(__file__).parents[3] / "deploy" / "config.toml"

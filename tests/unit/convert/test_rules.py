@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nydus_service.config import Config, ConfigError, Rule
-from nydus_service.config.sections import Convert
+from nydus_service.config.reading import ConfigError
+from nydus_service.config.sections import Config, Convert, Rule
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.rules import RuleBook
 from nydus_service.oci.platform import Platform

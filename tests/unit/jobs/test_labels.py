@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from nydus_service.config import Config
-from nydus_service.config.sections import Rule
+from nydus_service.config.sections import Config, Rule
 from nydus_service.content.store import Image
 from nydus_service.convert.existing import FINGERPRINT
 from nydus_service.convert.options import ConvertOptions

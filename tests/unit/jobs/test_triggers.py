@@ -11,8 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from nydus_service.config import Config
-from nydus_service.config.sections import Rule
+from nydus_service.config.sections import Config, Rule
 from nydus_service.config.sections import Triggers as TriggerSettings
 from nydus_service.content.containerd.events import EventKind, ImageEvent
 from nydus_service.content.store import Image, ImageNotFound
