@@ -54,7 +54,8 @@ _KINDS: dict[str, type[errors.NydusServiceError]] = {
         errors.NoSpaceError,
         errors.SourceDiffersError,
     )
-}
+} | {"killed": BuilderKilled}
+"""By the codes that commands of our own tell; "killed" is about a process that one has started."""
 
 
 @dataclass(frozen=True, slots=True)

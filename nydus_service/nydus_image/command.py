@@ -56,7 +56,8 @@ def _is_hex(text: str) -> bool:
 
 
 def _source_options(args: argparse.Namespace) -> tuple[Any, Any]:
-    from nydus_service.nydus_image.source import NotesOptions, SourceCheck
+    from nydus_service.nydus_image.notestaker import NotesOptions
+    from nydus_service.nydus_image.source import SourceCheck
 
     _check_digest(args.source_digest)
     check = SourceCheck(args.source_digest, args.source_size)

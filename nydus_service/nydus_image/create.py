@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nydus_service.nydus_image.layertree import ESTARGZ_ENTRIES, LayerTree, record_file_offsets
+from nydus_service.nydus_image.notestaker import NotesOptions
 from nydus_service.nydus_image.output import BlobOutput, write_file
 from nydus_service.nydus_image.pipeline import ChunkPipeline, Data
 from nydus_service.nydus_image.prefetch import find_inodes
-from nydus_service.nydus_image.source import LayerSource, NotesOptions, SourceCheck, open_source
+from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_source
 from nydus_service.oci.layertar import LayerTarReader
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import pack_header

@@ -8,7 +8,8 @@ import os
 import sys
 
 from nydus_service.errors import from_os_error
-from nydus_service.nydus_image.source import LayerSource, NotesOptions, SourceCheck, open_source
+from nydus_service.nydus_image.notestaker import NotesOptions
+from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_source
 
 
 def feed(path: str, check: SourceCheck, notes: NotesOptions | None) -> None:

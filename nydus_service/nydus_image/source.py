@@ -1,7 +1,7 @@
 """A layer as it is stored, read once: checked, decompressed, and noted for verification.
 
     thread "read":   bytes ─► sha256 ─► decompress ─┬─► Channel ─► whoever iterates (the tar parser)
-    thread "notes":                                 └─► Channel ─► NotesRecorder
+                                                    └─► NotesTaker, a process
 
 The notes are taken from the decompressed bytes before the builder's own parser sees them, so that
 they can be held against what the builder made of the layer.
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from nydus_service.errors import FormatError, SourceDiffersError, from_os_error
 from nydus_service.nydus_image.channel import Channel, Closed
+from nydus_service.nydus_image.notestaker import NotesOptions, NotesTaker
 from nydus_service.oci.compression import open_decompressor, sniff
-from nydus_service.oci.layernotes import NotesRecorder
 
 _READ_SIZE = 1 << 18
 _PIECES_AHEAD = 4
@@ -31,15 +31,6 @@ class SourceCheck:
 
     digest: str | None = None
     size: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NotesOptions:
-    """Where the notes go, and how content is digested in them."""
-
-    path: str
-    chunk_size: int
-    digester: str
 
 
 def open_source(path: str) -> int:
@@ -58,8 +49,8 @@ def open_source(path: str) -> int:
 class LayerSource:
     """Gives the decompressed bytes of a layer piece by piece, by `read`.
 
-    `close` ends the threads, whatever their state; `finish` waits for the end of the source and of
-    the notes, and raises what went wrong in either.
+    `close` ends thread and process, whatever their state; `finish` waits for the end of the source and of
+    the notes, and raises what went wrong in either. To be made before this process has other threads.
     """
 
     def __init__(self, fd: int, check: SourceCheck, notes: NotesOptions | None) -> None:
@@ -70,20 +61,13 @@ class LayerSource:
             self._poll.register(each, select.POLLIN)
         self._check = check
         self._pieces: Channel[bytes] = Channel(_PIECES_AHEAD)
-        self._noted: Channel[bytes] | None = None
         self._error: BaseException | None = None
         self._ended = False
         self.bytes_read = 0
         self.bytes_plain = 0
-        self._threads = [threading.Thread(target=self._run, args=(self._read_all,), name="read", daemon=True)]
-        if notes is not None:
-            self._noted = Channel(_PIECES_AHEAD)
-            record = _NotesTaker(notes, self._noted)
-            self._threads.append(
-                threading.Thread(target=self._run, args=(record,), name="notes", daemon=True)
-            )
-        for thread in self._threads:
-            thread.start()
+        self._notes = None if notes is None else NotesTaker(notes)
+        self._thread = threading.Thread(target=self._run, name="read", daemon=True)
+        self._thread.start()
 
     def read(self) -> bytes:
         """The next piece, never empty; b"" at the end.
@@ -104,36 +88,35 @@ class LayerSource:
         """Read what is left, then wait until all of the source was checked and noted."""
         while self.read():
             pass
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
         os.close(self._end_write)  # wakes a reader that waits for a pipe nobody writes to
         self._pieces.close()
-        if self._noted is not None:
-            self._noted.close()
-        for thread in self._threads:
-            thread.join()
+        if self._notes is not None:
+            self._notes.close()
+        self._thread.join()
+        if self._notes is not None:
+            self._notes.release()
         os.close(self._end_read)
         os.close(self._fd)
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self) -> None:
         try:
-            work()
+            self._read_all()
+            self._pieces.close()  # whoever reads goes on while the notes are completed
+            if self._notes is not None:
+                self._notes.finish()
         except Closed:
             pass
         except OSError as exc:
-            self._error = self._error or from_os_error(exc, "read the layer")
+            self._error = from_os_error(exc, "read the layer")
         except BaseException as exc:
-            self._error = self._error or exc
+            self._error = exc
         finally:
-            # Whichever ends first for an error ends the other, too; after success both are closed.
-            if self._error is not None or work == self._read_all:
-                self._pieces.close()
-                if self._noted is not None:
-                    self._noted.close()
+            self._pieces.close()
 
     def _read_all(self) -> None:
         digest = hashlib.sha256()
@@ -175,8 +158,8 @@ class LayerSource:
 
     def _hand_on(self, piece: bytes) -> None:
         self.bytes_plain += len(piece)
-        if self._noted is not None:
-            self._noted.put(piece)
+        if self._notes is not None:
+            self._notes.put(piece)
         self._pieces.put(piece)
 
     def _compare(self, found: str, more: str) -> None:
@@ -189,25 +172,3 @@ class LayerSource:
             raise SourceDiffersError(
                 f"the layer's bytes have digest sha256:{found}, not {self._check.digest}{more}"
             )
-
-
-class _NotesTaker:
-    """Feeds a recorder from a channel until that is closed, then completes the notes."""
-
-    def __init__(self, notes: NotesOptions, pieces: Channel[bytes]) -> None:
-        self._notes = notes
-        self._pieces = pieces
-
-    def __call__(self) -> None:
-        try:
-            with open(self._notes.path, "wb", buffering=1 << 18) as file:
-                recorder = NotesRecorder(file.write, self._notes.chunk_size, self._notes.digester)
-                while True:
-                    try:
-                        piece = self._pieces.get()
-                    except Closed:
-                        break
-                    recorder.feed(piece)
-                recorder.finish()
-        except OSError as exc:
-            raise from_os_error(exc, f"write the notes {self._notes.path}") from exc

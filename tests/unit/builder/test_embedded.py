@@ -2,18 +2,22 @@
 
 import gzip
 import os
+import signal
 import tarfile
+import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 import zstandard
 
 from nydus_service.builder.builder import (
     BootstrapLayerRequest,
     BuilderFailed,
+    BuilderKilled,
     MergeRequest,
 )
 from nydus_service.builder.calls import ask
@@ -31,7 +35,7 @@ from nydus_service.errors import (
 from nydus_service.version import VERSION
 from tests.compat.builders import OURS, bootstrap_of, sections
 from tests.layers import directory, file, hardlink, layer
-from tests.unit.builder.fakes import GZIP, TAR, Collected, nothing_left, request_for, stream
+from tests.unit.builder.fakes import GZIP, TAR, Collected, children, nothing_left, request_for, stream
 
 BUILDER = EmbeddedBuilder()
 EXPECTED_OPTIONS = ("--blob-inline-meta", "--features", "blob-toc", "--chunk-size", "0x100000")
@@ -108,6 +112,26 @@ async def test_unreadable_layer(tmp_path: Path) -> None:
     (tmp_path / "layer").touch(0o000)
     with nothing_left(), pytest.raises(NotAllowedError):
         await BUILDER.pack(request_for(b""), tmp_path / "layer", Collected())
+
+
+async def test_the_process_that_takes_notes_is_killed(tmp_path: Path) -> None:
+    """As if the builder itself had been: it may go well later."""
+    notes, before = tmp_path / "notes", children()
+
+    def kill() -> None:
+        while not notes.exists():
+            time.sleep(0.01)
+        (builder,) = set(children()) - set(before)
+        (taker,) = Path(f"/proc/{builder}/task/{builder}/children").read_text().split()
+        os.kill(int(taker), signal.SIGKILL)
+
+    async def source() -> AsyncIterator[bytes]:
+        yield GZIP[:100_000]
+        await anyio.to_thread.run_sync(kill)
+        yield GZIP[100_000:]
+
+    with nothing_left(), pytest.raises(BuilderKilled, match="takes the notes was killed by SIGKILL"):
+        await BUILDER.pack(request_for(GZIP, notes=notes), source(), Collected())
 
 
 async def test_notes_cannot_be_written(tmp_path: Path) -> None:

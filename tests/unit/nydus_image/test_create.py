@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from nydus_service.errors import FormatError, NotFoundError, SourceDiffersError
 from nydus_service.nydus_image.create import CreateOptions, CreateResult, create
+from nydus_service.nydus_image.notestaker import NotesOptions
 from nydus_service.nydus_image.pipeline import ChunkPipeline
-from nydus_service.nydus_image.source import NotesOptions, SourceCheck
+from nydus_service.nydus_image.source import SourceCheck
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.codecs import decompress
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap

@@ -1,0 +1,167 @@
+"""Takes the notes of a layer in a process of its own, which shares memory with the one that reads.
+
+    LayerSource ──piece──► slots, used in turn ──its size──► child: NotesRecorder ──► the file of notes
+         ▲                                                      │
+         └─────────── a byte for each slot that is free, ◄──────┘
+                      at the end the verdict
+
+Noting is Python for each entry of the tar. In a thread it would keep the one that builds from going on:
+a layer of small files takes a seventh longer so.
+"""
+
+import mmap
+import os
+import pickle
+import signal
+import struct
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import ClassVar, Final, NoReturn
+
+from nydus_service.errors import NydusServiceError, from_os_error
+from nydus_service.oci.layernotes import NotesRecorder
+
+_SLOT_SIZE: Final = 1 << 20
+_SLOTS: Final = 4
+_SIZE: Final = struct.Struct("<I")
+"""Of what is in the next slot, bytes; 0: nothing more will come."""
+_SLOT_IS_FREE, _DONE, _FAILED = b".", b"=", b"!"
+
+
+@dataclass(frozen=True, slots=True)
+class NotesOptions:
+    """Where the notes go, and how content is digested in them."""
+
+    path: str
+    chunk_size: int
+    digester: str
+
+
+class NotesTakerEnded(NydusServiceError):
+    """The process did not do its work, and did not say why: most likely no memory was left for it."""
+
+    code: ClassVar[str] = "killed"
+
+    def __init__(self, pid: int) -> None:
+        how = "ended"
+        with suppress(ChildProcessError):
+            status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            if status is not None and status.si_code != os.CLD_EXITED:
+                how = f"was killed by {signal.Signals(status.si_status).name}"
+        super().__init__(f"the process that takes the notes {how} (out of memory?)")
+
+
+class NotesTaker:
+    """A child process that takes notes. To be made before this process has other threads."""
+
+    def __init__(self, options: NotesOptions) -> None:
+        self._slots = mmap.mmap(-1, _SLOTS * _SLOT_SIZE)
+        self._next = 0
+        self._free = _SLOTS
+        sizes_read, self._sizes = os.pipe()
+        self._answers, answers_write = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _be_child(options, self._slots, sizes_read, answers_write)
+        os.close(sizes_read)
+        os.close(answers_write)
+
+    def put(self, piece: bytes) -> None:
+        """Note what the next bytes of the tar say; at some later time.
+
+        Raises: NydusServiceError: what was found wrong with earlier ones, as `NotesRecorder.feed` says it.
+        """
+        for at in range(0, len(piece), _SLOT_SIZE):
+            if not self._free:
+                self._free += self._wait(_SLOT_IS_FREE)
+            part = piece[at : at + _SLOT_SIZE]
+            begin = self._next * _SLOT_SIZE
+            self._slots[begin : begin + len(part)] = part
+            self._next = (self._next + 1) % _SLOTS
+            self._free -= 1
+            self._tell(len(part))
+
+    def finish(self) -> None:
+        """Complete the notes, and wait until they are. Raises: as `put`."""
+        self._tell(0)
+        while self._free < _SLOTS:
+            self._free += self._wait(_SLOT_IS_FREE)
+        self._wait(_DONE)
+
+    def close(self) -> None:
+        """End the child if it still runs; a `put` that waits for it in another thread fails."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+    def release(self) -> None:
+        """Give back what it took; after `close`, when no other thread uses it any more."""
+        os.close(self._sizes)
+        os.close(self._answers)
+        self._slots.close()
+
+    def _tell(self, size: int) -> None:
+        with suppress(BrokenPipeError):  # the answers tell why
+            os.write(self._sizes, _SIZE.pack(size))
+
+    def _wait(self, expected: bytes) -> int:
+        answer = os.read(self._answers, 1)
+        if answer == expected:
+            return 1
+        if answer == _FAILED:
+            with open(self._answers, "rb", closefd=False) as file:
+                error: NydusServiceError = pickle.load(file)
+            raise error
+        raise NotesTakerEnded(self._pid)
+
+
+def _be_child(options: NotesOptions, slots: mmap.mmap, sizes: int, answers: int) -> NoReturn:
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to act on, with whom this ends
+        _close_others(sizes, answers)
+        _take_all(options, slots, sizes, answers)
+        os.write(answers, _DONE)
+        status = 0
+    except NydusServiceError as exc:
+        os.write(answers, _FAILED + pickle.dumps(exc))
+    except EOFError:
+        pass  # the parent has gone
+    except BaseException as exc:
+        traceback.print_exc()
+        os.write(answers, _FAILED + pickle.dumps(NydusServiceError(f"taking notes: {exc!r}")))
+    finally:
+        os._exit(status)
+
+
+def _close_others(*kept: int) -> None:
+    """Close what was inherited: nobody is to wait for this process to close it."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            with suppress(OSError):  # the one of the listing
+                os.close(int(name))
+
+
+def _take_all(options: NotesOptions, slots: mmap.mmap, sizes: int, answers: int) -> None:
+    try:
+        with open(options.path, "wb", buffering=1 << 18) as file:
+            recorder = NotesRecorder(file.write, options.chunk_size, options.digester)
+            begin = 0
+            while size := _read_size(sizes):
+                recorder.feed(slots[begin : begin + size])
+                os.write(answers, _SLOT_IS_FREE)
+                begin = (begin + _SLOT_SIZE) % len(slots)
+            recorder.finish()
+    except OSError as exc:
+        raise from_os_error(exc, f"write the notes {options.path}") from exc
+
+
+def _read_size(sizes: int) -> int:
+    """Raises: EOFError: the parent has gone."""
+    data = os.read(sizes, _SIZE.size)
+    if not data:
+        raise EOFError
+    (size,) = _SIZE.unpack(data)
+    return int(size)
