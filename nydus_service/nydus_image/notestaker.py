@@ -6,7 +6,7 @@
                       at the end the verdict
 
 Noting is Python for each entry of the tar. In a thread it would keep the one that builds from going on:
-a layer of small files takes a seventh longer so.
+a layer of small files takes a seventh longer so. For a small layer the process takes longer than the notes.
 """
 
 import mmap
@@ -15,9 +15,10 @@ import pickle
 import signal
 import struct
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import ClassVar, Final, NoReturn
+from typing import ClassVar, Final, NoReturn, Protocol
 
 from nydus_service.errors import NydusServiceError, from_os_error
 from nydus_service.oci.layernotes import NotesRecorder
@@ -26,6 +27,7 @@ _SLOT_SIZE: Final = 1 << 20
 _SLOTS: Final = 4
 _SIZE: Final = struct.Struct("<I")
 """Of what is in the next slot, bytes; 0: nothing more will come."""
+_SMALL_LAYER: Final = 1 << 20
 _SLOT_IS_FREE, _DONE, _FAILED = b".", b"=", b"!"
 
 
@@ -36,6 +38,69 @@ class NotesOptions:
     path: str
     chunk_size: int
     digester: str
+
+
+class Notes(Protocol):
+    """Notes of one layer that are being taken."""
+
+    def put(self, piece: bytes) -> None:
+        """Note what the next bytes of the tar say; maybe later.
+
+        Raises: NydusServiceError: what was found wrong with these or earlier ones.
+        """
+
+    def finish(self) -> None:
+        """Complete the notes. Raises: as `put`."""
+
+    def close(self) -> None:
+        """End it if it still goes on; a `put` that waits in another thread fails."""
+
+    def release(self) -> None:
+        """Give back what it took; after `close`, when no other thread uses it any more."""
+
+
+def take_notes(options: NotesOptions, stored_size: int | None) -> Notes:
+    """Begin to take notes. To be called before this process has other threads.
+
+    Args:
+        stored_size: of the layer, bytes, as far as it is known.
+    Raises: NydusServiceError: the file cannot be written, which may be told later, too.
+    """
+    is_small = stored_size is not None and stored_size < _SMALL_LAYER
+    return NotesWriter(options) if is_small else NotesTaker(options)
+
+
+class NotesWriter:
+    """Takes notes where it is called."""
+
+    def __init__(self, options: NotesOptions) -> None:
+        self._doing = f"write the notes {options.path}"
+        with self._telling():
+            self._file = open(options.path, "wb", buffering=1 << 18)
+        self._recorder = NotesRecorder(self._file.write, options.chunk_size, options.digester)
+
+    def put(self, piece: bytes) -> None:
+        with self._telling():
+            self._recorder.feed(piece)
+
+    def finish(self) -> None:
+        with self._telling():
+            self._recorder.finish()
+            self._file.close()
+
+    def close(self) -> None:
+        pass
+
+    def release(self) -> None:
+        with suppress(OSError):  # what counts has been written by `finish`
+            self._file.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise from_os_error(exc, self._doing) from exc
 
 
 class NotesTakerEnded(NydusServiceError):
@@ -53,7 +118,7 @@ class NotesTakerEnded(NydusServiceError):
 
 
 class NotesTaker:
-    """A child process that takes notes. To be made before this process has other threads."""
+    """A child process that takes notes."""
 
     def __init__(self, options: NotesOptions) -> None:
         self._slots = mmap.mmap(-1, _SLOTS * _SLOT_SIZE)
@@ -68,10 +133,6 @@ class NotesTaker:
         os.close(answers_write)
 
     def put(self, piece: bytes) -> None:
-        """Note what the next bytes of the tar say; at some later time.
-
-        Raises: NydusServiceError: what was found wrong with earlier ones, as `NotesRecorder.feed` says it.
-        """
         for at in range(0, len(piece), _SLOT_SIZE):
             if not self._free:
                 self._free += self._wait(_SLOT_IS_FREE)
@@ -83,21 +144,18 @@ class NotesTaker:
             self._tell(len(part))
 
     def finish(self) -> None:
-        """Complete the notes, and wait until they are. Raises: as `put`."""
         self._tell(0)
         while self._free < _SLOTS:
             self._free += self._wait(_SLOT_IS_FREE)
         self._wait(_DONE)
 
     def close(self) -> None:
-        """End the child if it still runs; a `put` that waits for it in another thread fails."""
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
 
     def release(self) -> None:
-        """Give back what it took; after `close`, when no other thread uses it any more."""
         os.close(self._sizes)
         os.close(self._answers)
         self._slots.close()
@@ -145,17 +203,13 @@ def _close_others(*kept: int) -> None:
 
 
 def _take_all(options: NotesOptions, slots: mmap.mmap, sizes: int, answers: int) -> None:
-    try:
-        with open(options.path, "wb", buffering=1 << 18) as file:
-            recorder = NotesRecorder(file.write, options.chunk_size, options.digester)
-            begin = 0
-            while size := _read_size(sizes):
-                recorder.feed(slots[begin : begin + size])
-                os.write(answers, _SLOT_IS_FREE)
-                begin = (begin + _SLOT_SIZE) % len(slots)
-            recorder.finish()
-    except OSError as exc:
-        raise from_os_error(exc, f"write the notes {options.path}") from exc
+    notes = NotesWriter(options)
+    begin = 0
+    while size := _read_size(sizes):
+        notes.put(slots[begin : begin + size])
+        os.write(answers, _SLOT_IS_FREE)
+        begin = (begin + _SLOT_SIZE) % len(slots)
+    notes.finish()
 
 
 def _read_size(sizes: int) -> int:

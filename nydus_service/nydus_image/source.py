@@ -1,7 +1,7 @@
 """A layer as it is stored, read once: checked, decompressed, and noted for verification.
 
     thread "read":   bytes ─► sha256 ─► decompress ─┬─► Channel ─► whoever iterates (the tar parser)
-                                                    └─► NotesTaker, a process
+                                                    └─► notes, in a process of their own
 
 The notes are taken from the decompressed bytes before the builder's own parser sees them, so that
 they can be held against what the builder made of the layer.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from nydus_service.errors import FormatError, SourceDiffersError, from_os_error
 from nydus_service.nydus_image.channel import Channel, Closed
-from nydus_service.nydus_image.notestaker import NotesOptions, NotesTaker
+from nydus_service.nydus_image.notestaker import NotesOptions, take_notes
 from nydus_service.oci.compression import open_decompressor, sniff
 
 _READ_SIZE = 1 << 18
@@ -54,6 +54,7 @@ class LayerSource:
     """
 
     def __init__(self, fd: int, check: SourceCheck, notes: NotesOptions | None) -> None:
+        self._notes = None if notes is None else take_notes(notes, check.size)
         self._fd = fd
         self._end_read, self._end_write = os.pipe()
         self._poll = select.poll()
@@ -65,7 +66,6 @@ class LayerSource:
         self._ended = False
         self.bytes_read = 0
         self.bytes_plain = 0
-        self._notes = None if notes is None else NotesTaker(notes)
         self._thread = threading.Thread(target=self._run, name="read", daemon=True)
         self._thread.start()
 

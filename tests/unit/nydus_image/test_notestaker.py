@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from nydus_service.errors import FormatError, NoSpaceError
-from nydus_service.nydus_image.notestaker import NotesOptions, NotesTaker, NotesTakerEnded
+from nydus_service.nydus_image.notestaker import (
+    Notes,
+    NotesOptions,
+    NotesTaker,
+    NotesTakerEnded,
+    take_notes,
+)
 from nydus_service.oci.layernotes import NotesRecorder
 from tests.layers import directory, file, layer
 from tests.trees import PROJECT
@@ -21,10 +27,15 @@ from tests.unit.builder.fakes import nothing_left, wait_until_gone
 TAR = layer(directory("d"), file("d/small", b"hello\n"), file("d/large", os.urandom(9 << 20)))
 
 
+PROCESS, CALLER = 100 << 20, 100 << 10
+"""Sizes of layers whose notes are taken in a process of its own, and by whoever calls."""
+
+
 @contextmanager
-def taking(path: Path) -> Iterator[NotesTaker]:
+def taking(path: Path, layer_size: int) -> Iterator[Notes]:
     with nothing_left():
-        taker = NotesTaker(NotesOptions(str(path), 1 << 20, "blake3"))
+        taker = take_notes(NotesOptions(str(path), 1 << 20, "blake3"), layer_size)
+        assert isinstance(taker, NotesTaker) == (layer_size == PROCESS)
         try:
             yield taker
         finally:
@@ -32,38 +43,43 @@ def taking(path: Path) -> Iterator[NotesTaker]:
             taker.release()
 
 
-def put_all(taker: NotesTaker, tar: bytes, size: int = 10_000) -> None:
+def put_all(taker: Notes, tar: bytes, size: int = 10_000) -> None:
     for at in range(0, len(tar), size):
         taker.put(tar[at : at + size])
     taker.finish()
 
 
+@pytest.mark.parametrize("layer_size", [PROCESS, CALLER])
 @pytest.mark.parametrize("size", [512, 70_001, 1 << 20, 3 << 20], ids=str)
-def test_notes_are_as_those_of_a_recorder(size: int, tmp_path: Path) -> None:
+def test_notes_are_as_those_of_a_recorder(size: int, layer_size: int, tmp_path: Path) -> None:
     """More pieces than slots, and pieces larger than a slot."""
     expected = bytearray()
     recorder = NotesRecorder(expected.extend, 1 << 20, "blake3")
     for at in range(0, len(TAR), size):
         recorder.feed(TAR[at : at + size])
     recorder.finish()
-    with taking(tmp_path / "notes") as taker:
+    with taking(tmp_path / "notes", layer_size) as taker:
         put_all(taker, TAR, size)
     assert (tmp_path / "notes").read_bytes() == expected
 
 
-def test_what_is_wrong_with_the_tar_is_told(tmp_path: Path) -> None:
-    with taking(tmp_path / "notes") as taker, pytest.raises(FormatError, match="no tar header, or damaged"):
-        put_all(taker, b"x" * (9 << 20))
+@pytest.mark.parametrize("layer_size", [PROCESS, CALLER])
+def test_what_is_wrong_with_the_tar_is_told(layer_size: int, tmp_path: Path) -> None:
+    with taking(tmp_path / "notes", layer_size) as taker:
+        with pytest.raises(FormatError, match="no tar header, or damaged"):
+            put_all(taker, b"x" * (9 << 20))
 
 
-def test_a_full_disk_is_told() -> None:
-    with taking(Path("/dev/full")) as taker:
+@pytest.mark.parametrize("layer_size", [PROCESS, CALLER])
+def test_a_full_disk_is_told(layer_size: int) -> None:
+    with taking(Path("/dev/full"), layer_size) as taker:
         with pytest.raises(NoSpaceError, match="write the notes /dev/full: No space left"):
             put_all(taker, TAR)
 
 
 def test_it_is_killed(tmp_path: Path) -> None:
-    with taking(tmp_path / "notes") as taker:
+    with taking(tmp_path / "notes", PROCESS) as taker:
+        assert isinstance(taker, NotesTaker)
         os.kill(taker._pid, signal.SIGKILL)
         with pytest.raises(NotesTakerEnded, match=r"was killed by SIGKILL \(out of memory\?\)"):
             put_all(taker, TAR)
