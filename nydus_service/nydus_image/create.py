@@ -107,9 +107,10 @@ class _LayerBuilder:
         self.data_digest = hashlib.sha256()
 
     def build(self) -> CreateResult:
-        chunks = self._store_content()
-        if chunks:
+        if chunks := self._store_content():
             self._write_sections(chunks)
+        chunk_count = len(chunks)
+        del chunks  # before the bootstrap is made, when memory is at its highest
         if self.options.inline_meta:
             bootstrap = self._inline_bootstrap()
         toc = self._write_toc()
@@ -122,12 +123,12 @@ class _LayerBuilder:
         counters = {
             "blob_uncompressed_size": self.blob.uncompressed_size,
             "blob_compressed_size": self.output.position,
-            "chunks": len(chunks),
+            "chunks": chunk_count,
             "bootstrap_size": len(bootstrap),
             "source_size": self.source.bytes_read,
             "source_plain_size": self.source.bytes_plain,
         }
-        blob_ids = [blob_id] if chunks or self.options.inline_meta else []
+        blob_ids = [blob_id] if chunk_count or self.options.inline_meta else []
         return CreateResult(blob_ids, path, self.tree.stands_alone, counters, self.tree.root)
 
     def _store_content(self) -> list[Chunk]:
@@ -143,10 +144,11 @@ class _LayerBuilder:
                 if not size:
                     add_entry(entry, NO_CHUNKS)
                 elif size <= chunk_size:
-                    add_entry(entry, [add_chunk(reader.read_whole(), 0)])
+                    add_entry(entry, (add_chunk(reader.read_whole(), 0),))
                 else:
                     pieces = enumerate(reader.chunks(chunk_size))
-                    add_entry(entry, [add_chunk(data, index * chunk_size) for index, data in pieces])
+                    chunks = [add_chunk(data, index * chunk_size) for index, data in pieces]
+                    add_entry(entry, tuple(chunks))
             self.source.finish()
             pipeline.finish()
         finally:

@@ -64,7 +64,7 @@ class LayerTree:
         # Parents by their path in the tar: entries of one directory mostly come together.
         self._parents: dict[bytes, Inode] = {b"": self.root}
 
-    def add(self, entry: TarEntry, chunks: list[Chunk]) -> None:
+    def add(self, entry: TarEntry, chunks: tuple[Chunk, ...]) -> None:
         """Take in one entry; `chunks` are a regular file's.
 
         Raises: FormatError: containerd could not apply this entry, or the format cannot hold it.
@@ -109,7 +109,7 @@ class LayerTree:
     def _forget_parents(self) -> None:
         self._parents = {b"": self.root}
 
-    def _inode(self, entry: TarEntry, chunks: list[Chunk]) -> Inode:
+    def _inode(self, entry: TarEntry, chunks: tuple[Chunk, ...]) -> Inode:
         inode = Inode(
             _FILE_TYPE[entry.kind] | entry.mode, entry.uid, entry.gid, entry.mtime, entry.mtime_nsec
         )

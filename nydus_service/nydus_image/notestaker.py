@@ -148,6 +148,7 @@ class NotesTaker:
         while self._free < _SLOTS:
             self._free += self._wait(_SLOT_IS_FREE)
         self._wait(_DONE)
+        self._slots.close()  # now, as the builder's memory is at its highest when it writes the bootstrap
 
     def close(self) -> None:
         if self._pid:

@@ -81,7 +81,7 @@ class _TreeReader(RecordReader):
         self._prefetched: dict[int, Inode] = {}
 
     def take_chunks(self, inode: Inode, addresses: Sequence[int]) -> list[int]:
-        inode.chunks = [self._chunks[address] for address in addresses]
+        inode.chunks = tuple(self._chunks[address] for address in addresses)
         return [chunk.uncompressed_size for chunk in inode.chunks]
 
     def _read_chunks(self) -> dict[int, Chunk]:
@@ -165,7 +165,7 @@ class _TreeReader(RecordReader):
                     plain_files += 1
                     children[name] = inode = Inode(mode, uid, gid, mtime, nsec)
                     inode.size = size
-                    inode.chunks = [chunk]
+                    inode.chunks = (chunk,)
                     continue
             children[name], inside = self.read_entry(place, name, nid, kind)
             if inside is not None:

@@ -114,9 +114,9 @@ class Chunk:
         self.crc32 = crc32
 
 
-NO_CHUNKS: list[Chunk] = []
+NO_CHUNKS: tuple[Chunk, ...] = ()
 NO_XATTRS: dict[bytes, bytes] = {}
-"""Shared by all inodes without any: replace, never change them."""
+"""Shared by all inodes without any: replace, never change it."""
 
 
 class Inode:

@@ -26,7 +26,7 @@ def tree_of(*entries: bytes) -> Inode:
     pieces = [layer(*entries), b""]
     tree = LayerTree()
     for entry in LayerTarReader(lambda: pieces.pop(0)):
-        tree.add(entry, [])
+        tree.add(entry, ())
     return tree.root
 
 

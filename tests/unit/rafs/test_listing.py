@@ -117,7 +117,7 @@ def test_many_blobs_and_chunks_beyond_the_lower_bits_of_their_index() -> None:
 def test_a_blob_of_more_than_65536_chunks_that_are_mostly_used() -> None:
     blob = make_blob()
     many = Inode(S_IFREG | 0o644)
-    many.chunks = [add_chunk(blob, CHUNK_SIZE) for _ in range(20000)]
+    many.chunks = tuple(add_chunk(blob, CHUNK_SIZE) for _ in range(20000))
     many.size = CHUNK_SIZE * len(many.chunks)
     blob.chunk_count = 0xFFFF
     files = {f"f{number}": make_file(blob, 1 + number) for number in range(3)}
@@ -204,7 +204,7 @@ def test_two_names_of_a_file_that_should_have_one_are_refused(kind: str) -> None
         if kind == "with xattrs":
             file.xattrs = {b"user.a": b"1"}
         if kind == "symlink":
-            file.mode, file.target, file.size, file.chunks = 0o120777, b"target", 0, []
+            file.mode, file.target, file.size, file.chunks = 0o120777, b"target", 0, ()
     packed = bytes(write_bootstrap(directory(a=files[0], b=files[1]), FORMAT)[0])
     first, second = (file.nid.to_bytes(8, "little") for file in files)
     wrong = packed.replace(second, first)

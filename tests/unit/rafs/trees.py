@@ -32,7 +32,7 @@ def make_file(blob: Blob, size: int) -> Inode:
     inode.size = size
     chunk_size = blob.chunk_size
     sizes = [min(chunk_size, size - offset) for offset in range(0, size, chunk_size)]
-    inode.chunks = [add_chunk(blob, part) for part in sizes]
+    inode.chunks = tuple(add_chunk(blob, part) for part in sizes)
     return inode
 
 

@@ -25,10 +25,10 @@ def inode_of(node: Node, blob: Blob, made: dict[int, Inode]) -> Inode:
         return made[id(node)]
     inode = made[id(node)] = Inode(node.mode, node.uid, node.gid, node.mtime, node.mtime_nsec)
     inode.size, inode.rdev, inode.target, inode.xattrs = node.size, node.rdev, node.target, node.xattrs
-    inode.chunks = [
+    inode.chunks = tuple(
         Chunk(blob, at // 32, node.digests[at : at + 32], 0, 0, 0, 0, 0, 0, 0)
         for at in range(0, len(node.digests), 32)
-    ]
+    )
     for name, child in (node.children or {}).items():
         assert inode.children is not None
         inode.children[name] = inode_of(child, blob, made)
@@ -84,7 +84,8 @@ class Image:
         for name, content in contents.items():
             inode = root.children[name.encode()] = Inode(0o100644)
             inode.size = len(content)
-            inode.chunks = [self._store(content[at : at + CHUNK]) for at in range(0, len(content), CHUNK)]
+            pieces = (content[at : at + CHUNK] for at in range(0, len(content), CHUNK))
+            inode.chunks = tuple(map(self._store, pieces))
         describe(self.blob, len(self.chunks), len(self.stored))
         self._root = root
 
