@@ -22,7 +22,7 @@ from nydus_service.builder.pipes import Descriptor
 
 _MODULE = "nydus_service.builder.forkserver"
 _PRELOAD = "nydus_service.nydus_image.preload"
-_ANSWER_TIMEOUT_S = 30.0
+_ANSWER_TIMEOUT_S = 10.0
 _ANSWER_SIZE = 32
 _WORTH_IT = 5
 """Processes to start from which on a fork server pays: itself it takes the time of one, and memory."""
@@ -38,11 +38,11 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._lock = anyio.Lock()
-        self._has_failed = os.uname().machine not in CLONE_NUMBERS
+        self._is_unusable = os.uname().machine not in CLONE_NUMBERS
 
     def start(self) -> None:
         """Begin to start it, unless that was done before."""
-        if self._process is not None or self._has_failed:
+        if self._process is not None or self._is_unusable:
             return
         ours, theirs = socket.socketpair()
         ours.settimeout(_ANSWER_TIMEOUT_S)
@@ -62,7 +62,7 @@ class ForkServer:
                 )
             except OSError:
                 ours.close()
-                self._has_failed = True
+                self._is_unusable = True
                 return
         self._connection = ours
 
@@ -89,7 +89,7 @@ class ForkServer:
         # Not to be cancelled halfway: nobody else would know of the child.
         with anyio.CancelScope(shield=True):
             async with self._lock:
-                if self._connection is not None and not self._has_failed:
+                if self._connection is not None and not self._is_unusable:
                     ask = partial(_ask, self._connection, request.encode(), numbers)
                     pid = await anyio.to_thread.run_sync(ask)
                     if pid is None:
@@ -98,7 +98,7 @@ class ForkServer:
 
     def _give_up(self) -> None:
         """Do without it. Killed, it cannot do late what is done otherwise now."""
-        self._has_failed = True
+        self._is_unusable = True
         if self._process is not None:
             self._process.kill()
 

@@ -186,7 +186,7 @@ def _be_child(options: NotesOptions, slots: mmap.mmap, sizes: int, answers: int)
         status = 0
     except NydusServiceError as exc:
         os.write(answers, _FAILED + pickle.dumps(exc))
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         pass  # the parent has gone
     except BaseException as exc:
         traceback.print_exc()

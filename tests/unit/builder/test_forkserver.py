@@ -191,6 +191,18 @@ async def test_killed_itself() -> None:
     assert sinks[0].data == sinks[1].data
 
 
+@pytest.mark.long
+async def test_that_does_not_answer() -> None:
+    """What it was asked for is started without it, and nothing comes of it later."""
+    before, sink = children(), Collected()
+    with nothing_left():
+        async with EmbeddedBuilder().several(MANY) as builder:
+            (server,) = set(children()) - set(before)
+            os.kill(server, signal.SIGSTOP)
+            await builder.pack(request_for(GZIP), stream(GZIP), sink)
+    assert sink.data
+
+
 SERVICE = """
 import anyio, os, sys
 from tests.unit.builder.fakes import Collected, TAR, children, request_for
