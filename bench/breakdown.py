@@ -15,7 +15,8 @@ TITLES = {
 }
 
 KEY = "ours"
-OTHERS = {"ours-unverified": "--verify none", "ours-native": "native builder"}
+NATIVE = "ours-native"
+OTHERS = {"ours-unverified": "--verify none", NATIVE: "native builder"}
 """Contenders whose stages stand beside those of `KEY`, and how their columns are called."""
 
 MOST = 0.85
@@ -39,7 +40,14 @@ def format_breakdown(rows: Sequence[Row], cores: int) -> str:
     floor = by_key.get("floor")
     if floor:
         tables.append(_codecs(floor, cores))
-    return "\n".join([*tables, _explain(ours, floor, cores) + "\n"])
+    told = [_explain(ours, floor, cores)]
+    peer = by_key.get(ours.race.peer)
+    native = by_key.get(NATIVE)
+    if peer and floor and _is_late(ours):
+        told.append(_explain_miss(ours, peer, floor, cores))
+    if peer and native and _is_late(native):
+        told.append(_explain_native(native, peer))
+    return "\n".join([*tables, " ".join(told) + "\n"])
 
 
 def _stages(ours: Row, others: Sequence[Row]) -> str:
@@ -95,6 +103,31 @@ def _explain(ours: Row, floor: Row | None, cores: int) -> str:
             f"The whole conversion takes {_wall(ours.parts) / (codecs_s / cores):.1f} times the floor."
         )
     return " ".join(told)
+
+
+def _explain_miss(ours: Row, peer: Row, floor: Row, cores: int) -> str:
+    """What the target would leave for all that is no codec."""
+    wanted_s = (ours.target or 0) * peer.wall_s.median
+    cpu_s = wanted_s * cores
+    codecs_s = sum(part.cpu_s for part in floor.parts)
+    return (
+        f"The target, {ours.target:.2f} of the peer's time, is {wanted_s:.2f} s: {cpu_s:.2f} s CPU with no "
+        f"core ever idle, of which the codecs leave {cpu_s - codecs_s:.2f} s for all else; ours takes "
+        f"{ours.cpu_s.median - codecs_s:.2f} s for that."
+    )
+
+
+def _explain_native(native: Row, peer: Row) -> str:
+    """What of the time with the native builder is not ours to shorten."""
+    merge_s = next(part.wall_s for part in native.parts if part.name == MERGE)
+    return (
+        f"With the native builder its merge, one thread with nothing to do beside it, takes {merge_s:.2f} s: "
+        f"{merge_s / peer.wall_s.median:.2f} of the peer's whole time, which has it, too."
+    )
+
+
+def _is_late(row: Row) -> bool:
+    return row.ratio is not None and row.target is not None and row.ratio.median > row.target
 
 
 def _bound(part: Part, cores: int) -> str:

@@ -14,10 +14,12 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.__main__ import main
-from bench.contenders import ENVIRONMENT
-from bench.inputs import make_input
+from bench.breakdown import format_breakdown
+from bench.contenders import ENVIRONMENT, Contender, Race, Run
+from bench.inputs import Input, make_input
 from bench.measure import CommandFailedError, Measurement, Said, measure
 from bench.recipes import RECIPES
+from bench.results import Row, Spread
 from bench.stages import MERGE, PACK, REST, START, VERIFY, Part, stages_of
 
 pytestmark = pytest.mark.long
@@ -207,3 +209,26 @@ def test_a_contender_that_fails_is_out_and_told(
     assert "no such luck" in failure
     assert "## What failed" in (docs / "benchmarks.md").read_text()
     assert "no such luck" in capsys.readouterr().err
+
+
+def test_why_targets_are_missed() -> None:
+    image = Input("one", "one layer", False, Path("nowhere"), 1, 1, 1, 1)
+
+    def row(key: str, wall_s: float, target: float | None, *parts: Part) -> Row:
+        contender = Contender(key, key, lambda _image, _work: run)
+        run = Run(wall_s, 1.5 * wall_s, 0, 0, parts)
+        ratio = None if target is None else Spread.of([wall_s / 10])
+        return Row(image, Race("convert", (contender,), "go"), contender, (run,), ratio, target, None)
+
+    rows = [
+        row("floor", 1, None, Part("zstd", 1, 2), Part("inflate", 0.5, 1)),
+        row("ours", 4, 0.3, Part(PACK, 3, 5), Part(MERGE, 1, 1)),
+        row("ours-native", 6, 0.5, Part(PACK, 2, 5), Part(MERGE, 4, 4)),
+        row("go", 10, None),
+    ]
+    told = format_breakdown(rows, 2)
+    assert "The target, 0.30 of the peer's time, is 3.00 s: 6.00 s CPU with no core ever idle" in told
+    assert "the codecs leave 3.00 s for all else; ours takes 3.00 s for that." in told
+    assert "takes 4.00 s: 0.40 of the peer's whole time" in told
+    reached = [*rows[:1], row("ours", 2, 0.3, Part(PACK, 2, 3)), *rows[3:]]
+    assert "The target" not in format_breakdown(reached, 2)
