@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, NoReturn, Protocol
 
 from nydus_service.errors import NydusServiceError, from_os_error
+from nydus_service.oci.compression import PIECE_SIZE
 from nydus_service.oci.layernotes import NotesRecorder
 
-_SLOT_SIZE: Final = 1 << 20
 _SLOTS: Final = 4
+"""Each holds a piece of `PIECE_SIZE` bytes."""
 _SIZE: Final = struct.Struct("<I")
 """Of what is in the next slot, bytes; 0: nothing more will come."""
 _SMALL_LAYER: Final = 1 << 20
@@ -44,7 +45,7 @@ class Notes(Protocol):
     """Notes of one layer that are being taken."""
 
     def put(self, piece: bytes) -> None:
-        """Note what the next bytes of the tar say; maybe later.
+        """Note what the next bytes of the tar say, 1 to `PIECE_SIZE`; maybe later.
 
         Raises: NydusServiceError: what was found wrong with these or earlier ones.
         """
@@ -121,7 +122,7 @@ class NotesTaker:
     """A child process that takes notes."""
 
     def __init__(self, options: NotesOptions) -> None:
-        self._slots = mmap.mmap(-1, _SLOTS * _SLOT_SIZE)
+        self._slots = mmap.mmap(-1, _SLOTS * PIECE_SIZE)
         self._next = 0
         self._free = _SLOTS
         sizes_read, self._sizes = os.pipe()
@@ -133,15 +134,13 @@ class NotesTaker:
         os.close(answers_write)
 
     def put(self, piece: bytes) -> None:
-        for at in range(0, len(piece), _SLOT_SIZE):
-            if not self._free:
-                self._free += self._wait(_SLOT_IS_FREE)
-            part = piece[at : at + _SLOT_SIZE]
-            begin = self._next * _SLOT_SIZE
-            self._slots[begin : begin + len(part)] = part
-            self._next = (self._next + 1) % _SLOTS
-            self._free -= 1
-            self._tell(len(part))
+        if not self._free:
+            self._free += self._wait(_SLOT_IS_FREE)
+        begin = self._next * PIECE_SIZE
+        self._slots[begin : begin + len(piece)] = piece
+        self._next = (self._next + 1) % _SLOTS
+        self._free -= 1
+        self._tell(len(piece))
 
     def finish(self) -> None:
         self._tell(0)
@@ -209,7 +208,7 @@ def _take_all(options: NotesOptions, slots: mmap.mmap, sizes: int, answers: int)
     while size := _read_size(sizes):
         notes.put(slots[begin : begin + size])
         os.write(answers, _SLOT_IS_FREE)
-        begin = (begin + _SLOT_SIZE) % len(slots)
+        begin = (begin + PIECE_SIZE) % len(slots)
     notes.finish()
 
 

@@ -1,4 +1,7 @@
-"""The process that takes notes: ended by all that ends the builder, its own end told as what it is."""
+"""How notes are taken: by a process that all ends that ends the builder, or at once for small layers.
+
+All of it is run in processes of its own: the one of the tests has threads, and must not fork.
+"""
 
 import json
 import os
@@ -11,78 +14,52 @@ from pathlib import Path
 
 import pytest
 
-from nydus_service.errors import FormatError, NoSpaceError
-from nydus_service.nydus_image.notestaker import (
-    Notes,
-    NotesOptions,
-    NotesTaker,
-    NotesTakerEnded,
-    take_notes,
-)
 from nydus_service.oci.layernotes import NotesRecorder
 from tests.layers import directory, file, layer
 from tests.trees import PROJECT
-from tests.unit.builder.fakes import nothing_left, wait_until_gone
+from tests.unit.builder.fakes import wait_until_gone
 
+SMALL = layer(directory("d"), file("d/small", b"hello\n"))
 TAR = layer(directory("d"), file("d/small", b"hello\n"), file("d/large", os.urandom(9 << 20)))
+"""Of more pieces than there are slots."""
 
 
-PROCESS, CALLER = 100 << 20, 100 << 10
-"""Sizes of layers whose notes are taken in a process of its own, and by whoever calls."""
+def feed(tmp_path: Path, tar: bytes, notes: Path) -> "subprocess.CompletedProcess[bytes]":
+    """Take the notes of a layer whose size is told, as it is in a conversion."""
+    stored = tmp_path / "layer"
+    stored.write_bytes(tar)
+    command = [sys.executable, "-m", "nydus_service.nydus_image", "feed", "--log-level", "warn"]
+    command += ["--error-format", "json", "--source-size", str(len(tar)), "--source-notes", str(notes)]
+    return subprocess.run([*command, str(stored)], cwd=PROJECT, capture_output=True, check=False, timeout=60)
 
 
-@contextmanager
-def taking(path: Path, layer_size: int) -> Iterator[Notes]:
-    with nothing_left():
-        taker = take_notes(NotesOptions(str(path), 1 << 20, "blake3"), layer_size)
-        assert isinstance(taker, NotesTaker) == (layer_size == PROCESS)
-        try:
-            yield taker
-        finally:
-            taker.close()
-            taker.release()
-
-
-def put_all(taker: Notes, tar: bytes, size: int = 10_000) -> None:
-    for at in range(0, len(tar), size):
-        taker.put(tar[at : at + size])
-    taker.finish()
-
-
-@pytest.mark.parametrize("layer_size", [PROCESS, CALLER])
-@pytest.mark.parametrize("size", [512, 70_001, 1 << 20, 3 << 20], ids=str)
-def test_notes_are_as_those_of_a_recorder(size: int, layer_size: int, tmp_path: Path) -> None:
-    """More pieces than slots, and pieces larger than a slot."""
+@pytest.mark.parametrize("tar", [SMALL, TAR], ids=["small", "large"])
+def test_notes_are_as_those_of_a_recorder(tar: bytes, tmp_path: Path) -> None:
     expected = bytearray()
     recorder = NotesRecorder(expected.extend, 1 << 20, "blake3")
-    for at in range(0, len(TAR), size):
-        recorder.feed(TAR[at : at + size])
+    recorder.feed(tar)
     recorder.finish()
-    with taking(tmp_path / "notes", layer_size) as taker:
-        put_all(taker, TAR, size)
+    fed = feed(tmp_path, tar, tmp_path / "notes")
+    assert (fed.returncode, fed.stdout, fed.stderr) == (0, tar, b"")
     assert (tmp_path / "notes").read_bytes() == expected
 
 
-@pytest.mark.parametrize("layer_size", [PROCESS, CALLER])
-def test_what_is_wrong_with_the_tar_is_told(layer_size: int, tmp_path: Path) -> None:
-    with taking(tmp_path / "notes", layer_size) as taker:
-        with pytest.raises(FormatError, match="no tar header, or damaged"):
-            put_all(taker, b"x" * (9 << 20))
+@pytest.mark.parametrize("size", [9_999, 9 << 20], ids=["small", "large"])
+def test_what_is_wrong_with_the_tar_is_told(size: int, tmp_path: Path) -> None:
+    fed = feed(tmp_path, b"x" * size, tmp_path / "notes")
+    assert fed.returncode == 1
+    error = json.loads(fed.stderr)["error"]
+    assert error["code"] == "corrupt_input"
+    assert "no tar header, or damaged" in error["message"]
 
 
-@pytest.mark.parametrize("layer_size", [PROCESS, CALLER])
-def test_a_full_disk_is_told(layer_size: int) -> None:
-    with taking(Path("/dev/full"), layer_size) as taker:
-        with pytest.raises(NoSpaceError, match="write the notes /dev/full: No space left"):
-            put_all(taker, TAR)
-
-
-def test_it_is_killed(tmp_path: Path) -> None:
-    with taking(tmp_path / "notes", PROCESS) as taker:
-        assert isinstance(taker, NotesTaker)
-        os.kill(taker._pid, signal.SIGKILL)
-        with pytest.raises(NotesTakerEnded, match=r"was killed by SIGKILL \(out of memory\?\)"):
-            put_all(taker, TAR)
+@pytest.mark.parametrize("tar", [SMALL, TAR], ids=["small", "large"])
+def test_a_full_disk_is_told(tar: bytes, tmp_path: Path) -> None:
+    fed = feed(tmp_path, tar, Path("/dev/full"))
+    assert fed.returncode == 1
+    error = json.loads(fed.stderr)["error"]
+    assert error["code"] == "no_space"
+    assert "write the notes /dev/full: No space left" in error["message"]
 
 
 BUILD = (sys.executable, "-m", "nydus_service.nydus_image", "create", "--type", "tar-rafs")
