@@ -25,6 +25,7 @@ BUILT = CACHE / "nydus-service-ci"
 NATIVE = Path(os.environ.get("NYDUS_REFERENCE") or BUILT / "oracle" / "release" / "rafs-reference")
 PEER = Path(os.environ.get("NYDUS_GO_CONVERTER") or BUILT / "go" / "bin" / "go-converter")
 
+ROUNDS = 3
 EPILOG = """\
 Without the native builder (cargo builds it, see tests/reference) or the Go converter (see bench/peer) their
 rows are left out. At the full scale the inputs take some 9 GB of disk, their conversion 8 GB more, and the
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     names = [recipe.name for recipe in RECIPES]
     parser.add_argument("--scale", type=float, default=1.0, help="size of the inputs (default: %(default)s)")
-    parser.add_argument("--rounds", type=positive_count, default=3, help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive_count, default=ROUNDS, help="default: %(default)s")
     parser.add_argument("--input", action="append", choices=names, help="only this one; repeatable")
     parser.add_argument(
         "--race", action="append", choices=("convert", "create", "merge"), help="only this one; repeatable"
@@ -79,7 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_whole = args.scale == 1 and not args.input and not args.race
     docs = args.docs or (Path("docs") if is_whole else None)
     if docs:
-        command = " ".join(["python -m bench", *(sys.argv[1:] if argv is None else argv)])
         page = format_page(
             rows,
             failures,
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             scale=args.scale,
             rounds=args.rounds,
             cores=len(os.sched_getaffinity(0)),
-            command=command,
+            command=_shown_command(args),
         )
         results = {
             "facts": facts,
@@ -100,6 +100,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         (docs / "benchmarks.svg").write_text(format_plot(rows))
         (docs / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n")
     return 1 if failures else 0
+
+
+def _shown_command(args: argparse.Namespace) -> str:
+    """What was run, but for where things are on this machine."""
+    words = ["python -m bench"]
+    if args.scale != 1:
+        words.append(f"--scale {args.scale:g}")
+    if args.rounds != ROUNDS:
+        words.append(f"--rounds {args.rounds}")
+    words += [f"--input {name}" for name in args.input or ()]
+    words += [f"--race {name}" for name in args.race or ()]
+    return " ".join(words)
 
 
 def run_race(image: Input, race: Race, rounds: int) -> tuple[list[Row], list[str]]:

@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from nydus_service.builder import launch
 
@@ -54,8 +54,7 @@ class Request:
 
     def encode(self) -> bytes:
         """One line of JSON."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps(fields).encode() + b"\n"
+        return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def serve(service: socket.socket) -> Request | None:

@@ -164,6 +164,8 @@ def test_a_run_writes_its_page_plot_and_numbers(
             assert run["parts"][1]["cpu_s"] > 0
     page = (docs / "benchmarks.md").read_text()
     assert "scaled to 0.001" in page
+    assert "Made by `python -m bench --scale 0.001 --rounds 2" in page
+    assert str(tmp_path) not in page
     assert page.count("### Where the time goes") == 2
     assert page.count("The largest stage of ours is") == 2
     assert "| verification; beside it the bootstrap layer |" in page

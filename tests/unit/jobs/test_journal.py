@@ -141,8 +141,8 @@ async def test_a_full_disk(small_disk: Path) -> None:
         await journal.add(pack(job("a")))
         filler = fill(small_disk)
         accepted = ["a"]
-        with pytest.raises(NoSpaceError, match=r"jobs\.db.*free some space"):  # noqa: PT012
-            while True:  # the log may have room for some
+        with pytest.raises(NoSpaceError, match=r"jobs\.db.*free some space"):  # noqa: PT012 - how many fit the log is not known
+            while True:
                 await journal.add(pack(job(f"big{len(accepted)}", "x" * 5000)))
                 accepted.append(f"big{len(accepted)}")
         ended = changes.cancelled(job("a", "y" * 20000), 3)

@@ -598,8 +598,8 @@ class TestEnd:
             job_id = await submit(queue)
             await gate.reached.wait()
             filler, accepted = fill(small_disk), 0
-            with pytest.raises(NoSpaceError):  # noqa: PT012
-                while True:  # the log may have room for some
+            with pytest.raises(NoSpaceError):  # noqa: PT012 - how many fit the log is not known
+                while True:
                     await submit(queue, f"other{accepted}")
                     accepted += 1
             assert len(queue.list(limit=10000)) == accepted + 1
