@@ -16,9 +16,9 @@ import anyio
 import anyio.to_thread
 
 from nydus_service.builder import launch
-from nydus_service.builder.forkserver import CLONE_NUMBERS, Request
+from nydus_service.builder.forkserver import CLONE_NUMBERS, GO_ON, Request
 from nydus_service.builder.limits import IO_PRIORITIES, Limits
-from nydus_service.builder.pipes import Descriptor
+from nydus_service.builder.pipes import Descriptor, open_pipe
 
 _MODULE = "nydus_service.builder.forkserver"
 _PRELOAD = "nydus_service.nydus_image.preload"
@@ -87,13 +87,16 @@ class ForkServer:
         numbers = [descriptor.fileno() for descriptor in descriptors.values()]
         pid = None
         # Not to be cancelled halfway: nobody else would know of the child.
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), open_pipe() as permission:
             async with self._lock:
                 if self._connection is not None and not self._is_unusable:
+                    numbers.append(permission.reader.fileno())
                     ask = partial(_ask, self._connection, request.encode(), numbers)
                     pid = await anyio.to_thread.run_sync(ask)
                     if pid is None:
                         self._give_up()
+            if pid is not None:
+                os.write(permission.writer.fileno(), GO_ON)
         return pid
 
     def _give_up(self) -> None:

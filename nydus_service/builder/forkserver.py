@@ -1,14 +1,16 @@
 """A process that has our modules loaded, and forks for each command: `… forkserver SOCKET MODULE`.
 
     we ──────request, descriptors────► fork server ──clone, CLONE_PARENT──► a child of ours
-       ◄─────pid once it has a session──┘     └──────────"go on"───────────►┘
+     │ ◄─────pid once it has a session──┘                                    ▲
+     └──────────────────────────────"go on"──────────────────────────────────┘
 
 Starting an interpreter and loading MODULE and what that imports takes the CPU time that packing 10 MB
 takes; a fork takes a twentieth of it.
 
 - The child is not the fork server's but ours (CLONE_PARENT, as runc has it): we wait for it, signal it and
   reap it as one that we have started ourselves. The fork server may end before its children.
-- A child whose pid cannot be told to us goes away before it has begun.
+- A child whose pid cannot be told to us goes away before it has begun: it waits for us to say so, by a pipe
+  that comes with the request. From then on it does not matter what becomes of the fork server.
 - It gets the descriptors of the request under the numbers that they have with us, and nothing else that
   is open. Environment, working directory and limits are as they were when the fork server was started.
 """
@@ -32,7 +34,7 @@ _CLONE_PARENT = 0x8000
 _MOST_DESCRIPTORS = 253
 """As many as one message may have: SCM_MAX_FD."""
 _PIECE_SIZE = 1 << 16
-_READY, _GO_ON = b"r", b"g"
+GO_ON = b"g"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Request:
     Attributes:
         parent: pid of whoever asks.
         nice, io_priority: as of `launch.step_back`.
-        numbers: what the descriptors that come with the request are called in the child, in their order.
+        numbers: what the descriptors that come with the request are called in the child, in their order. One
+            more comes behind them: the end of a pipe from which the child reads `GO_ON`.
     """
 
     module: str
@@ -61,23 +64,18 @@ def serve(service: socket.socket) -> Request | None:
     """Fork for each request. Returns in a child: what it is to do; in the fork server: None, at the end."""
     while (received := _receive(service)) is not None:
         request, descriptors = received
-        ours, childs = socket.socketpair()
+        ready, childs = os.pipe()
         pid = _fork_sibling()
         if pid == 0:
-            ours.close()
             service.close()
+            os.close(ready)
             _begin(request, descriptors, childs)
             return request
-        childs.close()
-        for descriptor in descriptors:
+        for descriptor in (childs, *descriptors):
             os.close(descriptor)
-        with ours:
-            ours.recv(1)  # or nothing, if it has died: its status tells how
-            service.sendall(b"%d\n" % pid)
-            try:
-                ours.send(_GO_ON)
-            except OSError:
-                continue
+        os.read(ready, 1)  # its end: the child has a session, or has died, and its status tells how
+        os.close(ready)
+        service.sendall(b"%d\n" % pid)
     return None
 
 
@@ -114,15 +112,16 @@ def _fork_sibling() -> int:
     return pid
 
 
-def _begin(request: Request, descriptors: list[int], parent: socket.socket) -> None:
+def _begin(request: Request, descriptors: list[int], ready: int) -> None:
     """Make of this child what `launch` and `subprocess` make of a process; wait until its pid is known."""
     os.setsid()
     launch.die_with(request.parent)
     launch.step_back(request.nice, request.io_priority)
-    with parent:
-        parent.send(_READY)
-        if parent.recv(1) != _GO_ON:
-            os._exit(1)
+    os.close(ready)
+    *descriptors, permission = descriptors
+    if os.read(permission, 1) != GO_ON:
+        os._exit(1)
+    os.close(permission)
     free = max(request.numbers, default=0) + 1
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, free) for descriptor in descriptors]
     for descriptor in descriptors:
