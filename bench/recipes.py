@@ -13,7 +13,7 @@ from random import Random
 from string import ascii_lowercase
 
 from nydus_service.sample.files import MachineFile
-from nydus_service.sample.layertar import (
+from nydus_service.sample.tarwriter import (
     SAMPLE_TIME,
     Entry,
     machine_entries,

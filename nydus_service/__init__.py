@@ -19,9 +19,9 @@ if TYPE_CHECKING:
         PackRequest,
     )
     from nydus_service.builder.embedded import EmbeddedBuilder
-    from nydus_service.builder.facts import FactsCache
-    from nydus_service.builder.foreign import ForeignBuilder
+    from nydus_service.builder.external import ExternalBuilder
     from nydus_service.builder.locate import find_builder, make_builder
+    from nydus_service.builder.probe import ProbeCache
     from nydus_service.builder.verifier import VerifierProcess
     from nydus_service.content.archive import open_archive
     from nydus_service.content.layout import open_layout
@@ -45,17 +45,12 @@ if TYPE_CHECKING:
         is_nydus_image,
     )
     from nydus_service.convert.image import (
-        Place,
+        Location,
         convert_image,
         preview_image,
     )
     from nydus_service.convert.nydusblob import unpack_entry
     from nydus_service.convert.options import ConvertOptions
-    from nydus_service.convert.parts import (
-        convert_document,
-        convert_layer,
-        merge_layers,
-    )
     from nydus_service.convert.result import (
         ConvertResult,
         ImageResult,
@@ -63,6 +58,11 @@ if TYPE_CHECKING:
         Preview,
     )
     from nydus_service.convert.rewrite import BootstrapLayer
+    from nydus_service.convert.steps import (
+        convert_document,
+        convert_layer,
+        merge_layers,
+    )
     from nydus_service.convert.verification import (
         Verification,
         Verifier,
@@ -131,8 +131,8 @@ _BY_MODULE = {
         "PackRequest",
     ),
     "builder.embedded": ("EmbeddedBuilder",),
-    "builder.facts": ("FactsCache",),
-    "builder.foreign": ("ForeignBuilder",),
+    "builder.probe": ("ProbeCache",),
+    "builder.external": ("ExternalBuilder",),
     "builder.locate": ("find_builder", "make_builder"),
     "builder.verifier": ("VerifierProcess",),
     "content.archive": ("open_archive",),
@@ -155,13 +155,13 @@ _BY_MODULE = {
         "is_nydus_image",
     ),
     "convert.image": (
-        "Place",
+        "Location",
         "convert_image",
         "preview_image",
     ),
     "convert.nydusblob": ("unpack_entry",),
     "convert.options": ("ConvertOptions",),
-    "convert.parts": (
+    "convert.steps": (
         "convert_document",
         "convert_layer",
         "merge_layers",
@@ -250,8 +250,7 @@ __all__ = [
     "Digest",
     "Digester",
     "EmbeddedBuilder",
-    "FactsCache",
-    "ForeignBuilder",
+    "ExternalBuilder",
     "FormatError",
     "Image",
     "ImageReference",
@@ -264,6 +263,7 @@ __all__ = [
     "LayerResult",
     "Lease",
     "LeaseStore",
+    "Location",
     "Manifest",
     "MergeOutcome",
     "MergeRequest",
@@ -273,9 +273,9 @@ __all__ = [
     "NydusServiceError",
     "PackOutcome",
     "PackRequest",
-    "Place",
     "Platform",
     "Preview",
+    "ProbeCache",
     "Provider",
     "ReaderAt",
     "SourceDiffersError",

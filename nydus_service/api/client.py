@@ -21,8 +21,8 @@ from nydus_service.api.messages import job_from, options_message, state_name
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.content.containerd.rpc import of_grpc
 from nydus_service.errors import NotAllowedError, UnreachableError, from_os_error
-from nydus_service.jobs.board import Submitted
 from nydus_service.jobs.job import Job, JobState
+from nydus_service.jobs.service import Submitted
 
 ANSWER_SIZE_MAX: Final = 64 << 20
 """Bytes of an answer: the whole result of a job with thousands of layers has a few MiB."""
@@ -149,7 +149,7 @@ class ApiClient:
         verify: str = "tree",
         platforms: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Returns: `check.image.CheckResult.as_json`."""
+        """Returns: `imagecheck.image.CheckResult.as_json`."""
         request = pb.CheckRequest(
             image=image, against=against, namespace=namespace, verify=verify, platforms=platforms
         )

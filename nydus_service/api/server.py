@@ -20,7 +20,7 @@ from nydus_service.api.requests import DEFAULT_NAMESPACE, RequestReader
 from nydus_service.api.service import SERVICE, ConverterService
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NotAllowedError, UnreachableError, UsageError, from_os_error
-from nydus_service.jobs.board import JobBoard, Runner
+from nydus_service.jobs.service import JobService, Runner
 
 REQUEST_SIZE_MAX: Final = 1 << 20
 """Bytes of a request: references and a few options."""
@@ -106,7 +106,9 @@ class ApiServer:
 
 
 @asynccontextmanager
-async def open_api_server(board: JobBoard, runner: Runner, settings: ApiSettings) -> AsyncIterator[ApiServer]:
+async def open_api_server(
+    job_service: JobService, runner: Runner, settings: ApiSettings
+) -> AsyncIterator[ApiServer]:
     """Serve while the block lasts; then end it: watches at once, other calls after a grace.
 
     Raises:
@@ -115,7 +117,7 @@ async def open_api_server(board: JobBoard, runner: Runner, settings: ApiSettings
         NotAllowedError, NotFoundError: of the files that the settings name.
         UnreachableError: the TCP address is not free.
     """
-    service = ConverterService(board, runner, RequestReader(settings.defaults, settings.namespace))
+    service = ConverterService(job_service, runner, RequestReader(settings.defaults, settings.namespace))
     server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
     server.add_generic_rpc_handlers((service.handler(),))
     checks = health.HealthServicer()

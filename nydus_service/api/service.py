@@ -1,4 +1,4 @@
-"""The service `nydus_service.v1.Converter`: requests checked, the board asked, answers as messages.
+"""The service `nydus_service.v1.Converter`: requests checked, the job_service asked, answers as messages.
 
 What each method does is said in protos/nydus_service/v1/converter.proto. No code is generated for services:
 the handlers are made of the descriptor, so that none can be forgotten.
@@ -23,9 +23,9 @@ from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.content.containerd.rpc import of_grpc
 from nydus_service.convert.options import VERIFY_MODES
 from nydus_service.errors import NydusServiceError, UnsupportedError, UsageError
-from nydus_service.jobs.board import JobBoard, Runner
 from nydus_service.jobs.job import Job, JobNotFound
 from nydus_service.jobs.queue import ShuttingDown
+from nydus_service.jobs.service import JobService, Runner
 from nydus_service.oci.platform import Platform
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
@@ -48,10 +48,10 @@ Answer = Callable[[Any, Any], Awaitable[Any]]
 
 
 class ConverterService:
-    """The methods, over a board and a runner. `end_watches` ends those that would else go on."""
+    """The methods, over a job_service and a runner. `end_watches` ends those that would else go on."""
 
-    def __init__(self, board: JobBoard, runner: Runner, reader: RequestReader) -> None:
-        self._board = board
+    def __init__(self, job_service: JobService, runner: Runner, reader: RequestReader) -> None:
+        self._job_service = job_service
         self._runner = runner
         self.reader = reader
         """May be replaced while the service runs."""
@@ -85,19 +85,19 @@ class ConverterService:
         if abs(request.priority) > PRIORITY_MAX:
             raise UsageError(f"priority {request.priority} is not from {-PRIORITY_MAX} to {PRIORITY_MAX}")
         asked = self.reader.read(request.request)
-        submitted = await self._board.submit(asked, origin="grpc", priority=request.priority)
+        submitted = await self._job_service.submit(asked, origin="grpc", priority=request.priority)
         _log.info("job %s: %s", submitted.job.id, "joined" if submitted.joined else "accepted")
         return pb.SubmitResponse(job=job_message(submitted.job), joined=submitted.joined)
 
     async def get(self, request: pb.GetRequest, _: Any) -> pb.Job:
         if len(request.id) >= ID_LENGTH:
-            return job_message(self._board.get(request.id))
+            return job_message(self._job_service.get(request.id))
         return job_message(self._find(request.id))
 
     async def list(self, request: pb.ListRequest, _: Any) -> pb.ListResponse:
         limit = min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX)
         try:
-            jobs = self._board.list(
+            jobs = self._job_service.list(
                 image=request.image,
                 states=[state_from(value) for value in request.states],
                 limit=limit + 1,  # tells whether there are more
@@ -119,19 +119,19 @@ class ConverterService:
 
     async def watch(self, request: pb.WatchRequest, context: Any) -> None:
         with self._watching() as scope:
-            async with self._board.watch(request.id or None) as jobs:
+            async with self._job_service.watch(request.id or None) as jobs:
                 async for job in jobs:
                     await of_grpc(context.write(job_message(job)))
         if scope.cancelled_caught:
             raise _ending()
 
     async def cancel(self, request: pb.CancelRequest, _: Any) -> pb.Job:
-        job = await self._board.cancel(_whole(request.id))
+        job = await self._job_service.cancel(_whole(request.id))
         _log.info("job %s: asked to cancel it", job.id)
         return job_message(job)
 
     async def retry(self, request: pb.RetryRequest, _: Any) -> pb.Job:
-        job = await self._board.retry(_whole(request.id))
+        job = await self._job_service.retry(_whole(request.id))
         _log.info("job %s: asked to retry it", job.id)
         return job_message(job)
 
@@ -190,7 +190,7 @@ class ConverterService:
 
     def _all(self) -> Iterator[Job]:
         before = ""
-        while jobs := self._board.list(limit=PAGE_SIZE_MAX, before=before):
+        while jobs := self._job_service.list(limit=PAGE_SIZE_MAX, before=before):
             yield from jobs
             before = jobs[-1].id
 

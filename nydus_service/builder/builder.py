@@ -28,7 +28,7 @@ class PackRequest:
         fs_version: of RAFS.
         prefetch_policy: fs, or none; with none the patterns do not count.
         prefetch_patterns: absolute paths.
-        notes: where to write what the plain tar holds (oci/layernotes.py), to verify by.
+        tar_split: where to write what the plain tar holds (tarsplit/recorder.py), to verify by.
         output_json: file where the embedded builder says what it did; without it, less is known.
         batch_size: small chunks are compressed together up to this size; 0 for never.
         encrypt: encrypt chunks.
@@ -43,7 +43,7 @@ class PackRequest:
     fs_version: str = "6"
     prefetch_policy: str = "fs"
     prefetch_patterns: tuple[str, ...] = ("/",)
-    notes: Path | None = None
+    tar_split: Path | None = None
     output_json: Path | None = None
     batch_size: int = 0
     encrypt: bool = False
@@ -59,7 +59,7 @@ class PackOutcome:
         bytes_out: of the blob, all handed to the sink.
         duration_s: from the first process's start to the end of the last.
         stderr_tail: the builder's last words, up to 64 KiB, without colours; warnings, if any.
-        stands_alone: an image of this layer alone needs no merge, only `MergeRequest.stands_alone`; False
+        single_layer: an image of this layer alone needs no merge, only `MergeRequest.single_layer`; False
             where nobody knows.
     """
 
@@ -67,7 +67,7 @@ class PackOutcome:
     bytes_out: int
     duration_s: float
     stderr_tail: str
-    stands_alone: bool = False
+    single_layer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class MergeRequest:
         prefetch_policy: fs, or none; with none the patterns do not count.
         prefetch_patterns: absolute paths.
         chunk_dict: the chunk dictionary that the layers were packed with, if any.
-        stands_alone: the one bootstrap is of a layer that stands alone (`PackOutcome`), packed by this
+        single_layer: the one bootstrap is of a layer that stands alone (`PackOutcome`), packed by this
             builder with this prefetch.
     """
 
@@ -92,7 +92,7 @@ class MergeRequest:
     prefetch_policy: str = "fs"
     prefetch_patterns: tuple[str, ...] = ("/",)
     chunk_dict: Path | None = None
-    stands_alone: bool = False
+    single_layer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
 
 
 def embedded_pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
-    """`create` of the embedded builder, which checks the stored layer and takes the notes itself."""
+    """`create` of the embedded builder, which checks the stored layer and records its tar-split itself."""
     *arguments, operand = pack_arguments(request, source, blob)
     if request.output_json is not None:
         arguments += ["--output-json", os.fspath(request.output_json)]
@@ -54,9 +54,9 @@ def embedded_pack_arguments(request: PackRequest, source: str, blob: str) -> lis
 
 
 def feed_arguments(request: PackRequest, source: str) -> list[str]:
-    """`feed`: the same checks and notes in front of a foreign builder. `source` may be "-"."""
+    """`feed`: the same checks and recording, in front of an external builder. `source` may be "-"."""
     arguments = ["feed", *_QUIET, *JSON_ERRORS, *_source_check(request)]
-    if request.notes is not None:
+    if request.tar_split is not None:
         arguments += ["--chunk-size", hex(request.chunk_size), "--digester", request.digester]
     return [*arguments, source]
 
@@ -71,11 +71,11 @@ def merge_arguments(request: MergeRequest) -> list[str]:
     ]
 
 
-def adopt_arguments(request: MergeRequest) -> list[str]:
-    """`adopt`, a command of our own, for the one bootstrap of a layer that stands alone."""
+def promote_arguments(request: MergeRequest) -> list[str]:
+    """`promote`, a command of our own, for the one bootstrap of a layer that stands alone."""
     (bootstrap,) = request.bootstraps
     written = ("--output-json", os.fspath(request.output_json), "--bootstrap", os.fspath(request.target))
-    return ["adopt", *_QUIET, *JSON_ERRORS, *written, operand(bootstrap)]
+    return ["promote", *_QUIET, *JSON_ERRORS, *written, operand(bootstrap)]
 
 
 def bootstrap_layer_arguments(request: BootstrapLayerRequest) -> list[str]:
@@ -110,6 +110,6 @@ def _chunk_dict(bootstrap: Path | None) -> list[str]:
 
 def _source_check(request: PackRequest) -> list[str]:
     arguments = ["--source-digest", str(request.source_digest), "--source-size", str(request.source_size)]
-    if request.notes is not None:
-        arguments += ["--source-notes", os.fspath(request.notes)]
+    if request.tar_split is not None:
+        arguments += ["--source-tar-split", os.fspath(request.tar_split)]
     return arguments

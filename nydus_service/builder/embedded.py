@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-from nydus_service.builder import calls
+from nydus_service.builder import invoke
 from nydus_service.builder.builder import (
     BootstrapLayerOutcome,
     BootstrapLayerRequest,
@@ -70,11 +70,11 @@ class EmbeddedBuilder:
         if self._fork_server is not None:  # for what follows; during the only pack it would cost memory
             self._fork_server.start()
         # It exited with success, so it has read as many bytes as the request says.
-        alone = request.output_json is not None and calls.tells_alone(request.output_json)
+        alone = request.output_json is not None and invoke.tells_alone(request.output_json)
         return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail, alone)
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:
-        return await calls.merge(None, request, self._limits, self._fork_server)
+        return await invoke.merge(None, request, self._limits, self._fork_server)
 
     async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
-        return await calls.bootstrap_layer(request, self._limits, self._fork_server)
+        return await invoke.bootstrap_layer(request, self._limits, self._fork_server)

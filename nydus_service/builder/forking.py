@@ -18,7 +18,7 @@ import anyio.to_thread
 from nydus_service.builder import launch
 from nydus_service.builder.forkserver import CLONE_NUMBERS, GO_ON, Request
 from nydus_service.builder.limits import IO_PRIORITIES, Limits
-from nydus_service.builder.pipes import Descriptor, open_pipe
+from nydus_service.builder.pipes import FileDescriptor, open_pipe
 
 _MODULE = "nydus_service.builder.forkserver"
 _PRELOAD = "nydus_service.nydus_image.preload"
@@ -67,7 +67,11 @@ class ForkServer:
         self._connection = ours
 
     async def fork(
-        self, module: str, arguments: tuple[str, ...], descriptors: Mapping[int, Descriptor], limits: Limits
+        self,
+        module: str,
+        arguments: tuple[str, ...],
+        descriptors: Mapping[int, FileDescriptor],
+        limits: Limits,
     ) -> int | None:
         """Start a child of this process that runs a module of ours.
 

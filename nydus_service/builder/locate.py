@@ -6,10 +6,10 @@ from pathlib import Path
 
 from nydus_service.builder.builder import Builder, BuilderFailed
 from nydus_service.builder.embedded import EmbeddedBuilder
-from nydus_service.builder.facts import FactsCache, ProgramFile
+from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.features import Feature
-from nydus_service.builder.foreign import ForeignBuilder
 from nydus_service.builder.limits import UNLIMITED, Limits
+from nydus_service.builder.probe import ProbeCache, ProgramFile
 
 EMBEDDED = "embedded"
 
@@ -42,7 +42,7 @@ def find_builder(option: str | None, from_environment: str | None, search_path: 
 def make_builder(
     program: Path | None,
     *,
-    known: FactsCache,
+    known: ProbeCache,
     limits: Limits = UNLIMITED,
     disable_tar_rafs: bool = False,
 ) -> Builder:
@@ -56,4 +56,4 @@ def make_builder(
     if program is None:
         return EmbeddedBuilder(limits=limits)
     without = frozenset({Feature.TAR_RAFS}) if disable_tar_rafs else frozenset[Feature]()
-    return ForeignBuilder(program, known, without=without, limits=limits)
+    return ExternalBuilder(program, known, without=without, limits=limits)

@@ -38,7 +38,7 @@ _FIRST_FREE = 3
 """Descriptors below are standard input, output, error; ours must not be taken for one of them."""
 
 
-class Descriptor:
+class FileDescriptor:
     """An open file descriptor, closed once; the block that opened it closes it at the latest."""
 
     def __init__(self, fd: int) -> None:
@@ -64,12 +64,12 @@ class Descriptor:
         self.close()
 
 
-def _own(fd: int) -> Descriptor:
+def _own(fd: int) -> FileDescriptor:
     """Take over a descriptor; moved up where it came out as a standard one, which was closed."""
     if fd >= _FIRST_FREE:
-        return Descriptor(fd)
+        return FileDescriptor(fd)
     try:
-        return Descriptor(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE))
+        return FileDescriptor(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE))
     finally:
         os.close(fd)
 
@@ -77,7 +77,7 @@ def _own(fd: int) -> Descriptor:
 class Pipe:
     """Both ends of a pipe."""
 
-    def __init__(self, reader: Descriptor, writer: Descriptor) -> None:
+    def __init__(self, reader: FileDescriptor, writer: FileDescriptor) -> None:
         self.reader = reader
         self.writer = writer
 
@@ -103,7 +103,7 @@ def open_pipe() -> Iterator[Pipe]:
         yield Pipe(own_reader, own_writer)
 
 
-def open_input(text: str) -> Descriptor:
+def open_input(text: str) -> FileDescriptor:
     """A standard input that holds a short text: in memory, so that nobody has to feed it."""
     descriptor = _own(os.memfd_create("stdin", os.MFD_CLOEXEC))
     os.write(descriptor.fileno(), os.fsencode(text))
@@ -118,7 +118,7 @@ class StillOpen(Exception):
 class PipeReader:
     """Reads our end of a pipe. One task at a time."""
 
-    def __init__(self, end: Descriptor) -> None:
+    def __init__(self, end: FileDescriptor) -> None:
         os.set_blocking(end.fileno(), False)
         self._end = end
         self._patience_s = math.inf
@@ -198,7 +198,7 @@ async def copy_out(reader: PipeReader, sink: Sink) -> int:
     return total
 
 
-async def copy_in(source: AsyncIterable[bytes], end: Descriptor) -> int:
+async def copy_in(source: AsyncIterable[bytes], end: FileDescriptor) -> int:
     """Write a source into our end of a pipe, then close that. Returns how many bytes.
 
     A generator is closed in any case, so that what it holds is given back now and not by the
@@ -218,7 +218,7 @@ async def copy_in(source: AsyncIterable[bytes], end: Descriptor) -> int:
     return total
 
 
-async def _write(end: Descriptor, piece: bytes) -> None:
+async def _write(end: FileDescriptor, piece: bytes) -> None:
     await anyio.lowlevel.checkpoint()
     with memoryview(piece) as view:
         written = 0

@@ -32,7 +32,7 @@ from nydus_service.builder import launch
 from nydus_service.builder.builder import BuilderFailed, BuilderKilled
 from nydus_service.builder.forking import ForkServer
 from nydus_service.builder.limits import IO_PRIORITIES, UNLIMITED, Limits
-from nydus_service.builder.pipes import Descriptor, PipeReader, open_pipe
+from nydus_service.builder.pipes import FileDescriptor, PipeReader, open_pipe
 
 GRACE_S = 1.0
 """How long a process may take to end after SIGTERM, and a pipe to end after its processes."""
@@ -85,7 +85,7 @@ class Command:
 class Child:
     """A process in its states as above. `returncode` is known when it has ended."""
 
-    def __init__(self, command: Command, process: "_Process", stderr: Descriptor) -> None:
+    def __init__(self, command: Command, process: "_Process", stderr: FileDescriptor) -> None:
         self.command = command
         self.returncode: int | None = None
         """As of `subprocess`: negative for a signal. None: it runs, or nobody knows."""
@@ -171,9 +171,9 @@ class Child:
 async def open_child(
     command: Command,
     *,
-    stdin: Descriptor,
-    stdout: Descriptor | None,
-    inherited: Sequence[Descriptor] = (),
+    stdin: FileDescriptor,
+    stdout: FileDescriptor | None,
+    inherited: Sequence[FileDescriptor] = (),
     limits: Limits = UNLIMITED,
     fork_server: ForkServer | None = None,
 ) -> AsyncIterator[Child]:
@@ -206,8 +206,8 @@ async def open_child(
 async def _fork(
     fork_server: ForkServer,
     command: Command,
-    standard: Mapping[int, Descriptor],
-    inherited: Sequence[Descriptor],
+    standard: Mapping[int, FileDescriptor],
+    inherited: Sequence[FileDescriptor],
     limits: Limits,
 ) -> "_Process | None":
     descriptors = {**standard, **{descriptor.fileno(): descriptor for descriptor in inherited}}
@@ -217,8 +217,8 @@ async def _fork(
 
 def _start(
     command: Command,
-    standard: Mapping[int, Descriptor],
-    inherited: Sequence[Descriptor],
+    standard: Mapping[int, FileDescriptor],
+    inherited: Sequence[FileDescriptor],
     limits: Limits,
 ) -> "_Process":
     try:

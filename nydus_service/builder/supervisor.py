@@ -22,7 +22,7 @@ import anyio.abc
 from nydus_service.builder.builder import Sink
 from nydus_service.builder.forking import ForkServer
 from nydus_service.builder.limits import UNLIMITED, Limits
-from nydus_service.builder.pipes import Descriptor, Pipe, PipeReader, StillOpen, copy_in, copy_out
+from nydus_service.builder.pipes import FileDescriptor, Pipe, PipeReader, StillOpen, copy_in, copy_out
 from nydus_service.builder.process import GRACE_S, Child, Command, open_child
 
 
@@ -31,9 +31,9 @@ class Spawn:
     """A process to start, with the descriptors it gets; as `process.open_child` takes it."""
 
     command: Command
-    stdin: Descriptor
-    stdout: Descriptor | None = None
-    inherited: tuple[Descriptor, ...] = ()
+    stdin: FileDescriptor
+    stdout: FileDescriptor | None = None
+    inherited: tuple[FileDescriptor, ...] = ()
     fork_server: ForkServer | None = None
 
 

@@ -1,4 +1,4 @@
-"""Runs a verification as the process of its own that it has to be: `python -m nydus_service.verify`."""
+"""Runs a verification as the process of its own that it has to be: `python -m nydus_service.treeverify`."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Input, Output, Spawn, supervise
 from nydus_service.errors import DiffersError
 
-_COMMAND: Final = Command(None, ("-",), module="nydus_service.verify")
+_COMMAND: Final = Command(None, ("-",), module="nydus_service.treeverify")
 _REPORT_LIMIT = 16 << 20
 """Bytes of a report; it has a hundred differences at most, with paths of 4096 bytes."""
 
@@ -34,7 +34,7 @@ class VerifierProcess:
         self._limits = limits
 
     async def verify(self, request: Mapping[str, object], result: Later | None = None) -> Mapping[str, Any]:
-        """Verify as a request says; verify/request.py has its keys, verify/report.py those of the report.
+        """Verify as a request says; see treeverify/request.py and treeverify/report.py.
 
         Args:
             result: the rest of the request, once it is known; until then the source is read.

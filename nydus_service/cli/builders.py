@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from nydus_service.builder.builder import Builder
-from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.locate import find_builder, make_builder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.config.environment import load_settings, search_path
 
 
@@ -19,7 +19,7 @@ def choose_builder(args: argparse.Namespace) -> Builder:
     settings = load_settings()
     return make_builder(
         find_builder(args.nydus_image, settings.builder, search_path()),
-        known=FactsCache(),
+        known=ProbeCache(),
         limits=Limits(args.builder_timeout),
         disable_tar_rafs=settings.disable_tar_rafs,
     )

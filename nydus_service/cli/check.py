@@ -6,8 +6,6 @@ from contextlib import AsyncExitStack
 
 import anyio
 
-from nydus_service.check.image import Checkable, CheckResult, check_image
-from nydus_service.check.manifestcheck import Checked
 from nydus_service.cli.builders import choose_work_dir
 from nydus_service.cli.options import (
     REFERENCES,
@@ -20,8 +18,10 @@ from nydus_service.cli.options import (
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
-from nydus_service.content.places import open_stores
+from nydus_service.content.open_stores import open_stores
 from nydus_service.errors import DiffersError
+from nydus_service.imagecheck.image import Checkable, CheckResult, check_image
+from nydus_service.imagecheck.manifestcheck import Checked
 from nydus_service.oci.platform import Platform
 from nydus_service.oci.reference import ImageReference
 

@@ -12,10 +12,10 @@ from nydus_service.config.acceld import Translation, translate
 from nydus_service.config.environment import environment
 from nydus_service.config.file import CONFIG_FILE, examine_config
 from nydus_service.config.reading import ConfigError, Reading, unknown_variables
-from nydus_service.config.sections import Config
+from nydus_service.config.sections import DaemonConfig
 from nydus_service.config.writing import format_config
-from nydus_service.convert.rules import RuleBook
 from nydus_service.errors import UsageError, from_os_error
+from nydus_service.triggers.rules import RuleBook
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def _import_acceld(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_whole(config: Config, problems: list[str]) -> None:
+def _check_whole(config: DaemonConfig, problems: list[str]) -> None:
     """Raises: ConfigError: there are problems, or the values make no sense together."""
     try:
         RuleBook.of(config)

@@ -27,8 +27,8 @@ from nydus_service.cli.progress import open_progress
 from nydus_service.cli.results import tell_preview, tell_result
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.config.environment import load_settings
-from nydus_service.content.places import fetch_advice, open_stores
-from nydus_service.convert.image import Place, convert_image, preview_image
+from nydus_service.content.open_stores import fetch_advice, open_stores
+from nydus_service.convert.image import Location, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.references import check_target
 from nydus_service.errors import UsageError
@@ -118,8 +118,8 @@ async def run(args: argparse.Namespace) -> int:
         if not same:
             target_stores = await stack.enter_async_context(open_stores(target, daemon, sweep=sweep))
         places = (
-            Place(source_stores, source.name, source.digest, str(source)),
-            Place(target_stores, target.name, None, str(target)),
+            Location(source_stores, source.name, source.digest, str(source)),
+            Location(target_stores, target.name, None, str(target)),
         )
         if args.dry_run:
             tell_preview(args, (await preview_image(*places, builder, options)).as_json())

@@ -9,8 +9,6 @@ import anyio
 
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.verifier import VerifierProcess
-from nydus_service.check.manifestcheck import Checked, ManifestCheck
-from nydus_service.check.manifests import find_manifests
 from nydus_service.cli import check, sample
 from nydus_service.cli.builders import choose_builder, choose_work_dir
 from nydus_service.cli.options import add_builder, add_common, add_work_dir
@@ -21,11 +19,13 @@ from nydus_service.cli.table import format_seconds, print_heading, print_verdict
 from nydus_service.config.environment import temporary_root
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import Stores
-from nydus_service.convert.image import Place, convert_image
+from nydus_service.convert.image import Location, convert_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.result import ConvertResult
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import DiffersError, from_os_error
+from nydus_service.imagecheck.manifestcheck import Checked, ManifestCheck
+from nydus_service.imagecheck.manifests import find_manifests
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.reference import ImageReference
 from nydus_service.sample.image import write_sample
@@ -66,8 +66,8 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
     _head(args, f"2. Converted to nydus: {target}")
     with open_progress(args) as progress:
         result = await convert_image(
-            Place(stores, SAMPLE, None, str(source)),
-            Place(stores, NYDUS, None, str(target)),
+            Location(stores, SAMPLE, None, str(source)),
+            Location(stores, NYDUS, None, str(target)),
             builder,
             VerifierProcess(limits=Limits(args.builder_timeout)),
             ConvertOptions(),
@@ -90,7 +90,7 @@ def _head(args: argparse.Namespace, text: str) -> None:
 async def _check(
     args: argparse.Namespace, stores: Stores, source: Descriptor, target: Descriptor
 ) -> list[Checked]:
-    """The whole check again, as `check --against --verify full` does it, with notes taken anew."""
+    """The whole check again, as `check --against --verify full` does it, with the layers read again."""
     sources = await find_manifests(stores.content, source)
     manifests = await find_manifests(stores.content, target)
     async with open_work_dir(choose_work_dir(args)) as work_dir:

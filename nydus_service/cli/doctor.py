@@ -12,14 +12,14 @@ from typing import Literal
 
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.builder.embedded import EmbeddedBuilder
-from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.locate import EMBEDDED, find_builder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.cli.options import add_common, add_containerd
 from nydus_service.cli.output import print_json
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
 from nydus_service.config.environment import Settings, load_settings, search_path, temporary_root
-from nydus_service.content.places import Daemon
+from nydus_service.content.open_stores import ContainerdEndpoint
 from nydus_service.errors import NydusServiceError
 
 CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "google-crc32c")
@@ -81,7 +81,7 @@ async def _builders(settings: Settings) -> list[Finding]:
     try:
         program = find_builder(wanted, None, search_path())
         assert program is not None  # only "embedded" has none
-        facts = FactsCache()
+        facts = ProbeCache()
         features = ", ".join(sorted(each.value for each in await facts.features(program))) or "no features"
         detail = f"{program}: {await facts.identity(program)}; {features}"
         found.append(Finding("native builder", "ok", detail))
@@ -112,12 +112,12 @@ def _kernel() -> Iterator[Finding]:
         yield Finding("root", "missing", f"user {os.geteuid()}", "needed only to mount images")
 
 
-async def _containerd(daemon: Daemon) -> list[Finding]:
+async def _containerd(daemon: ContainerdEndpoint) -> list[Finding]:
     """What answers at the socket, which namespaces it has, and whether its content can be read as files."""
-    from nydus_service.content.containerd.stores import ask_daemon  # gRPC: slow to import
+    from nydus_service.content.containerd.stores import introspect  # gRPC: slow to import
 
     try:
-        facts = await ask_daemon(daemon.address)
+        facts = await introspect(daemon.address)
     except NydusServiceError as exc:
         return [Finding("containerd", "missing", str(exc), "needed only for images that containerd has")]
     namespaces = ", ".join(facts.namespaces) or "none"

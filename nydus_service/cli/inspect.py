@@ -7,18 +7,18 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from nydus_service.check.bootstraps import describe_bootstrap, extract_bootstrap
-from nydus_service.check.manifests import FoundManifest, find_manifests, resolve
 from nydus_service.cli.builders import choose_work_dir
 from nydus_service.cli.files import digest_file
 from nydus_service.cli.options import REFERENCES, add_common, add_containerd, add_work_dir
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
-from nydus_service.content.places import open_stores
+from nydus_service.content.open_stores import open_stores
 from nydus_service.content.store import Provider
 from nydus_service.convert.failures import about
 from nydus_service.convert.workdir import open_work_dir
+from nydus_service.imagecheck.bootstraps import describe_bootstrap, extract_bootstrap
+from nydus_service.imagecheck.manifests import FoundManifest, find_manifests, resolve
 from nydus_service.nydus_image.check import load
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes

@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 from nydus_service.config.environment import load_settings
-from nydus_service.content.places import Daemon
+from nydus_service.content.open_stores import ContainerdEndpoint
 
 
-def choose_daemon(args: argparse.Namespace) -> Daemon:
+def choose_daemon(args: argparse.Namespace) -> ContainerdEndpoint:
     """By `--address` and `--namespace`, or their variables."""
     settings = load_settings()
     address = Path(args.address.removeprefix("unix://")) if args.address else settings.containerd_address
     namespace = args.namespace or settings.containerd_namespace
-    return Daemon(address.absolute(), namespace, settings.jobs_dir(os.geteuid()))
+    return ContainerdEndpoint(address.absolute(), namespace, settings.jobs_dir(os.geteuid()))

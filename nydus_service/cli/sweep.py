@@ -6,7 +6,7 @@ from nydus_service.cli.builders import choose_work_dir
 from nydus_service.cli.options import add_common, add_containerd, add_work_dir
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.stores import choose_daemon
-from nydus_service.daemon.sweeping import Swept, sweep_leftovers
+from nydus_service.daemon.cleanup import Swept, sweep_leftovers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nydus_service.config.environment import environment
 from nydus_service.config.reading import ConfigError, Reading
-from nydus_service.config.sections import Config
+from nydus_service.config.sections import DaemonConfig
 from nydus_service.errors import from_os_error
 
 CONFIG_FILE = Path("/etc/nydus-service/config.toml")
@@ -17,7 +17,7 @@ def load_config(
     path: Path | None = None,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> Config:
+) -> DaemonConfig:
     """Read the daemon's configuration.
 
     Args:
@@ -40,7 +40,7 @@ def examine_config(
     path: Path | None = None,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> tuple[Config, list[str]]:
+) -> tuple[DaemonConfig, list[str]]:
     """Read as `load_config` does, for whoever tells of all problems: what is right, and what is not.
 
     Raises:

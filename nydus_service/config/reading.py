@@ -1,4 +1,4 @@
-"""From a file's text, variables and options to a `Config`, with everything that is wrong in them. Pure."""
+"""From a file's text, variables and options to a `DaemonConfig`, with all that is wrong in them. Pure."""
 
 import difflib
 import tomllib
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from nydus_service.config.kinds import Kind
-from nydus_service.config.sections import KINDS, SECTIONS, Config, Convert, Rule
+from nydus_service.config.sections import KINDS, SECTIONS, ConvertSection, DaemonConfig, RuleEntry
 from nydus_service.errors import UsageError
 
 VERSION: Final = 1
@@ -43,7 +43,7 @@ class Reading:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self._values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-        self._rules: list[Rule] = []
+        self._rules: list[RuleEntry] = []
 
     def add_file(self, text: str, name: str) -> None:
         """Read a configuration file; `name` is for messages."""
@@ -78,9 +78,9 @@ class Reading:
         for key, value in overrides.items():
             self._set(key, key, value)
 
-    def config(self) -> Config:
+    def config(self) -> DaemonConfig:
         """All that was right, complete with defaults. It holds only if there are no `problems`."""
-        config = Config(
+        config = DaemonConfig(
             **{name: cls(**self._values[name]) for name, cls in SECTIONS.items()}, rules=tuple(self._rules)
         )
         self.problems += [] if self.problems else _contradictions(config)
@@ -122,13 +122,13 @@ class Reading:
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
             self.problems.append(f"{name}: rules are tables: write [[rules]] and the keys of each below")
             return
-        kinds = KINDS[Rule] | KINDS[Convert]
+        kinds = KINDS[RuleEntry] | KINDS[ConvertSection]
         for number, rule in enumerate(rules, 1):
             place = f"{name}: [[rules]] {number}"
             read = self._read(place, rule, kinds)
             self.problems += [f"{place}: no {key}" for key in ("source", "target") if not rule.get(key)]
-            own = {key: read.pop(key) for key in KINDS[Rule] if key in read}
-            self._rules.append(Rule(**own, options=read))
+            own = {key: read.pop(key) for key in KINDS[RuleEntry] if key in read}
+            self._rules.append(RuleEntry(**own, options=read))
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -157,7 +157,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; there are {', '.join(names)}" if len(names) <= 20 else ""
 
 
-def _contradictions(config: Config) -> list[str]:
+def _contradictions(config: DaemonConfig) -> list[str]:
     """What is wrong in values that are right one by one."""
     problems = []
     grpc = config.grpc

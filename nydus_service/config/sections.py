@@ -29,14 +29,14 @@ _MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Containerd:
+class ContainerdSection:
     """Which containerd is served. A `unix://` before the path is taken away."""
 
     address: Annotated[Path, SOCKET] = Path("/run/containerd/containerd.sock")
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
+class DaemonSection:
     """Where the daemon listens and works.
 
     Attributes:
@@ -57,11 +57,11 @@ class Daemon:
 
 
 @dataclass(frozen=True, slots=True)
-class Grpc:
+class GrpcSection:
     """gRPC over TCP, with mutual TLS only: either all four, or none.
 
     Attributes:
-        address: HOST:PORT; empty: only the socket of `Daemon`.
+        address: HOST:PORT; empty: only the socket of `DaemonSection`.
         certificate, key: of this server, PEM.
         client_ca: whose certificates clients must have, PEM.
     """
@@ -73,7 +73,7 @@ class Grpc:
 
 
 @dataclass(frozen=True, slots=True)
-class Http:
+class HttpSection:
     """The HTTP server: webhook, metrics, status page.
 
     Attributes:
@@ -90,7 +90,7 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
+class JobsSection:
     """How much is done at the same time, and what is kept.
 
     Attributes:
@@ -117,7 +117,7 @@ class Jobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Builder:
+class BuilderSection:
     """The program that builds.
 
     Attributes:
@@ -130,10 +130,10 @@ class Builder:
 
 
 @dataclass(frozen=True, slots=True)
-class Convert:
+class ConvertSection:
     """How images are converted; requests and rules may say otherwise. As in `convert.options.ConvertOptions`.
 
-    Whether the values go together is for that to say: see `convert.rules.RuleBook`.
+    Whether the values go together is for that to say: see `triggers.rules.RuleBook`.
     """
 
     platforms: Annotated[tuple[str, ...], TEXTS] = ()
@@ -151,7 +151,7 @@ class Convert:
 
 
 @dataclass(frozen=True, slots=True)
-class Triggers:
+class TriggersSection:
     """What makes jobs beside requests.
 
     Attributes:
@@ -166,7 +166,7 @@ class Triggers:
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class LogSection:
     """What is logged, to stderr; `auto` is `console` on a terminal, else `json`."""
 
     format: Annotated[str, one_of(("auto", "json", "console"))] = "auto"
@@ -174,19 +174,19 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Tracing:
+class TracingSection:
     """Where traces go, by OTLP over HTTP; empty: nowhere. Needs the extra `otel`."""
 
     endpoint: Annotated[str, URL] = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RuleEntry:
     """Images with names like `source` are converted to `target` when they come.
 
     Attributes:
         source: pattern with `*`, `?`, `[…]` for the whole name; `*` passes over `/` too.
-        target: name with placeholders; see `convert.rules`.
+        target: name with placeholders; see `triggers.rules`.
         namespaces: where it holds; none named: wherever the triggers look.
         options: what the rule says other than the section `convert`, by the names there.
     """
@@ -198,24 +198,24 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class DaemonConfig:
     """All that the daemon is told, complete."""
 
-    containerd: Containerd = Containerd()
-    daemon: Daemon = Daemon()
-    grpc: Grpc = Grpc()
-    http: Http = Http()
-    jobs: Jobs = Jobs()
-    builder: Builder = Builder()
-    convert: Convert = Convert()
-    triggers: Triggers = Triggers()
-    log: Log = Log()
-    tracing: Tracing = Tracing()
-    rules: tuple[Rule, ...] = ()
+    containerd: ContainerdSection = ContainerdSection()
+    daemon: DaemonSection = DaemonSection()
+    grpc: GrpcSection = GrpcSection()
+    http: HttpSection = HttpSection()
+    jobs: JobsSection = JobsSection()
+    builder: BuilderSection = BuilderSection()
+    convert: ConvertSection = ConvertSection()
+    triggers: TriggersSection = TriggersSection()
+    log: LogSection = LogSection()
+    tracing: TracingSection = TracingSection()
+    rules: tuple[RuleEntry, ...] = ()
 
 
 SECTIONS: Final[dict[str, type]] = {
-    each.name: type(each.default) for each in fields(Config) if each.name != "rules"
+    each.name: type(each.default) for each in fields(DaemonConfig) if each.name != "rules"
 }
 """Section: its class."""
 
@@ -225,5 +225,5 @@ def _kinds(section: type) -> dict[str, Kind]:
     return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
-KINDS: Final = {cls: _kinds(cls) for cls in (*SECTIONS.values(), Rule)}
+KINDS: Final = {cls: _kinds(cls) for cls in (*SECTIONS.values(), RuleEntry)}
 """Class of a section: the kinds of its keys, in the order of the file."""

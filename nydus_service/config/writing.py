@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nydus_service.config.sections import KINDS, SECTIONS, Config, Rule
+from nydus_service.config.sections import KINDS, SECTIONS, DaemonConfig, RuleEntry
 
 
 def format_value(value: object) -> str:
@@ -23,7 +23,7 @@ def format_value(value: object) -> str:
     raise TypeError(f"{value!r} is no value of a configuration")
 
 
-def format_config(config: Config) -> str:
+def format_config(config: DaemonConfig) -> str:
     """All sections and rules; what is as it would be anyway says so."""
     return "\n".join(_lines(config)) + "\n"
 
@@ -38,9 +38,9 @@ def format_tables(sections: Mapping[str, Mapping[str, Any]], rules: list[dict[st
     return "\n".join(lines) + "\n"
 
 
-def _lines(config: Config) -> Iterator[str]:
+def _lines(config: DaemonConfig) -> Iterator[str]:
     yield "version = 1"
-    default = Config()
+    default = DaemonConfig()
     for section, cls in SECTIONS.items():
         yield f"\n[{section}]"
         for key in KINDS[cls]:
@@ -49,6 +49,6 @@ def _lines(config: Config) -> Iterator[str]:
             yield f"{key} = {format_value(value)}{mark}"
     for rule in config.rules:
         yield "\n[[rules]]"
-        own = {key: getattr(rule, key) for key in KINDS[Rule]}
+        own = {key: getattr(rule, key) for key in KINDS[RuleEntry]}
         for key, value in (own | dict(rule.options)).items():
             yield f"{key} = {format_value(value)}"

@@ -20,7 +20,7 @@ from pathlib import Path
 import anyio
 from anyio.from_thread import check_cancelled
 
-from nydus_service.content import claims
+from nydus_service.content import locks
 from nydus_service.content.archivefile import ArchiveFile, Blob, BlobSource, write_archive
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.layout import LayoutContent
@@ -270,7 +270,7 @@ class ArchiveImages:
         """Give the new archive its name; not if the archive is another one by now."""
         path = self._archive.path
         lock_path = path.parent / f".{path.name}.nydus-service-lock"
-        lock = claims.lock(lock_path)
+        lock = locks.lock(lock_path)
         try:
             if not old.files.is_current() if old else path.exists():
                 return False

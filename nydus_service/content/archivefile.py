@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, TypeAlias
 
 from nydus_service.content.dockerarchive import MANIFESTS, DockerArchive
 from nydus_service.content.store import UnexpectedContent
-from nydus_service.content.tarfiles import Span, TarFiles
+from nydus_service.content.tarindex import Span, TarIndex
 from nydus_service.errors import FormatError, UnsupportedError
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Index, decode, encode
@@ -40,7 +40,7 @@ class ArchiveFile:
             FileNotFoundError: there is none.
             UsageError, UnsupportedError, FormatError: no archive of images, or a damaged one.
         """
-        self.files = TarFiles.open(path)
+        self.files = TarIndex.open(path)
         try:
             self.is_docker = INDEX not in self.files.files and MANIFESTS in self.files.files
             self.index, self.blobs = self._read()

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from nydus_service.content.tarfiles import Span, TarFiles
+from nydus_service.content.tarindex import Span, TarIndex
 from nydus_service.errors import FormatError, UsageError
 from nydus_service.oci.annotations import CONTAINERD_IMAGE_NAME, REF_NAME
 from nydus_service.oci.compression import sniff
@@ -38,7 +38,7 @@ class DockerArchive:
     `blobs`: where each is; a manifest itself, as it is in no file.
     """
 
-    def __init__(self, files: TarFiles) -> None:
+    def __init__(self, files: TarIndex) -> None:
         """
         Raises:
             FormatError: what should be in it is not.

@@ -4,7 +4,7 @@
     blobs/<algorithm>/<hex>      whole and synced as soon as it has its name
     .nydus-service/              only while a process of ours writes here; the last one removes it
         lock                     held for each change of anything in here, of index.json, of blobs
-        ingest-<random>          bytes of a write under way, claimed by its process (claims.py)
+        ingest-<random>          bytes of a write under way, claimed by its process (locks.py)
         lease-<id>               claimed while the lease lasts; names the blobs that were new with it
         index.json               the next one, on its way
         made                     the directories that were missing before us
@@ -34,7 +34,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from nydus_service.content.claims import claim, is_claimed, lock
+from nydus_service.content.locks import claim, is_claimed, lock
 from nydus_service.errors import FormatError, NydusServiceError, UnsupportedError, UsageError
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import DOCUMENT_SIZE_MAX, Index, decode, encode

@@ -24,7 +24,6 @@ from nydus_service.content.documents import write_document
 from nydus_service.content.store import ContentNotFound, Image, Lease, Stores, find_image
 from nydus_service.content.transfer import copy_image
 from nydus_service.convert.assemble import Assembly, NewDocument, assemble
-from nydus_service.convert.existing import VERIFIED, find_image_named, is_complete, is_finished, record
 from nydus_service.convert.failures import about, first_cause
 from nydus_service.convert.layer import LayerPacker
 from nydus_service.convert.options import ConvertOptions, image_fingerprint, layer_fingerprint
@@ -49,6 +48,7 @@ from nydus_service.convert.result import (
     Preview,
 )
 from nydus_service.convert.rewrite import image_labels
+from nydus_service.convert.uptodate import VERIFIED, find_image_named, is_complete, is_finished, record
 from nydus_service.convert.verification import Verifier
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.oci.descriptor import Descriptor
@@ -56,7 +56,7 @@ from nydus_service.oci.digest import Digest
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where an image is, or is to be.
 
     Attributes:
@@ -75,8 +75,8 @@ class Place:
 
 
 async def convert_image(
-    source: Place,
-    target: Place,
+    source: Location,
+    target: Location,
     builder: Builder,
     verifier: Verifier,
     options: ConvertOptions,
@@ -114,7 +114,9 @@ async def convert_image(
     raise cause  # outside the handler, or the group would become its context
 
 
-async def preview_image(source: Place, target: Place, builder: Builder, options: ConvertOptions) -> Preview:
+async def preview_image(
+    source: Location, target: Location, builder: Builder, options: ConvertOptions
+) -> Preview:
     """What `convert_image` would do. Nothing is written anywhere.
 
     Raises: as `convert_image` does before it writes.
@@ -138,8 +140,8 @@ class _Request:
     `existing` is what the target's name points to now; `plan` is None if that is the wanted result.
     """
 
-    source: Place
-    target: Place
+    source: Location
+    target: Location
     options: ConvertOptions
     identity: BuilderIdentity
     fingerprint: str
@@ -162,7 +164,7 @@ class _Request:
         return self.source.stores.where == self.target.stores.where
 
 
-async def _look_up(source: Place, target: Place, builder: Builder, options: ConvertOptions) -> _Request:
+async def _look_up(source: Location, target: Location, builder: Builder, options: ConvertOptions) -> _Request:
     started = anyio.current_time()
     with about(str(source)):
         image = await find_image(source.stores.images, source.name, source.digest)

@@ -1,7 +1,7 @@
 """One OCI layer to one nydus blob, committed, and what merge and verification need of it.
 
     store ──file or bytes──► builder ──blob──► tail, ingest ──► check the end ──► take apart, commit
-                                └──────notes of the plain tar──► work directory
+                                └──────tar-split of the layer──────► work directory
 
 A blob is committed when the builder has succeeded and the blob ends as it should, never before. That takes
 as long as the disk needs to have it safely; if its end was kept, whoever needs only that goes on meanwhile.
@@ -40,7 +40,7 @@ class PackedLayer:
         metadata: files that were inside the blob.
         duration_s: of the builder; 0 where none ran.
         warnings: the builder's last words.
-        stands_alone: as of `builder.PackOutcome`.
+        single_layer: as of `builder.PackOutcome`.
     """
 
     source: Descriptor
@@ -48,7 +48,7 @@ class PackedLayer:
     metadata: BlobMetadata
     duration_s: float
     warnings: str
-    stands_alone: bool = False
+    single_layer: bool = False
 
 
 class LayerPacker:
@@ -79,9 +79,9 @@ class LayerPacker:
         self._work_dir = work_dir
         self._progress = progress
 
-    def notes_of(self, layer: Digest) -> Path:
+    def tar_split_of(self, layer: Digest) -> Path:
         """The file of what a layer's plain tar holds, if there is verification; it grows meanwhile."""
-        return self._directory_of(layer) / "notes"
+        return self._directory_of(layer) / "tar_split"
 
     @asynccontextmanager
     async def pack(self, layer: Descriptor, where: str) -> AsyncIterator[PackedLayer]:
@@ -114,11 +114,11 @@ class LayerPacker:
 
     @asynccontextmanager
     async def _convert(self, layer: Descriptor, directory: Path) -> AsyncIterator[PackedLayer]:
-        notes = self.notes_of(layer.digest) if self._options.verify != "none" else None
+        tar_split = self.tar_split_of(layer.digest) if self._options.verify != "none" else None
         ref = f"nydus-service-layer-{layer.digest}-{self._fingerprint}-{self._lease.id}"
         async with self._lease.content.open_ingest(ref) as ingest:
             flow = _Flow(layer, ingest, self._progress)
-            outcome = await self._run_builder(layer, directory, notes, flow)
+            outcome = await self._run_builder(layer, directory, tar_split, flow)
             blob = blob_descriptor(ingest.digest, outcome.bytes_out)
             with _blaming_builder(outcome):
                 is_in_tail = check_end(flow.tail)
@@ -130,13 +130,13 @@ class LayerPacker:
                 with _blaming_builder(outcome):
                     metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
             yield PackedLayer(
-                layer, blob, metadata, outcome.duration_s, outcome.stderr_tail, outcome.stands_alone
+                layer, blob, metadata, outcome.duration_s, outcome.stderr_tail, outcome.single_layer
             )
             if is_in_tail:
                 await _commit(ingest, blob)
 
     async def _run_builder(
-        self, layer: Descriptor, directory: Path, notes: Path | None, flow: "_Flow"
+        self, layer: Descriptor, directory: Path, tar_split: Path | None, flow: "_Flow"
     ) -> PackOutcome:
         """Raises: as `Builder.pack`."""
         request = PackRequest(
@@ -148,7 +148,7 @@ class LayerPacker:
             fs_version=self._options.fs_version,
             prefetch_policy=self._options.prefetch_policy,
             prefetch_patterns=self._options.prefetch_patterns,
-            notes=notes,
+            tar_split=tar_split,
             output_json=directory / "create.json",
         )
         async with self._source.open_reader(layer) as reader:

@@ -59,7 +59,7 @@ async def merge_layers(
         output_json=directory / "merge.json",
         prefetch_policy=options.prefetch_policy,
         prefetch_patterns=options.prefetch_patterns,
-        stands_alone=len(layers) == 1 and layers[0].stands_alone,
+        single_layer=len(layers) == 1 and layers[0].single_layer,
     )
     with _naming_layers(layers):
         outcome = await builder.merge(request)

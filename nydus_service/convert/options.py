@@ -41,7 +41,7 @@ class ConvertOptions:
         prefetch_patterns: absolute paths.
         oci: turn documents of Docker types into those of OCI.
         with_referrer: name the source manifest as the `subject` of the new one.
-        verify: none, tree or full; see verify/.
+        verify: none, tree or full; see treeverify/.
         force: convert even if the target is there already, and right.
         jobs: how many builder processes run at the same time.
     """

@@ -6,7 +6,7 @@
 
 A layer is ready for its images before its blob is committed, which waits for the disk.
 
-The verifying process of an image begins with the lowest layer, and reads what is noted of the layers while
+The verifying process of an image begins with the lowest layer, and reads what is recorded of the layers while
 they are packed.
 
 All tasks are in one group: the first failure ends them all, builders included. A limiter bounds the
@@ -155,8 +155,8 @@ class Pipeline:
         async with anyio.create_task_group() as tasks:
             verification = None
             if self._options.verify != "none":
-                noted = [(layer.digest, self._packer.notes_of(layer.digest)) for layer in plan.layers]
-                verification = ImageVerification(self._builders.verifier, self._options.verify, noted)
+                recorded = [(layer.digest, self._packer.tar_split_of(layer.digest)) for layer in plan.layers]
+                verification = ImageVerification(self._builders.verifier, self._options.verify, recorded)
                 tasks.start_soon(self._read_source, plan, verification)
             for layer in plan.layers:
                 await self._ready[layer.digest].wait()
@@ -173,8 +173,8 @@ class Pipeline:
     async def _read_source(self, plan: ImagePlan, verification: ImageVerification) -> None:
         """Begin a verification with the lowest layer, and keep it going to its end.
 
-        It takes no turn: until there is a result it waits for notes most of the time, and those who are to
-        take them would wait for it. When there is one, `_verify` has the turn.
+        It takes no turn: until there is a result it waits for tar-splits most of the time, and those who
+        are to record them would wait for it. When there is one, `_verify` has the turn.
         """
         await self._begun[plan.layers[0].digest].wait()
         await verification.run()

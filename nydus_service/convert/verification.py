@@ -1,7 +1,7 @@
 """Whether a merged image holds what its layers hold: the request, and what the answer means.
 
-The work is done by a process of its own (verify/), which a `Verifier` runs. It sees the notes that were
-taken of the plain tars, and the result; never anything that a builder says of them.
+The work is done by a process of its own (treeverify/), which a `Verifier` runs. It sees the tar-splits that
+were recorded of the layers, and the result; never anything that a builder says of them.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Verifier(Protocol):
     """Runs verifications in processes of their own."""
 
     async def verify(self, request: Mapping[str, object], result: Later | None = None) -> Mapping[str, Any]:
-        """Verify as a request of verify/request.py says.
+        """Verify as a request of treeverify/request.py says.
 
         Args:
             result: the rest of the request, once it is known; until then the source is read.
@@ -87,7 +87,7 @@ class ResultDiffers(DiffersError):
 class ImageVerification:
     """Holds one merged image against the layers it was made of.
 
-    `run` reads the notes of the layers while they are still taken, in a task of its own. What goes wrong
+    `run` reads the tar-split of the layers while they are still taken, in a task of its own. What goes wrong
     there is told by `conclude`, when all layers are packed: a packer knows better what is wrong with one.
     """
 
@@ -95,7 +95,7 @@ class ImageVerification:
         """
         Args:
             mode: tree or full.
-            layers: their digests and the files of their notes, lowest first.
+            layers: their digests and the files of their tar-split, lowest first.
         """
         self._verifier = verifier
         self._mode = mode
@@ -107,8 +107,8 @@ class ImageVerification:
         self._has_ended = anyio.Event()
 
     async def run(self) -> None:
-        """Verify, from the first notes to the report."""
-        layers = [{"digest": digest, "notes": str(notes)} for digest, notes in self._layers]
+        """Verify, from the first tar-split to the report."""
+        layers = [{"digest": digest, "tar_split": str(tar_split)} for digest, tar_split in self._layers]
         source = {"mode": self._mode, "layers": layers}
         try:
             self._report = await self._verifier.verify(source, self._wait_for_result)

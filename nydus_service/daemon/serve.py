@@ -24,19 +24,19 @@ import anyio.to_thread
 
 from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_api_server
 from nydus_service.config.environment import Settings, environment
-from nydus_service.config.sections import Config
+from nydus_service.config.sections import DaemonConfig
 from nydus_service.content.containerd.events import open_image_node
 from nydus_service.convert.failures import first_cause
-from nydus_service.convert.rules import RuleBook
-from nydus_service.daemon.counting import count_job
+from nydus_service.daemon.instrument import count_job
 from nydus_service.daemon.notify import Notifier
 from nydus_service.daemon.worker import Worker
 from nydus_service.errors import NydusServiceError, from_os_error
 from nydus_service.jobs.journal import open_journal
 from nydus_service.jobs.queue import JobQueue, QueueLimits
-from nydus_service.jobs.triggers import ImageTriggers
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import open_tracing
+from nydus_service.triggers.images import ImageTriggers
+from nydus_service.triggers.rules import RuleBook
 from nydus_service.version import VERSION
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ JOURNAL: Final = "jobs.sqlite"
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-async def serve(config: Config, settings: Settings, reload: Callable[[], Config]) -> None:
+async def serve(config: DaemonConfig, settings: Settings, reload: Callable[[], DaemonConfig]) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
@@ -68,7 +68,7 @@ async def serve(config: Config, settings: Settings, reload: Callable[[], Config]
 
 
 @asynccontextmanager
-async def _open_daemon(config: Config, settings: Settings) -> AsyncIterator["Daemon"]:
+async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterator["Daemon"]:
     """Everything that listens or keeps something, begun in order and ended in the opposite one."""
     cores = len(os.sched_getaffinity(0))
     rules = RuleBook.of(config)
@@ -109,7 +109,7 @@ async def _open_daemon(config: Config, settings: Settings) -> AsyncIterator["Dae
         yield daemon
 
 
-def _make_directories(config: Config) -> None:
+def _make_directories(config: DaemonConfig) -> None:
     for directory in (config.daemon.state_dir, config.daemon.socket.parent, config.daemon.run_dir):
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o750)
@@ -117,7 +117,7 @@ def _make_directories(config: Config) -> None:
             raise from_os_error(exc, f"make {directory}") from exc
 
 
-def _limits(config: Config, settings: Settings, cores: int) -> QueueLimits:
+def _limits(config: DaemonConfig, settings: Settings, cores: int) -> QueueLimits:
     jobs = config.jobs
     return QueueLimits(
         running=jobs.running or cores,
@@ -130,7 +130,7 @@ def _limits(config: Config, settings: Settings, cores: int) -> QueueLimits:
     )
 
 
-def _api_settings(config: Config, rules: RuleBook) -> ApiSettings:
+def _api_settings(config: DaemonConfig, rules: RuleBook) -> ApiSettings:
     grpc = config.grpc
     tls = None
     if grpc.certificate and grpc.key and grpc.client_ca:
@@ -142,7 +142,7 @@ def _api_settings(config: Config, rules: RuleBook) -> ApiSettings:
 class Daemon:
     """A daemon whose servers listen."""
 
-    config: Config
+    config: DaemonConfig
     queue: JobQueue
     api: ApiServer
     triggers: ImageTriggers
@@ -160,7 +160,7 @@ class Daemon:
             return "containerd does not answer"
         return ""
 
-    async def run(self, reload: Callable[[], Config]) -> None:
+    async def run(self, reload: Callable[[], DaemonConfig]) -> None:
         """Work until a signal ends it, and all is on disk. Those that end it may be blocked until here."""
         with anyio.open_signal_receiver(*_ENDING, signal.SIGHUP) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
@@ -196,7 +196,7 @@ class Daemon:
             draining.cancel_scope.cancel()
         await self.api.end_watches()
 
-    async def _reload(self, reload: Callable[[], Config]) -> None:
+    async def _reload(self, reload: Callable[[], DaemonConfig]) -> None:
         """Take over what can change without a restart; on any error all stays."""
         self.notifier.reloading()
         try:

@@ -8,21 +8,21 @@ from typing import Any
 
 import anyio
 
-from nydus_service.builder.facts import FactsCache
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.locate import find_builder, make_builder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
-from nydus_service.check.image import Checkable, check_image
 from nydus_service.config.environment import Settings, search_path
-from nydus_service.config.sections import Config
-from nydus_service.content.places import Daemon, fetch_advice, open_stores
-from nydus_service.convert.image import Place, convert_image, preview_image
+from nydus_service.config.sections import DaemonConfig
+from nydus_service.content.open_stores import ContainerdEndpoint, fetch_advice, open_stores
+from nydus_service.convert.image import Location, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import ConvertResult, Preview
-from nydus_service.convert.spans import traced
-from nydus_service.daemon.counting import counted
-from nydus_service.daemon.sweeping import sweep_leftovers
+from nydus_service.convert.tracing import traced
+from nydus_service.daemon.cleanup import sweep_leftovers
+from nydus_service.daemon.instrument import counted
+from nydus_service.imagecheck.image import Checkable, check_image
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import Tracing
@@ -31,10 +31,10 @@ from nydus_service.oci.reference import ImageReference
 
 
 class Worker:
-    """The `jobs.board.Runner` over real stores and builders. All its jobs share one bound on processes."""
+    """The `jobs.service.Runner` over real stores and builders. All its jobs share one bound on processes."""
 
     def __init__(
-        self, config: Config, settings: Settings, cores: int, metrics: Metrics, tracing: Tracing
+        self, config: DaemonConfig, settings: Settings, cores: int, metrics: Metrics, tracing: Tracing
     ) -> None:
         """
         Args:
@@ -50,7 +50,7 @@ class Worker:
         self._limits = Limits(config.builder.timeout or None, config.jobs.nice, config.jobs.io_priority)
         self._builder = make_builder(
             find_builder(config.builder.nydus_image or None, settings.builder, search_path()),
-            known=FactsCache(),
+            known=ProbeCache(),
             limits=self._limits,
             disable_tar_rafs=settings.disable_tar_rafs,
         )
@@ -79,7 +79,9 @@ class Worker:
             with self._tracing.job({**about, "namespace": request.namespace}) as trace:
                 return await self._convert(job, places, traced(trace, counted(self._metrics, progress)))
 
-    async def _convert(self, job: Job, places: tuple[Place, Place], progress: Progress) -> ConvertResult:
+    async def _convert(
+        self, job: Job, places: tuple[Location, Location], progress: Progress
+    ) -> ConvertResult:
         return await convert_image(
             *places,
             self._builder,
@@ -124,11 +126,13 @@ class Worker:
     def _options(self, request: JobRequest) -> ConvertOptions:
         return replace(request.options, jobs=self.builders)
 
-    def _daemon(self, namespace: str) -> Daemon:
-        return Daemon(self._config.containerd.address, namespace, self._config.daemon.run_dir / "jobs")
+    def _daemon(self, namespace: str) -> ContainerdEndpoint:
+        return ContainerdEndpoint(
+            self._config.containerd.address, namespace, self._config.daemon.run_dir / "jobs"
+        )
 
     @asynccontextmanager
-    async def _places(self, request: JobRequest) -> AsyncIterator[tuple[Place, Place]]:
+    async def _places(self, request: JobRequest) -> AsyncIterator[tuple[Location, Location]]:
         """Source and target. The stores of both are one where the references mean one."""
         source, target = ImageReference.parse(request.source), ImageReference.parse(request.target)
         daemon = self._daemon(request.namespace)
@@ -139,6 +143,6 @@ class Worker:
             if source.store != target.store:
                 target_stores = await stack.enter_async_context(open_stores(target, daemon))
             yield (
-                Place(source_stores, source.name, source.digest, str(source)),
-                Place(target_stores, target.name, None, str(target)),
+                Location(source_stores, source.name, source.digest, str(source)),
+                Location(target_stores, target.name, None, str(target)),
             )

@@ -12,7 +12,7 @@ SCRATCH_LEAST: Final = 64 << 20
 """Bytes that a job is thought to take at least: what builders note of a layer's files, and bootstraps."""
 _SCRATCH_SHARE: Final = 8
 """A job whose layers are known takes that part of their size. 200,000 small files are the worst: their
-notes are as big as their layer, which is small then."""
+tar-split is as big as their layer, which is small then."""
 
 _NO_LIMIT: Final = 1 << 60
 """Of control groups: numbers from here on, as version 1 has them, mean none."""

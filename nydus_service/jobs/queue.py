@@ -1,6 +1,6 @@
 """The jobs of a daemon: accepted, begun in order, followed, ended.
 
-    submit ─► journal.add ─► waiting ─► admitted? ─► attempt ─► runner.convert
+    submit ─► journal.add ─► waiting ─► admitted? ─► job_run ─► runner.convert
                                 ▲           │ no: looked at again when a job ends, or in a while
                                 └───────────┴─── put off after an error that may pass
 
@@ -36,17 +36,17 @@ from msgspec.structs import replace
 from nydus_service.config.environment import temporary_root
 from nydus_service.convert.references import check_target
 from nydus_service.errors import NydusServiceError, UsageError
-from nydus_service.jobs import changes
+from nydus_service.jobs import transitions
 from nydus_service.jobs.admission import Free, measure, scratch_estimate
-from nydus_service.jobs.attempt import Attempt
-from nydus_service.jobs.board import Runner, Submitted
+from nydus_service.jobs.index import JobIndex
 from nydus_service.jobs.job import UNDER_WAY, Job, JobError, JobRequest, JobState
 from nydus_service.jobs.journal import Journal
 from nydus_service.jobs.record import pack, plain, request_key
 from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, pause_s
-from nydus_service.jobs.table import JobTable
+from nydus_service.jobs.run import JobRun
+from nydus_service.jobs.service import Runner, Submitted
+from nydus_service.jobs.subscriptions import Subscriptions
 from nydus_service.jobs.waiting import WaitingJobs
-from nydus_service.jobs.watching import Watchers
 from nydus_service.observe.logs import log_context
 from nydus_service.oci.reference import ImageReference
 
@@ -57,7 +57,7 @@ WAITING_FOR_MEMORY: Final = "waiting for memory"
 
 _PRIORITIES: Final = range(-(1 << 31), 1 << 31)
 _PERSISTED_STAGES: Final = frozenset(("packing", "verifying"))
-"""On disk, so that `changes.recovered` knows whether builders were at work."""
+"""On disk, so that `transitions.recovered` knows whether builders were at work."""
 
 Listener: TypeAlias = Callable[[Job | None, Job], None]
 _Outcome: TypeAlias = dict[str, Any] | JobError | None
@@ -103,7 +103,7 @@ class QueueLimits:
 
 
 class JobQueue:
-    """The `board.JobBoard` over a journal and a runner. `run` does the work, `drain` ends it."""
+    """The `job_service.JobService` over a journal and a runner. `run` does the work, `drain` ends it."""
 
     def __init__(
         self,
@@ -124,19 +124,19 @@ class JobQueue:
         self._limits = limits
         self._clock = clock
         self._measure = measure
-        self._table = JobTable()
+        self._index = JobIndex()
         self._waiting = WaitingJobs()
-        self._attempts: dict[str, Attempt] = {}
+        self._runs: dict[str, JobRun] = {}
         self._accepting: dict[str, asyncio.Future[None]] = {}
-        self._watchers = Watchers()
+        self._subscriptions = Subscriptions()
         self._listeners: list[Listener] = []
         self._draining = False
         self._wake = anyio.Event()
         self._ended = anyio.Event()
         for record in journal.records:
-            job = self._table.load(record)
+            job = self._index.load(record)
             if job and job.state is JobState.QUEUED:
-                self._waiting.put(job, self._table.number(job.id))
+                self._waiting.put(job, self._index.number(job.id))
         journal.records.clear()
 
     def add_listener(self, listener: Listener) -> None:
@@ -162,7 +162,7 @@ class JobQueue:
         key = request_key(request)
         while accepting := self._accepting.get(key):
             await asyncio.shield(accepting)
-        doing = self._table.doing(key)
+        doing = self._index.doing(key)
         if doing:
             return Submitted(self._raise_priority(doing, priority), joined=True)
         self._refuse_more()
@@ -170,39 +170,39 @@ class JobQueue:
             id=uuid.uuid4().hex, request=request, origin=origin, priority=priority, created_at=self._clock()
         )
         await self._accept(job, key)
-        return Submitted(self._table.find(job.id) or job, joined=False)
+        return Submitted(self._index.find(job.id) or job, joined=False)
 
     def get(self, job_id: str) -> Job:
-        return self._table.get(job_id)
+        return self._index.get(job_id)
 
     def list(
         self, *, image: str = "", states: Sequence[JobState] = (), limit: int = 100, before: str = ""
     ) -> list[Job]:
-        return self._table.select(image, states, limit, before)
+        return self._index.select(image, states, limit, before)
 
     @asynccontextmanager
     async def watch(self, job_id: str | None = None) -> AsyncIterator[AsyncIterator[Job]]:
-        first = self._table.get(job_id) if job_id is not None else None
-        with self._watchers.follow(first) as values:
+        first = self._index.get(job_id) if job_id is not None else None
+        with self._subscriptions.follow(first) as values:
             async with aclosing(values):
                 yield values
 
     async def cancel(self, job_id: str) -> Job:
-        job = self._table.get(job_id)
+        job = self._index.get(job_id)
         if job.is_finished:
             return job
         if job.state is JobState.QUEUED:
-            job = changes.cancelled(job, self._clock())
+            job = transitions.cancelled(job, self._clock())
         elif not job.cancel_requested:
-            job = changes.changed(job, cancel_requested=True)
+            job = transitions.changed(job, cancel_requested=True)
         self._change(job)
-        if job_id in self._attempts:
-            self._attempts[job_id].scope.cancel()
+        if job_id in self._runs:
+            self._runs[job_id].scope.cancel()
         await self._journal.flush()
         return job
 
     async def retry(self, job_id: str) -> Job:
-        job = self._table.get(job_id)
+        job = self._index.get(job_id)
         if job.state is JobState.QUEUED:
             return await self._hurry(job)
         if job.state is JobState.DONE:
@@ -212,16 +212,16 @@ class JobQueue:
         key = request_key(job.request)
         while accepting := self._accepting.get(key):
             await asyncio.shield(accepting)
-        doing = self._table.doing(key)
+        doing = self._index.doing(key)
         if doing and doing.id != job_id:
             raise UsageError(f"job {doing.id} does what job {job_id} should")
         if doing:
             return doing  # another call was faster
         self._refuse_more()
-        self._table.hold(job_id)
-        again = changes.asked_again(job)
+        self._index.hold(job_id)
+        again = transitions.asked_again(job)
         await self._accept(again, key)
-        return self._table.find(job_id) or again
+        return self._index.find(job_id) or again
 
     # What the daemon asks.
 
@@ -245,19 +245,19 @@ class JobQueue:
         self._draining = True
         with anyio.move_on_after(timeout_s):
             await self._until_idle()
-        for attempt in self._attempts.values():
-            attempt.scope.cancel()
+        for job_run in self._runs.values():
+            job_run.scope.cancel()
         await self._until_idle()
         await self._journal.flush()
 
     async def _until_idle(self) -> None:
-        while self._attempts:
+        while self._runs:
             await self._ended.wait()
 
     def _recover(self) -> None:
-        for job in self._table.unfinished():
-            if job.state in UNDER_WAY and job.id not in self._attempts:
-                recovered = changes.recovered(job, self._clock())
+        for job in self._index.unfinished():
+            if job.state in UNDER_WAY and job.id not in self._runs:
+                recovered = transitions.recovered(job, self._clock())
                 with log_context(job=job.id, image=job.request.source):
                     log.warning("the daemon had ended while it was %s: now %s", job.state, recovered.state)
                 self._change(recovered)
@@ -292,19 +292,19 @@ class JobQueue:
     def _accepted(self, job: Job, key: str, accepting: "asyncio.Future[None]") -> None:
         del self._accepting[key]
         if accepting.cancelled() or accepting.exception():
-            self._table.release(job.id)
+            self._index.release(job.id)
         else:
             self._change(job, persist=False)
 
     def _raise_priority(self, job: Job, priority: int) -> Job:
         if priority > job.priority:
-            job = changes.changed(job, priority=priority)
+            job = transitions.changed(job, priority=priority)
             self._change(job)
         return job
 
     async def _hurry(self, job: Job) -> Job:
         if job.not_before:
-            job = changes.changed(job, not_before=0, error=None)
+            job = transitions.changed(job, not_before=0, error=None)
             self._change(job)
             await self._journal.flush()
         return job
@@ -313,18 +313,18 @@ class JobQueue:
 
     async def _start_due(self, tasks: TaskGroup) -> float | None:
         """Begin what may begin. Returns in how many seconds more may; None: when something has changed."""
-        while not self._draining and len(self._attempts) < self._limits.running:
+        while not self._draining and len(self._runs) < self._limits.running:
             now = self._clock()
             job_id = self._waiting.first(now)
             if job_id is None:
                 return self._pause(now)
-            lacking = await self._find_lack(self._table.get(job_id))
+            lacking = await self._find_lack(self._index.get(job_id))
             if self._draining or self._waiting.first(self._clock()) != job_id:
                 continue  # the world went on while that was measured
             if lacking:
-                self._hold_up(self._table.get(job_id), lacking)
+                self._hold_up(self._index.get(job_id), lacking)
                 return self._limits.admission_pause_s
-            self._begin(tasks, self._table.get(job_id))
+            self._begin(tasks, self._index.get(job_id))
         return None
 
     def _pause(self, now: float) -> float | None:
@@ -340,10 +340,10 @@ class JobQueue:
         """Why a job may not begin now; empty if it may."""
         work_dir = self._limits.work_dir or temporary_root()
         free = await anyio.to_thread.run_sync(self._measure, work_dir)
-        taking = [job, *map(self._table.get, self._attempts)]
+        taking = [job, *map(self._index.get, self._runs)]
         if free.space < self._limits.min_free_space + sum(map(scratch_estimate, taking)):
             return WAITING_FOR_SPACE
-        if self._attempts and free.memory < self._limits.min_free_memory:
+        if self._runs and free.memory < self._limits.min_free_memory:
             return WAITING_FOR_MEMORY
         return ""
 
@@ -351,27 +351,29 @@ class JobQueue:
         if job.progress.stage != lacking:
             with log_context(job=job.id, image=job.request.source):
                 log.warning("%s: too little is free to begin", lacking)
-            self._change(changes.changed(job, progress=replace(job.progress, stage=lacking)), persist=False)
+            self._change(
+                transitions.changed(job, progress=replace(job.progress, stage=lacking)), persist=False
+            )
 
     def _begin(self, tasks: TaskGroup, job: Job) -> None:
-        job = changes.begun(job, self._clock())
-        self._attempts[job.id] = Attempt(job, self._publish)
+        job = transitions.begun(job, self._clock())
+        self._runs[job.id] = JobRun(job, self._publish)
         self._change(job)
-        tasks.start_soon(self._work, job, self._attempts[job.id], name=f"job {job.id}")
+        tasks.start_soon(self._work, job, self._runs[job.id], name=f"job {job.id}")
 
-    async def _work(self, job: Job, attempt: Attempt) -> None:
+    async def _work(self, job: Job, job_run: JobRun) -> None:
         outcome: _Outcome = None
         with log_context(job=job.id, image=job.request.source):
             try:
                 log.info("begins, try %d", job.attempts)
-                with attempt.scope:
-                    outcome = await self._convert(job, attempt)
+                with job_run.scope:
+                    outcome = await self._convert(job, job_run)
             finally:
-                self._end(job.id, attempt, outcome)
+                self._end(job.id, job_run, outcome)
 
-    async def _convert(self, job: Job, attempt: Attempt) -> _Outcome:
+    async def _convert(self, job: Job, job_run: JobRun) -> _Outcome:
         try:
-            result = await self._runner.convert(job, attempt.take)
+            result = await self._runner.convert(job, job_run.take)
             return dict(plain(result.as_json()))
         except Exception as exc:
             if _is_cancelled():  # which came in between, so that the error is of no interest
@@ -386,10 +388,10 @@ class JobQueue:
             log.exception("a defect of nydus-service")
             return describe(RuntimeError("the work was cancelled, but by nobody"))
 
-    def _end(self, job_id: str, attempt: Attempt, outcome: _Outcome) -> None:
-        attempt.end()
-        del self._attempts[job_id]
-        job = replace(self._table.get(job_id), progress=attempt.progress())
+    def _end(self, job_id: str, job_run: JobRun, outcome: _Outcome) -> None:
+        job_run.end()
+        del self._runs[job_id]
+        job = replace(self._index.get(job_id), progress=job_run.progress())
         job = self._next(job, outcome)
         log.log(
             logging.WARNING if job.error else logging.INFO,
@@ -407,31 +409,33 @@ class JobQueue:
         """What becomes of a job whose try has ended."""
         now = self._clock()
         if isinstance(outcome, dict):
-            return changes.done(job, now, outcome)
+            return transitions.done(job, now, outcome)
         if job.cancel_requested:
-            return changes.cancelled(job, now)
+            return transitions.cancelled(job, now)
         if outcome is None:
-            return changes.put_back(job)
+            return transitions.put_back(job)
         if outcome.retryable and job.retries < self._limits.retries:
             pause = pause_s(job.retries, self._limits.first_pause_s, random.random())
-            return changes.put_off(job, outcome, now + pause)
-        return changes.failed(job, now, outcome)
+            return transitions.put_off(job, outcome, now + pause)
+        return transitions.failed(job, now, outcome)
 
     def _publish(self, job_id: str, stage: str | None) -> None:
-        job = self._table.get(job_id)
+        job = self._index.get(job_id)
         state = JobState.VERIFYING if stage == "verifying" else job.state
-        progress = self._attempts[job_id].progress()
-        self._change(changes.changed(job, state=state, progress=progress), persist=stage in _PERSISTED_STAGES)
+        progress = self._runs[job_id].progress()
+        self._change(
+            transitions.changed(job, state=state, progress=progress), persist=stage in _PERSISTED_STAGES
+        )
 
     # Every change.
 
     def _change(self, job: Job, *, persist: bool = True) -> None:
-        old = self._table.find(job.id)
-        record = self._table.put(job)
+        old = self._index.find(job.id)
+        record = self._index.put(job)
         if persist:
             self._journal.save(record or pack(job))
         if job.state is JobState.QUEUED:
-            self._waiting.put(job, self._table.number(job.id))
+            self._waiting.put(job, self._index.number(job.id))
             self._wake.set()
         else:
             self._waiting.remove(job.id)
@@ -440,7 +444,7 @@ class JobQueue:
             self._prune()
 
     def _prune(self) -> None:
-        for job_id in self._table.prune(self._limits.history):
+        for job_id in self._index.prune(self._limits.history):
             self._journal.forget(job_id)
 
     def _tell(self, old: Job | None, new: Job) -> None:
@@ -449,7 +453,7 @@ class JobQueue:
                 listener(old, new)
             except Exception:
                 log.exception("a listener failed on job %s", new.id)
-        self._watchers.tell(new)
+        self._subscriptions.tell(new)
 
 
 def _is_cancelled() -> bool:

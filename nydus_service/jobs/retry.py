@@ -3,8 +3,8 @@
 from typing import Final
 
 from nydus_service.builder.builder import BuilderKilled
-from nydus_service.content.claims import LockTimeout
 from nydus_service.content.containerd.rpc import RefLocked
+from nydus_service.content.locks import LockTimeout
 from nydus_service.errors import NoSpaceError, NydusServiceError, UnreachableError
 from nydus_service.jobs.job import JobError
 

@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_check(commands)
     _add_inspect(commands)
-    _add_adopt(commands)
+    _add_promote(commands)
     _add_feed(commands)
     _add_bootstrap_layer(commands)
     for name in LATER_COMMANDS:
@@ -246,7 +246,7 @@ def _add_source_check(parser: argparse.ArgumentParser) -> None:
         "--source-size", action=_Once, type=int, metavar="N", help="bytes that SOURCE must have"
     )
     parser.add_argument(
-        "--source-notes", action=_Once, metavar="PATH", help="write what the tar holds, to verify by"
+        "--source-tar-split", action=_Once, metavar="PATH", help="write what the tar holds, to verify by"
     )
 
 
@@ -272,8 +272,8 @@ def _add_merge(commands: Any) -> None:
     _add_later(parser, _LATER_MERGE)
 
 
-def _add_adopt(commands: Any) -> None:
-    parser = _command(commands, "adopt", "Write the bootstrap of an image of one layer, without a merge.")
+def _add_promote(commands: Any) -> None:
+    parser = _command(commands, "promote", "Write the bootstrap of an image of one layer, without a merge.")
     option = parser.add_argument
     option(
         "source",
@@ -321,14 +321,14 @@ def _add_bootstrap_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_feed(commands: Any) -> None:
-    parser = _command(commands, "feed", "Write a stored layer's plain tar to stdout, checked and noted.")
+    parser = _command(commands, "feed", "Write a stored layer's plain tar to stdout, checked and recorded.")
     parser.add_argument("source", metavar="SOURCE", help="layer: a file, a FIFO, or - for stdin")
     _add_source_check(parser)
     parser.add_argument(
-        "--chunk-size", action=_Once, type=_size, default=0x100000, metavar="N", help="for the notes"
+        "--chunk-size", action=_Once, type=_size, default=0x100000, metavar="N", help="for the tar-split"
     )
     parser.add_argument(
-        "--digester", action=_Once, choices=("blake3", "sha256"), default="blake3", help="for the notes"
+        "--digester", action=_Once, choices=("blake3", "sha256"), default="blake3", help="for the tar-split"
     )
 
 

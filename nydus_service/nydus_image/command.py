@@ -56,13 +56,17 @@ def _is_hex(text: str) -> bool:
 
 
 def _source_options(args: argparse.Namespace) -> tuple[Any, Any]:
-    from nydus_service.nydus_image.notestaker import NotesOptions
+    from nydus_service.nydus_image.recording import TarSplitOptions
     from nydus_service.nydus_image.source import SourceCheck
 
     _check_digest(args.source_digest)
     check = SourceCheck(args.source_digest, args.source_size)
-    notes = NotesOptions(args.source_notes, args.chunk_size, args.digester) if args.source_notes else None
-    return check, notes
+    tar_split = (
+        TarSplitOptions(args.source_tar_split, args.chunk_size, args.digester)
+        if args.source_tar_split
+        else None
+    )
+    return check, tar_split
 
 
 def _create(args: argparse.Namespace) -> object:
@@ -83,7 +87,7 @@ def _create(args: argparse.Namespace) -> object:
         raise UsageError("--blob-inline-meta conflicts with --bootstrap and --blob-id")
     if len(args.blob_id.encode()) > 64:
         raise UsageError(f"--blob-id has {len(args.blob_id.encode())} bytes; RAFS v6 holds 64")
-    check, notes = _source_options(args)
+    check, tar_split = _source_options(args)
     started = time.monotonic()
     result = create(
         CreateOptions(
@@ -100,10 +104,10 @@ def _create(args: argparse.Namespace) -> object:
             repeatable=args.repeatable,
             prefetch=_patterns(args),
             check=check,
-            notes=notes,
+            tar_split=tar_split,
         )
     )
-    more = {"stands_alone": result.stands_alone}
+    more = {"single_layer": result.single_layer}
     _finish(args, result.blob_ids, result.bootstrap, args.compressor, started, result.counters, more)
     return result.root
 
@@ -131,11 +135,11 @@ def _merge(args: argparse.Namespace) -> object:
     return result.root
 
 
-def _adopt(args: argparse.Namespace) -> None:
-    from nydus_service.nydus_image.adopt import adopt
+def _promote(args: argparse.Namespace) -> None:
+    from nydus_service.nydus_image.promote import promote
 
     started = time.monotonic()
-    result = adopt(args.source, args.bootstrap)
+    result = promote(args.source, args.bootstrap)
     _finish(args, result.blob_ids, result.bootstrap, result.compressor, started, {}, {})
 
 
@@ -226,8 +230,8 @@ def _inspect(args: argparse.Namespace) -> None:
 def _feed(args: argparse.Namespace) -> None:
     from nydus_service.nydus_image.feed import feed
 
-    check, notes = _source_options(args)
-    feed(args.source, check, notes)
+    check, tar_split = _source_options(args)
+    feed(args.source, check, tar_split)
 
 
 def _bootstrap_layer(args: argparse.Namespace) -> None:
@@ -271,7 +275,7 @@ def _log(args: argparse.Namespace, level: str, message: str) -> None:
 _RUN: dict[str, Callable[[argparse.Namespace], object]] = {
     "create": _create,
     "merge": _merge,
-    "adopt": _adopt,
+    "promote": _promote,
     "check": _check,
     "inspect": _inspect,
     "feed": _feed,

@@ -4,13 +4,13 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nydus_service.layertar.reader import LayerTarReader
 from nydus_service.nydus_image.layertree import ESTARGZ_ENTRIES, LayerTree, record_file_offsets
-from nydus_service.nydus_image.notestaker import NotesOptions
 from nydus_service.nydus_image.output import BlobOutput, write_file
 from nydus_service.nydus_image.pipeline import ChunkPipeline, Data
 from nydus_service.nydus_image.prefetch import find_inodes
+from nydus_service.nydus_image.recording import TarSplitOptions
 from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_source
-from nydus_service.oci.layertar import LayerTarReader
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import pack_header
 from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1
@@ -49,19 +49,19 @@ class CreateOptions:
     repeatable: bool = False
     prefetch: tuple[tuple[bytes, ...], ...] = ()
     check: SourceCheck = field(default_factory=SourceCheck)
-    notes: NotesOptions | None = None
+    tar_split: TarSplitOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
     """What was written: blob ids in the order of the blob table, and where the bootstrap is.
 
-    `stands_alone`: see `LayerTree`. `root`: of the tree in the bootstrap.
+    `single_layer`: see `LayerTree`. `root`: of the tree in the bootstrap.
     """
 
     blob_ids: list[str]
     bootstrap: Path | None
-    stands_alone: bool
+    single_layer: bool
     counters: dict[str, int]
     root: Inode
 
@@ -74,7 +74,7 @@ def create(options: CreateOptions) -> CreateResult:
         SourceDiffersError: its bytes are not those of `options.check`.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
-    source = LayerSource(open_source(options.source), options.check, options.notes)
+    source = LayerSource(open_source(options.source), options.check, options.tar_split)
     try:
         output = BlobOutput(options.blob, options.blob_dir)
         try:
@@ -129,7 +129,7 @@ class _LayerBuilder:
             "source_plain_size": self.source.bytes_plain,
         }
         blob_ids = [blob_id] if chunk_count or self.options.inline_meta else []
-        return CreateResult(blob_ids, path, self.tree.stands_alone, counters, self.tree.root)
+        return CreateResult(blob_ids, path, self.tree.single_layer, counters, self.tree.root)
 
     def _store_content(self) -> list[Chunk]:
         """Read the whole tar: entries to the tree, content to the blob."""

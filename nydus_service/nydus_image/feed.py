@@ -1,4 +1,4 @@
-"""`feed`: a stored layer to its plain tar on standard output, checked and noted on the way.
+"""`feed`: a stored layer to its plain tar on standard output, checked and recorded on the way.
 
 Not a subcommand of `nydus-image`: it stands in front of a foreign builder, so that what that one is
 given is known and can be held against what it makes of it.
@@ -8,16 +8,16 @@ import os
 import sys
 
 from nydus_service.errors import from_os_error
-from nydus_service.nydus_image.notestaker import NotesOptions
+from nydus_service.nydus_image.recording import TarSplitOptions
 from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_source
 
 
-def feed(path: str, check: SourceCheck, notes: NotesOptions | None) -> None:
+def feed(path: str, check: SourceCheck, tar_split: TarSplitOptions | None) -> None:
     """Write the decompressed layer to standard output.
 
     Raises: FormatError, SourceDiffersError: the layer is damaged or not the one described.
     """
-    source = LayerSource(open_source(path), check, notes)
+    source = LayerSource(open_source(path), check, tar_split)
     try:
         fd = sys.stdout.fileno()
         while piece := memoryview(source.read()):

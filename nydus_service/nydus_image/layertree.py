@@ -8,7 +8,7 @@ links to paths that are not in this tar.
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 
 from nydus_service.errors import FormatError
-from nydus_service.oci.layertar import BLOCK, CHAR, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, TarEntry
+from nydus_service.layertar.reader import BLOCK, CHAR, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, TarEntry
 from nydus_service.rafs.constants import MAX_NAME, MAX_SYMLINK, MAX_XATTR_VALUE
 from nydus_service.rafs.overlay import OPAQUE, WHITEOUT_PREFIX, find, link_metadata, resolve
 from nydus_service.rafs.tree import MARK_LOWER_LINK, NO_CHUNKS, Chunk, Inode, implied_directory
@@ -57,7 +57,7 @@ class LayerTree:
     def __init__(self, own_ids: bool = True) -> None:
         """Args: own_ids: keep the entries' uid and gid, else 0 for all."""
         self.root = implied_directory()
-        self.stands_alone = True
+        self.single_layer = True
         """Whether an image of this layer alone has this very tree: nothing in it is about lower layers, and
         all content that came is in it still."""
         self._own_ids = own_ids
@@ -79,13 +79,13 @@ class LayerTree:
         assert parent.children is not None
         existing = parent.children.get(name)
         if name.startswith(WHITEOUT_PREFIX):
-            self.stands_alone = False
+            self.single_layer = False
             self._hide(parent, name, entry)
         if entry.kind == DIRECTORY and existing is not None and existing.children is not None:
             self._describe(existing, entry)
             return
         if existing is not None:
-            self.stands_alone = False
+            self.single_layer = False
             if existing.children is not None or existing.is_symlink():
                 self._forget_parents()
         if entry.kind == DIRECTORY:
@@ -102,7 +102,7 @@ class LayerTree:
             raise entry_error(entry, str(exc)) from exc
         assert parent is not None
         if parent.mark:
-            self.stands_alone = False
+            self.single_layer = False
         self._parents[path] = parent
         return parent
 
@@ -184,7 +184,7 @@ class LayerTree:
                 raise entry_error(entry, f"hard link to a path of {len(entry.target)} bytes in a lower layer")
             link.target = b"/" + entry.target
             link.mark = MARK_LOWER_LINK
-            self.stands_alone = False
+            self.single_layer = False
             return link
         if target.children is not None:
             raise entry_error(entry, f"hard link to {entry.target!r}, which is a directory")

@@ -38,7 +38,7 @@ _STUCK_S = 0.5
 Data = bytes | memoryview
 
 _HASHERS: dict[str, Callable[[Data], Any]] = {"blake3": blake3, "sha256": hashlib.sha256}
-"""By the names of chunk digests; not the recorder's (`oci.filechunks`), so that a mistake shows."""
+"""By the names of chunk digests; not the recorder's (`tarsplit.chunkdigests`), so that a mistake shows."""
 
 
 class _Batch:

@@ -5,7 +5,7 @@ from typing import Final
 
 from nydus_service.nydus_image.arguments import build_parser
 
-_COMMANDS: Final = ("adopt", "bootstrap_layer", "command", "create", "feed", "merge", "output", "prefetch")
+_COMMANDS: Final = ("promote", "bootstrap_layer", "command", "create", "feed", "merge", "output", "prefetch")
 _LIBRARIES: Final = ("deflate", "isal.igzip_lib", "locale", "lz4.block")
 """What these import where they need it."""
 

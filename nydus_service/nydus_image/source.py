@@ -1,9 +1,9 @@
-"""A layer as it is stored, read once: checked, decompressed, and noted for verification.
+"""A layer as it is stored, read once: checked, decompressed, and recorded for verification.
 
     thread "read":   bytes ─► sha256 ─► decompress ─┬─► Channel ─► whoever iterates (the tar parser)
-                                                    └─► notes, in a process of their own
+                                                    └─► tar-split, in a process of its own
 
-The notes are taken from the decompressed bytes before the builder's own parser sees them, so that
+The tar-split is taken from the decompressed bytes before the builder's own parser sees them, so that
 they can be held against what the builder made of the layer.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from nydus_service.errors import FormatError, SourceDiffersError, from_os_error
 from nydus_service.nydus_image.channel import Channel, Closed
-from nydus_service.nydus_image.notestaker import NotesOptions, take_notes
+from nydus_service.nydus_image.recording import TarSplitOptions, record_tar_split
 from nydus_service.oci.compression import open_decompressor, sniff
 
 _READ_SIZE = 1 << 18
@@ -50,11 +50,11 @@ class LayerSource:
     """Gives the decompressed bytes of a layer piece by piece, by `read`.
 
     `close` ends thread and process, whatever their state; `finish` waits for the end of the source and of
-    the notes, and raises what went wrong in either. To be made before this process has other threads.
+    the tar-split, and raises what went wrong in either. To be made before this process has other threads.
     """
 
-    def __init__(self, fd: int, check: SourceCheck, notes: NotesOptions | None) -> None:
-        self._notes = None if notes is None else take_notes(notes, check.size)
+    def __init__(self, fd: int, check: SourceCheck, tar_split: TarSplitOptions | None) -> None:
+        self._tar_split = None if tar_split is None else record_tar_split(tar_split, check.size)
         self._fd = fd
         self._end_read, self._end_write = os.pipe()
         self._poll = select.poll()
@@ -85,7 +85,7 @@ class LayerSource:
             return b""
 
     def finish(self) -> None:
-        """Read what is left, then wait until all of the source was checked and noted."""
+        """Read what is left, then wait until all of the source was checked and recorded."""
         while self.read():
             pass
         self._thread.join()
@@ -95,20 +95,20 @@ class LayerSource:
     def close(self) -> None:
         os.close(self._end_write)  # wakes a reader that waits for a pipe nobody writes to
         self._pieces.close()
-        if self._notes is not None:
-            self._notes.close()
+        if self._tar_split is not None:
+            self._tar_split.close()
         self._thread.join()
-        if self._notes is not None:
-            self._notes.release()
+        if self._tar_split is not None:
+            self._tar_split.release()
         os.close(self._end_read)
         os.close(self._fd)
 
     def _run(self) -> None:
         try:
             self._read_all()
-            self._pieces.close()  # whoever reads goes on while the notes are completed
-            if self._notes is not None:
-                self._notes.finish()
+            self._pieces.close()  # whoever reads goes on while the tar-split is completed
+            if self._tar_split is not None:
+                self._tar_split.finish()
         except Closed:
             pass
         except OSError as exc:
@@ -158,8 +158,8 @@ class LayerSource:
 
     def _hand_on(self, piece: bytes) -> None:
         self.bytes_plain += len(piece)
-        if self._notes is not None:
-            self._notes.put(piece)
+        if self._tar_split is not None:
+            self._tar_split.put(piece)
         self._pieces.put(piece)
 
     def _compare(self, found: str, more: str) -> None:

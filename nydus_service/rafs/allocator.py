@@ -50,7 +50,7 @@ class Allocator:
         return offset
 
     def place_record(self, size: int) -> int:
-        """Place a regular file: inode, xattrs and chunk addresses of `size` bytes together."""
+        """Location a regular file: inode, xattrs and chunk addresses of `size` bytes together."""
         offset = self._take(size) if self._filled else 0
         if not offset:
             offset = self.end
@@ -58,13 +58,13 @@ class Allocator:
         return offset
 
     def place_special(self, size: int) -> int:
-        """Place a device, FIFO or socket: never in a free tail."""
+        """Location a device, FIFO or socket: never in a free tail."""
         offset = self.end
         self.end = (offset + size + SLOT_SIZE - 1) & -SLOT_SIZE
         return offset
 
     def place_with_data(self, inode_size: int, data_size: int) -> tuple[int, int, int]:
-        """Place a directory or symlink.
+        """Location a directory or symlink.
 
         Args:
             inode_size: bytes of inode and xattrs.

@@ -16,8 +16,8 @@ from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest, Digester
 from nydus_service.oci.document import Config, Document, Index, Manifest
 from nydus_service.oci.platform import Platform
-from nydus_service.sample.layertar import SAMPLE_TIME, Compression, LayerSummary, write_layer
 from nydus_service.sample.recipe import RECIPES, LayerRecipe
+from nydus_service.sample.tarwriter import SAMPLE_TIME, Compression, LayerSummary, write_layer
 
 DEFAULT_SIZE = 160_000_000
 """Bytes of all layers before compression, about."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nydus_service.sample import files
-from nydus_service.sample.layertar import (
+from nydus_service.sample.tarwriter import (
     Compression,
     Entry,
     machine_entries,

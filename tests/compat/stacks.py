@@ -2,7 +2,7 @@
 
 `Overlay` applies entries to a tree in memory one by one, in the order of the tar, as containerd's
 archive package applies them to a directory. It shares no code and no idea with our merge, which
-works on whole layers, nor with verify/.
+works on whole layers, nor with treeverify/.
 """
 
 import os
@@ -124,7 +124,7 @@ Steps = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """A directory: itself, its path free of symlinks, the paths of the lower layers' symlinks on the
     way to it, and whether symlinks of this layer are on it."""
 
@@ -164,13 +164,13 @@ class Overlay:
         else:
             self._put(place, path, entry)
 
-    def _note(self, path: Steps, place: Place, *, removes: bool) -> None:
+    def _note(self, path: Steps, place: Location, *, removes: bool) -> None:
         """Something is put at a path, or what was there is removed; for subclasses."""
 
     def _note_follow(self, link: Steps) -> None:
         """The symlink at this path is followed; for subclasses."""
 
-    def _put(self, place: Place, path: Steps, entry: Entry) -> None:
+    def _put(self, place: Location, path: Steps, entry: Entry) -> None:
         parent, name = place.there, path[-1]
         there = parent.children.get(name)
         stays = there is not None and there.is_(S_IFDIR) and entry.kind == "directory"
@@ -195,7 +195,7 @@ class Overlay:
         self._note_link(path, (*place.path, name), place)
         return there
 
-    def _note_link(self, path: Steps, target: Steps, place: Place) -> None:
+    def _note_link(self, path: Steps, target: Steps, place: Location) -> None:
         """A hard link is put at a path; for subclasses. `place` has its target."""
 
     def _describe(self, there: File, entry: Entry) -> None:
@@ -208,7 +208,7 @@ class Overlay:
         there.xattrs = taken if is_upper else {**there.xattrs, **taken}
         there.described = self.layer
 
-    def _resolve(self, path: list[str], *, create: bool = True) -> Place:
+    def _resolve(self, path: list[str], *, create: bool = True) -> Location:
         """The directory at a path, symlinks followed inside the root, what is missing made."""
         trail: list[tuple[str, File]] = []
         rest = list(path)
@@ -243,7 +243,7 @@ class Overlay:
             if followed > MAX_LINKS:
                 raise RefusedError(f"{path}: too many links")
         there = trail[-1][1] if trail else self.root
-        return Place(there, tuple(step for step, _ in trail), tuple(links), followed > len(links))
+        return Location(there, tuple(step for step, _ in trail), tuple(links), followed > len(links))
 
     def _implied(self, parent: File) -> File:
         if parent.mode & S_ISGID:
@@ -304,7 +304,7 @@ class OrderlyOverlay(Overlay):
         self.hard_links: set[Steps] = set()
         self.linked: dict[int, Entry | None] = {}
 
-    def _note(self, path: Steps, place: Place, *, removes: bool) -> None:
+    def _note(self, path: Steps, place: Location, *, removes: bool) -> None:
         for one, links in self.ways.items():
             if links != place.links and (path[: len(one)] == one or one[: len(path)] == path):
                 raise RefusedError(f"{path}: on two ways")
@@ -315,7 +315,7 @@ class OrderlyOverlay(Overlay):
             raise RefusedError(f"{path}: removed after use")
         self.ways[path] = place.links
 
-    def _note_link(self, path: Steps, target: Steps, place: Place) -> None:
+    def _note_link(self, path: Steps, target: Steps, place: Location) -> None:
         if target in self.needed:
             raise RefusedError(f"{target}: a symlink linked to and followed")
         if self.ways.get(target, place.links) != place.links:
@@ -369,7 +369,7 @@ class PlainOverlay(Overlay):
     def _note_follow(self, link: Steps) -> None:
         self.follows = True
 
-    def _note(self, path: Steps, place: Place, *, removes: bool) -> None:
+    def _note(self, path: Steps, place: Location, *, removes: bool) -> None:
         gone = place.there.children.get(path[-1]) if path != place.path else None
         if removes and gone and any(below.described == self.layer for below in directories(gone)):
             raise RefusedError(f"{path}: a directory with an entry, removed")
@@ -382,7 +382,7 @@ class PlainOverlay(Overlay):
             raise RefusedError(f"{entry.path}: xattrs of a lower layer")
         super()._describe(there, entry)
 
-    def _note_link(self, path: Steps, target: Steps, place: Place) -> None:
+    def _note_link(self, path: Steps, target: Steps, place: Location) -> None:
         if not place.there.children[target[-1]].is_(S_IFREG):
             raise RefusedError(f"{target}: no regular file")
 

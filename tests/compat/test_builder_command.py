@@ -154,9 +154,11 @@ def test_a_failure_is_told_as_json_when_asked(tmp_path: Path, tar: Path) -> None
 def test_feed_gives_the_plain_tar_checked_and_noted(tmp_path: Path) -> None:
     packed = gzip.compress(TAR)
     digest = "sha256:" + hashlib.sha256(packed).hexdigest()
-    done = run("feed", "--source-digest", digest, "--source-notes", tmp_path / "notes", "-", stdin=packed)
+    done = run(
+        "feed", "--source-digest", digest, "--source-tar-split", tmp_path / "tar_split", "-", stdin=packed
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, TAR, b"")
-    assert (tmp_path / "notes").stat().st_size
+    assert (tmp_path / "tar_split").stat().st_size
     cut = run("feed", "--source-digest", digest, "-", stdin=packed[:-1])
     assert cut.returncode == 1
     assert "digest" in cut.stderr.decode() or "bytes" in cut.stderr.decode()
@@ -230,15 +232,15 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(point)], check=True)
 
 
-@pytest.mark.parametrize("what", ["--blob", "--source-notes"])
+@pytest.mark.parametrize("what", ["--blob", "--source-tar-split"])
 def test_a_full_disk_is_named_and_nothing_stays(full_disk: Path, tmp_path: Path, what: str) -> None:
     tar = tmp_path / "big.tar"
     tar.write_bytes(layer(*(file("d" * 200 + f"/f{n}", os.urandom(2000)) for n in range(20000))))
-    other = {"--blob": tmp_path / "blob", "--source-notes": tmp_path / "notes"}
+    other = {"--blob": tmp_path / "blob", "--source-tar-split": tmp_path / "tar_split"}
     other[what] = full_disk / "out"
     options = [str(item) for pair in other.items() for item in pair]
     done = run("--error-format", "json", "create", *INLINE, "--compressor", "none", *options, tar)
     assert done.returncode == 1
     assert json.loads(done.stderr.splitlines()[-1])["error"]["code"] == "no_space"
     assert not (tmp_path / "blob").exists()
-    assert not (full_disk / "out").exists() or what == "--source-notes"
+    assert not (full_disk / "out").exists() or what == "--source-tar-split"

@@ -13,9 +13,9 @@ import zstandard
 
 from nydus_service.builder.builder import BuilderFailed, MergeRequest, PackRequest
 from nydus_service.builder.embedded import EmbeddedBuilder
-from nydus_service.builder.facts import FactsCache
+from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.features import Feature
-from nydus_service.builder.foreign import ForeignBuilder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.errors import FormatError, SourceDiffersError
 from tests.compat.builders import Builder, bootstrap_of
 from tests.layers import directory, file, hardlink, layer, symlink
@@ -34,11 +34,11 @@ OPTIONS = ("--blob-inline-meta", "--features", "blob-toc")
 
 
 @pytest.fixture
-def native() -> ForeignBuilder:
-    return ForeignBuilder(require_tool("rafs-reference", (0, 1)).path, FactsCache())
+def native() -> ExternalBuilder:
+    return ExternalBuilder(require_tool("rafs-reference", (0, 1)).path, ProbeCache())
 
 
-async def test_it_says_who_it_is(native: ForeignBuilder) -> None:
+async def test_it_says_who_it_is(native: ExternalBuilder) -> None:
     identity = await native.identify()
     assert identity.name == "rafs-reference"
     assert "nydus-builder" in identity.version
@@ -46,25 +46,25 @@ async def test_it_says_who_it_is(native: ForeignBuilder) -> None:
 
 async def test_it_has_all_features() -> None:
     path = require_tool("rafs-reference", (0, 1)).path
-    assert await FactsCache().features(path) == set(Feature)
+    assert await ProbeCache().features(path) == set(Feature)
 
 
 @pytest.mark.parametrize("stored", [TAR, GZIP, zstandard.compress(TAR)], ids=["tar", "gzip", "zstd"])
 @pytest.mark.parametrize("from_file", [True, False], ids=["file", "stream"])
 async def test_pack(
-    tmp_path: Path, native: ForeignBuilder, oracle: Builder, stored: bytes, from_file: bool
+    tmp_path: Path, native: ExternalBuilder, oracle: Builder, stored: bytes, from_file: bool
 ) -> None:
     layer_path = tmp_path / "layer"
     layer_path.write_bytes(stored)
     sink = Collected()
-    request = request_for(stored, notes=tmp_path / "notes")
+    request = request_for(stored, tar_split=tmp_path / "tar_split")
     with nothing_left():
         outcome = await native.pack(request, layer_path if from_file else stream(stored), sink)
     assert (outcome.bytes_in, outcome.bytes_out) == (len(stored), len(sink.data))
     assert sink.data == oracle.create(tmp_path / "direct", TAR, *OPTIONS, prefetch="/\n").blob
-    other = replace(request, notes=tmp_path / "embedded-notes")
+    other = replace(request, tar_split=tmp_path / "embedded-notes")
     await EmbeddedBuilder().pack(other, layer_path, Collected())
-    assert (tmp_path / "notes").read_bytes() == (tmp_path / "embedded-notes").read_bytes()
+    assert (tmp_path / "tar_split").read_bytes() == (tmp_path / "embedded-notes").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ async def test_pack(
 )
 async def test_options_arrive(
     tmp_path: Path,
-    native: ForeignBuilder,
+    native: ExternalBuilder,
     oracle: Builder,
     request_options: dict[str, object],
     options: tuple[str, ...],
@@ -87,14 +87,14 @@ async def test_options_arrive(
     assert sink.data == oracle.create(tmp_path, TAR, *OPTIONS, *options, prefetch="/\n").blob
 
 
-async def test_encryption_changes_the_data(native: ForeignBuilder) -> None:
+async def test_encryption_changes_the_data(native: ExternalBuilder) -> None:
     plain, encrypted = Collected(), Collected()
     await native.pack(request_for(TAR), stream(TAR), plain)
     await native.pack(request_for(TAR, encrypt=True), stream(TAR), encrypted)
     assert plain.data[:4096] != encrypted.data[:4096]
 
 
-async def packed(native: ForeignBuilder, work: Path, request: PackRequest, tar: bytes) -> Path:
+async def packed(native: ExternalBuilder, work: Path, request: PackRequest, tar: bytes) -> Path:
     """Pack a layer; returns its bootstrap in a file with the blob's digest for a name."""
     sink = Collected()
     await native.pack(request, stream(tar), sink)
@@ -103,7 +103,7 @@ async def packed(native: ForeignBuilder, work: Path, request: PackRequest, tar: 
     return path
 
 
-async def test_merge(tmp_path: Path, native: ForeignBuilder, oracle: Builder) -> None:
+async def test_merge(tmp_path: Path, native: ExternalBuilder, oracle: Builder) -> None:
     upper = layer(directory("d"), file("d/small", b"upper\n"), file("d/.wh.large", b""))
     bootstraps = tuple([await packed(native, tmp_path, request_for(tar), tar) for tar in (TAR, upper)])
     request = MergeRequest(bootstraps, tmp_path / "merged", tmp_path / "merged.json")
@@ -115,7 +115,7 @@ async def test_merge(tmp_path: Path, native: ForeignBuilder, oracle: Builder) ->
     assert set(ids) <= {path.name for path in bootstraps}
 
 
-async def test_chunk_dictionary(tmp_path: Path, native: ForeignBuilder) -> None:
+async def test_chunk_dictionary(tmp_path: Path, native: ExternalBuilder) -> None:
     """A layer that is in the dictionary stores its content not again; the merge names both blobs."""
     dictionary = await packed(native, tmp_path, request_for(TAR), TAR)
     named = MergeRequest((dictionary,), tmp_path / "dict", tmp_path / "dict.json")
@@ -127,7 +127,7 @@ async def test_chunk_dictionary(tmp_path: Path, native: ForeignBuilder) -> None:
     assert set((await native.merge(merge)).blobs) == {bootstrap.name, dictionary.name}
 
 
-async def test_merge_of_what_does_not_fit(tmp_path: Path, native: ForeignBuilder) -> None:
+async def test_merge_of_what_does_not_fit(tmp_path: Path, native: ExternalBuilder) -> None:
     requests = (request_for(TAR), request_for(TAR, chunk_size=0x10000))
     bootstraps = tuple([await packed(native, tmp_path, request, TAR) for request in requests])
     merge = MergeRequest(bootstraps, tmp_path / "merged", tmp_path / "merged.json")
@@ -135,7 +135,7 @@ async def test_merge_of_what_does_not_fit(tmp_path: Path, native: ForeignBuilder
         await native.merge(merge)
 
 
-async def test_it_fails_with_its_own_words(native: ForeignBuilder) -> None:
+async def test_it_fails_with_its_own_words(native: ExternalBuilder) -> None:
     """A hard link to nowhere is fine for the feeder; the builder refuses it."""
     tar = layer(hardlink("b", "a"))
     with nothing_left(), pytest.raises(BuilderFailed) as caught:
@@ -148,7 +148,7 @@ async def test_it_fails_with_its_own_words(native: ForeignBuilder) -> None:
 @pytest.mark.parametrize(
     ("stored", "kind"), [(GZIP[: len(GZIP) // 2], SourceDiffersError), (GZIP[:-1] + b"x", SourceDiffersError)]
 )
-async def test_damaged_layer(native: ForeignBuilder, stored: bytes, kind: type[Exception]) -> None:
+async def test_damaged_layer(native: ExternalBuilder, stored: bytes, kind: type[Exception]) -> None:
     """The cause is told, not that the builder met a truncated tar; or did not, as only the end is wrong."""
     with nothing_left(), pytest.raises(kind):
         await native.pack(request_for(GZIP), stream(stored), Collected())
@@ -156,7 +156,7 @@ async def test_damaged_layer(native: ForeignBuilder, stored: bytes, kind: type[E
         await native.pack(request_for(stored), stream(stored), Collected())
 
 
-async def test_consumer_goes_away(native: ForeignBuilder) -> None:
+async def test_consumer_goes_away(native: ExternalBuilder) -> None:
     """It gets no SIGPIPE, since it holds the reading end of its own output: it has to be ended."""
 
     class Enough(Exception):
@@ -170,7 +170,7 @@ async def test_consumer_goes_away(native: ForeignBuilder) -> None:
         await native.pack(request_for(large), stream(large), sink)
 
 
-async def test_cancelled(native: ForeignBuilder) -> None:
+async def test_cancelled(native: ExternalBuilder) -> None:
     begun = anyio.Event()
 
     async def source() -> AsyncIterator[bytes]:

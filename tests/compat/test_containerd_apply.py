@@ -6,7 +6,7 @@ import pytest
 
 from nydus_service.errors import FormatError
 from tests.compat.containerd import Containerd, assert_left_by
-from tests.compat.noted import noted_tree
+from tests.compat.recorded import noted_tree
 from tests.layers import (
     block_device,
     char_device,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nydus_service.oci.layertar import DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK
+from nydus_service.layertar.reader import DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK
 from tests.tools import require_tool
-from tests.unit.oci.reading import read_all
+from tests.unit.layertar.reading import read_all
 
 LONG = b"n" * 90 + b"/" + b"caf\xe9 \n" * 13
 HOLES = 3 << 20

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nydus_service.builder.facts import FactsCache
-from nydus_service.builder.foreign import ForeignBuilder
+from nydus_service.builder.external import ExternalBuilder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
-from nydus_service.convert.image import Place, convert_image
+from nydus_service.convert.image import Location, convert_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import UsageError
 from tests.compat.goconverter import (
@@ -71,9 +71,9 @@ async def convert_with_both(
     go = convert_with_go(converter, native, result_of(memory, "source"), work, *words)
     stores = memory.stores()
     await convert_image(
-        Place(stores, "source"),
-        Place(stores, "target"),
-        ForeignBuilder(native, FactsCache()),
+        Location(stores, "source"),
+        Location(stores, "target"),
+        ExternalBuilder(native, ProbeCache()),
         VerifierProcess(),
         options,
         work_root=work,

@@ -12,7 +12,7 @@ import pytest
 from nydus_service.api.http.server import Timeouts
 from nydus_service.jobs.job import Job, JobError, JobProgress, JobState
 from tests.compat.chromium import Tab, open_tab, require_chromium
-from tests.unit.api.boards import MemoryBoard, a_job, progress_of
+from tests.unit.api.jobservice import MemoryBoard, a_job, progress_of
 from tests.unit.api.serving import TOKEN, Served, served
 
 EVIL = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
@@ -32,10 +32,10 @@ def chromium() -> None:
 
 @asynccontextmanager
 async def page(
-    board: MemoryBoard, folder: Path, *, sign_in: bool = True, fragment: str = ""
+    job_service: MemoryBoard, folder: Path, *, sign_in: bool = True, fragment: str = ""
 ) -> AsyncIterator[tuple[Served, Tab]]:
-    """The page of a server over a board. Whatever the browser complains of fails the test."""
-    async with served(board, folder, timeouts=Timeouts(shutdown_s=1)) as at, open_tab(folder) as tab:
+    """The page of a server over a job_service. Whatever the browser complains of fails the test."""
+    async with served(job_service, folder, timeouts=Timeouts(shutdown_s=1)) as at, open_tab(folder) as tab:
         await tab.look(width=1280, height=800)
         await tab.call("Page.navigate", url=f"{at.url}/#{fragment}")
         await tab.until("!document.getElementById('door').hidden")
@@ -62,8 +62,8 @@ def row(number: int) -> str:
 
 
 async def test_the_shell_shows_nothing_without_the_token(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with page(board, tmp_path, sign_in=False) as (_, tab):
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING))
+    async with page(job_service, tmp_path, sign_in=False) as (_, tab):
         await tab.shows("s token")
         assert "app-1" not in await tab.run("document.documentElement.outerHTML")
         await enter(tab, "not-the-token-0123456789")
@@ -86,43 +86,43 @@ async def test_the_token_is_kept_for_this_tab_and_no_longer(tmp_path: Path) -> N
 
 
 async def test_jobs_move_as_they_are_worked_on(tmp_path: Path) -> None:
-    board = MemoryBoard()
-    async with page(board, tmp_path) as (_, tab):
+    job_service = MemoryBoard()
+    async with page(job_service, tmp_path) as (_, tab):
         await tab.shows("No jobs yet", "#jobs")
-        board.put(a_job(1))
+        job_service.put(a_job(1))
         await tab.shows("registry.example.com/team/app-1:1.1", "section[aria-label=Waiting]")
-        board.move(job_id(1), JobState.RUNNING)
+        job_service.move(job_id(1), JobState.RUNNING)
         await tab.shows("40 %", "section[aria-label='Under way']")
         await tab.shows("2/4 layers", row(1))
         await tab.until(f"document.querySelector(\"{row(1)} [role=progressbar]\").ariaValueNow === '40'")
-        board.move(job_id(1), JobState.VERIFYING)
+        job_service.move(job_id(1), JobState.VERIFYING)
         await tab.shows("Verifying", row(1))
-        board.move(job_id(1), JobState.DONE)
+        job_service.move(job_id(1), JobState.DONE)
         await tab.shows("210 MB → 189 MB", "section[aria-label=Finished]")
         await tab.shows("12.3 s", row(1))
-        board.put(a_job(2, JobState.FAILED))
+        job_service.put(a_job(2, JobState.FAILED))
         await tab.shows("gzip stream ends", row(2))
         assert await tab.run("document.querySelectorAll('a.row').length") == 2
 
 
 async def test_one_job_is_shown_whole_while_it_goes_on(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING), a_job(2))
-    async with page(board, tmp_path) as (_, tab):
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING), a_job(2))
+    async with page(job_service, tmp_path) as (_, tab):
         await tab.click(row(1))
         await tab.shows("84.0 MB of 210 MB read", "#details")
         await tab.shows("8 s left", "#details")
         assert await tab.run("document.querySelectorAll('table.layers tbody tr').length") == 4
         await tab.shows("waiting", "table.layers")
-        board.move(job_id(1), JobState.DONE)
+        job_service.move(job_id(1), JobState.DONE)
         await tab.shows("equal to the source: 3,211 names, 210 MB (tree)", "#details")
         await tab.shows("nydus-image-py 0.1.0", "#details")
         await tab.shows("90 %", "table.layers")
         await tab.shows("4.50 s", "table.layers")
         await tab.shows("0.87 s", "table.platforms")
         assert await tab.run("document.title") == "Done: app-1:1.1 \u2013 nydus-service"
-        board.move(job_id(1), JobState.QUEUED)  # somebody asks for it again elsewhere
+        job_service.move(job_id(1), JobState.QUEUED)  # somebody asks for it again elsewhere
         await tab.shows("Queued", "#details .actions")
-        board.move(job_id(1), JobState.RUNNING)
+        job_service.move(job_id(1), JobState.RUNNING)
         await tab.shows("Running", "#details .actions")
         await tab.press("Escape", 27)
         await tab.until("document.getElementById('details').hidden && location.hash === ''")
@@ -130,30 +130,30 @@ async def test_one_job_is_shown_whole_while_it_goes_on(tmp_path: Path) -> None:
 
 
 async def test_cancel_asks_first_and_retry_begins_anew(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with page(board, tmp_path) as (_, tab):
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING))
+    async with page(job_service, tmp_path) as (_, tab):
         await tab.click(row(1))
         await tab.shows("Cancel", "#details .buttons")
         await tab.click("#details .buttons button")
         await tab.shows("Really cancel?", "#details .buttons")
-        assert board.get(job_id(1)).state is JobState.RUNNING
+        assert job_service.get(job_id(1)).state is JobState.RUNNING
         await tab.click("#details .buttons button")
         await tab.shows("Retry", "#details .buttons")
-        assert board.get(job_id(1)).state is JobState.CANCELLED
+        assert job_service.get(job_id(1)).state is JobState.CANCELLED
         await tab.click("#details .buttons button")
         await tab.shows("Queued", "#details .actions")
-        assert board.get(job_id(1)).state is JobState.QUEUED
-        board.move(job_id(1), JobState.DONE)
+        assert job_service.get(job_id(1)).state is JobState.QUEUED
+        job_service.move(job_id(1), JobState.DONE)
         await tab.shows("Done", "#details .actions")
 
 
 async def test_an_error_is_told_whole(tmp_path: Path) -> None:
     waits = JobError(code="unreachable", message="containerd does not answer", retryable=True)
     hungry = JobProgress(stage="waiting for space")
-    board = MemoryBoard(
+    job_service = MemoryBoard(
         a_job(1, JobState.FAILED), a_job(2, error=waits, attempts=1), a_job(3, progress=hungry)
     )
-    async with page(board, tmp_path, fragment=job_id(1)) as (_, tab):
+    async with page(job_service, tmp_path, fragment=job_id(1)) as (_, tab):
         await tab.shows("corrupt_input", "#details .error")
         await tab.shows("pull the image again", "#details .error")
         await tab.shows("stopped", "table.layers")
@@ -176,10 +176,10 @@ async def test_text_stays_text(tmp_path: Path) -> None:
 
 async def test_a_lost_connection_is_told_and_found_again(tmp_path: Path) -> None:
     """The server goes away and comes back at its place; what happened meanwhile is shown then."""
-    board = MemoryBoard(a_job(1, JobState.RUNNING), a_job(2, JobState.RUNNING))
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING), a_job(2, JobState.RUNNING))
     async with open_tab(tmp_path) as tab:
         await tab.look(width=1280, height=800)
-        async with served(board, tmp_path) as at:
+        async with served(job_service, tmp_path) as at:
             address = at.server.addresses[0]
             await tab.call("Page.navigate", url=f"{at.url}/")
             await enter(tab, TOKEN)
@@ -189,10 +189,10 @@ async def test_a_lost_connection_is_told_and_found_again(tmp_path: Path) -> None
         await tab.shows("Trying again in", "#lost")
         await tab.shows("Not connected", "#link")
         await tab.shows("app-1", "#jobs")
-        del board.jobs[job_id(2)]
-        board.move(job_id(1), JobState.DONE)
+        del job_service.jobs[job_id(2)]
+        job_service.move(job_id(1), JobState.DONE)
         (tmp_path / "token").unlink()
-        async with served(board, tmp_path, address=address):
+        async with served(job_service, tmp_path, address=address):
             await tab.click("#lost button")
             await tab.shows("Live", "#link")
             await tab.shows("Done", "#details .actions")
@@ -202,8 +202,8 @@ async def test_a_lost_connection_is_told_and_found_again(tmp_path: Path) -> None
 
 async def test_filters(tmp_path: Path) -> None:
     states = (JobState.DONE, JobState.FAILED, JobState.QUEUED)
-    board = MemoryBoard(*(a_job(number, states[number % 3]) for number in range(1, 31)))
-    async with page(board, tmp_path) as (_, tab):
+    job_service = MemoryBoard(*(a_job(number, states[number % 3]) for number in range(1, 31)))
+    async with page(job_service, tmp_path) as (_, tab):
         await tab.until("document.querySelectorAll('a.row').length === 30")
         await tab.click(".chip.failed")
         await tab.until("document.querySelectorAll('a.row').length === 10")
@@ -218,8 +218,8 @@ async def test_filters(tmp_path: Path) -> None:
 
 
 async def test_the_keyboard_will_do(tmp_path: Path) -> None:
-    board = MemoryBoard(*(a_job(number, JobState.DONE) for number in range(1, 6)))
-    async with page(board, tmp_path) as (_, tab):
+    job_service = MemoryBoard(*(a_job(number, JobState.DONE) for number in range(1, 6)))
+    async with page(job_service, tmp_path) as (_, tab):
         await tab.until("document.querySelectorAll('a.row').length === 5")
         await tab.press("j", text="j")
         await tab.press("j", text="j")
@@ -228,24 +228,24 @@ async def test_the_keyboard_will_do(tmp_path: Path) -> None:
         assert await tab.run("document.activeElement.hash") == f"#{job_id(4)}"
         await tab.press("Enter", 13, "\r")
         await tab.shows(job_id(4), "#details")
-        board.put(a_job(6, JobState.DONE))  # a row above it: focus stays
+        job_service.put(a_job(6, JobState.DONE))  # a row above it: focus stays
         await tab.until("document.querySelectorAll('a.row').length === 6")
         assert await tab.run("document.activeElement.hash") == f"#{job_id(4)}"
 
 
 async def test_a_thousand_jobs(tmp_path: Path) -> None:
     """All are there, few are drawn, and a storm of changes is not lost."""
-    board = MemoryBoard(*(a_job(number, JobState.DONE) for number in range(1, 1201)))
-    async with page(board, tmp_path) as (_, tab):
+    job_service = MemoryBoard(*(a_job(number, JobState.DONE) for number in range(1, 1201)))
+    async with page(job_service, tmp_path) as (_, tab):
         await tab.shows("1,000", ".chip.done")
         assert await tab.run("document.querySelectorAll('a.row').length") == 150
         await tab.click("section button.more")
         await tab.until("document.querySelectorAll('a.row').length === 650")
         for number in range(1201, 1401):
-            board.put(a_job(number, JobState.RUNNING))
+            job_service.put(a_job(number, JobState.RUNNING))
             await asyncio.sleep(0)
         for number in range(1201, 1401):
-            board.move(job_id(number), JobState.DONE)
+            job_service.move(job_id(number), JobState.DONE)
             await asyncio.sleep(0)
         await tab.shows("1,200", ".chip.done")
         assert await tab.run("document.querySelectorAll(\"section[aria-label='Under way']\").length") == 0
@@ -256,8 +256,8 @@ async def test_a_thousand_jobs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 async def test_every_width_and_scheme(tmp_path: Path, dark: bool) -> None:
     """Nothing needs scrolling sideways, and text stands out from its ground (WCAG 2: 4.5 to 1)."""
-    board = MemoryBoard(*(_longest(number, state) for number, state in enumerate(JobState, 1)))
-    async with page(board, tmp_path) as (_, tab):
+    job_service = MemoryBoard(*(_longest(number, state) for number, state in enumerate(JobState, 1)))
+    async with page(job_service, tmp_path) as (_, tab):
         await tab.until(f"document.querySelectorAll('a.row').length === {len(JobState)}")
         for width in (360, 768, 1280):
             await tab.look(width=width, height=740, dark=dark)

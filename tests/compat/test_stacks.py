@@ -18,7 +18,7 @@ from nydus_service.nydus_image.merge import MergeOptions, merge
 from nydus_service.rafs.reader import read_bootstrap
 from tests.compat.builders import bootstrap_of
 from tests.compat.containerd import Containerd, assert_left_by
-from tests.compat.noted import noted_tree
+from tests.compat.recorded import noted_tree
 from tests.compat.stacks import (
     ANY_STACKS,
     Entry,

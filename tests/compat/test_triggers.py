@@ -17,28 +17,32 @@ import anyio.to_thread
 import pytest
 
 from nydus_service.config.environment import Settings
-from nydus_service.config.sections import Config, Containerd, Rule
-from nydus_service.config.sections import Daemon as DaemonSection
-from nydus_service.config.sections import Triggers as TriggerSettings
+from nydus_service.config.sections import (
+    ContainerdSection,
+    DaemonConfig,
+    DaemonSection,
+    RuleEntry,
+    TriggersSection,
+)
 from nydus_service.content.containerd.events import ImageNode, open_image_node
 from nydus_service.content.containerd.stores import open_containerd
 from nydus_service.content.store import Image
-from nydus_service.convert.existing import record
 from nydus_service.convert.progress import Progress
-from nydus_service.convert.rules import RuleBook
+from nydus_service.convert.uptodate import record
 from nydus_service.daemon.worker import Worker
 from nydus_service.errors import FormatError
-from nydus_service.jobs.board import Runner
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.journal import open_journal
-from nydus_service.jobs.labels import CONVERT, OPTIONS
 from nydus_service.jobs.queue import JobQueue, QueueLimits
-from nydus_service.jobs.triggers import ImageTriggers
+from nydus_service.jobs.service import Runner
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import NoTracing
 from nydus_service.oci.reference import ImageReference
+from nydus_service.triggers.images import ImageTriggers
+from nydus_service.triggers.labels import CONVERT, OPTIONS
+from nydus_service.triggers.rules import RuleBook
 from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
-from tests.contract.place import add_image, write_manifest
+from tests.contract.location import add_image, write_manifest
 from tests.unit.cli.command import run
 from tests.unit.jobs.runner import PLENTY, Script, descriptor
 
@@ -68,7 +72,7 @@ class Naming(Script):
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A namespace of a containerd, and where the daemon of ours has its files."""
 
     daemon: Daemon
@@ -135,11 +139,16 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    place: Place, runner: Runner, *, rules: Sequence[Rule] = (), everywhere: bool = False, **limits: Any
+    place: Location,
+    runner: Runner,
+    *,
+    rules: Sequence[RuleEntry] = (),
+    everywhere: bool = False,
+    **limits: Any,
 ) -> AsyncIterator[Service]:
     """Work inside the block, over the journal that earlier blocks have left; then end as if killed."""
-    settings = TriggerSettings(namespaces=() if everywhere else (place.namespace,))
-    book = RuleBook.of(Config(rules=tuple(rules)))
+    settings = TriggersSection(namespaces=() if everywhere else (place.namespace,))
+    book = RuleBook.of(DaemonConfig(rules=tuple(rules)))
     place.directory.mkdir(exist_ok=True)
     async with open_journal(place.directory / "journal") as journal, anyio.create_task_group() as tasks:
         given = QueueLimits(**{"running": 2, "first_pause_s": 0.01} | limits)
@@ -152,11 +161,11 @@ async def serving(
 
 
 @pytest.fixture
-def place(daemon: Daemon, tmp_path: Path) -> Place:
-    return Place(daemon, new_namespace(), tmp_path / "state")
+def place(daemon: Daemon, tmp_path: Path) -> Location:
+    return Location(daemon, new_namespace(), tmp_path / "state")
 
 
-async def test_a_label_alone(place: Place) -> None:
+async def test_a_label_alone(place: Location) -> None:
     await place.add("app:1")
     async with serving(place, place.runner()) as service:
         await place.label("app:1", convert="app:1-nydus", options="compressor=none,chunk-size=0x1000")
@@ -172,14 +181,14 @@ async def test_a_label_alone(place: Place) -> None:
     assert job.request.source.startswith("app:1@sha256:")
 
 
-async def test_labels_set_while_nobody_looked(place: Place) -> None:
+async def test_labels_set_while_nobody_looked(place: Location) -> None:
     await place.add("app:1")
     await place.label("app:1", convert="app:1-nydus")
     async with serving(place, place.runner()):
         await place.until_status("done", "app:1")
 
 
-async def test_an_answer_outlives_what_gave_it(place: Place) -> None:
+async def test_an_answer_outlives_what_gave_it(place: Location) -> None:
     """Ended with the job accepted: the next one does it, and it is the same job."""
     await place.add("app:1")
     runner = place.runner()
@@ -201,7 +210,7 @@ async def test_an_answer_outlives_what_gave_it(place: Place) -> None:
     assert (after[JOB], after[REQUEST]) == (labels[JOB], labels[REQUEST])
 
 
-async def test_without_its_journal_a_request_is_asked_again(place: Place) -> None:
+async def test_without_its_journal_a_request_is_asked_again(place: Location) -> None:
     await place.add("app:1")
     async with serving(place, place.runner()):
         await place.label("app:1", convert="app:1-nydus")
@@ -214,7 +223,7 @@ async def test_without_its_journal_a_request_is_asked_again(place: Place) -> Non
     assert after[RESULT] == before[RESULT]
 
 
-async def test_removing_the_status_asks_again(place: Place) -> None:
+async def test_removing_the_status_asks_again(place: Location) -> None:
     await place.add("app:1")
     async with serving(place, place.runner()) as service:
         await place.label("app:1", convert="app:1-nydus")
@@ -226,7 +235,7 @@ async def test_removing_the_status_asks_again(place: Place) -> None:
         assert len(service.jobs()) == 2
 
 
-async def test_another_request_is_another_job(place: Place) -> None:
+async def test_another_request_is_another_job(place: Location) -> None:
     await place.add("app:1")
     async with serving(place, place.runner()) as service:
         await place.label("app:1", convert="app:1-nydus")
@@ -241,9 +250,9 @@ async def test_another_request_is_another_job(place: Place) -> None:
         assert (len(service.jobs()), len(sources)) == (4, 2)
 
 
-async def test_our_own_changes_ask_for_nothing(place: Place) -> None:
+async def test_our_own_changes_ask_for_nothing(place: Location) -> None:
     await place.add("docker.io/library/app:1")
-    rules = [Rule("docker.io/library/*", "{name}:{tag}-nydus")]
+    rules = [RuleEntry("docker.io/library/*", "{name}:{tag}-nydus")]
     async with serving(place, place.runner(), rules=rules) as service:
         await place.until(lambda labels: labels.get(RULE_STATUS) == "done", "docker.io/library/app:1")
         await place.label("docker.io/library/app:1", convert="docker.io/library/else:1")
@@ -257,8 +266,8 @@ async def test_our_own_changes_ask_for_nothing(place: Place) -> None:
         assert len(service.jobs()) == 4
 
 
-async def test_new_images_by_rule(place: Place) -> None:
-    rules = [Rule("docker.io/library/*", "{name}:{tag}-nydus", options={"compressor": "none"})]
+async def test_new_images_by_rule(place: Location) -> None:
+    rules = [RuleEntry("docker.io/library/*", "{name}:{tag}-nydus", options={"compressor": "none"})]
     await place.add("docker.io/library/before:1", "quay.io/other/app:1")
     async with serving(place, place.runner(), rules=rules) as service:
         await place.add("docker.io/library/new:1")
@@ -273,19 +282,19 @@ async def test_new_images_by_rule(place: Place) -> None:
     assert not await place.labels("quay.io/other/app:1")
 
 
-async def test_other_rules_hold_for_images_that_are_there(place: Place) -> None:
+async def test_other_rules_hold_for_images_that_are_there(place: Location) -> None:
     await place.add("docker.io/library/app:1")
     async with serving(place, place.runner()) as service:
         await place.add("marker:1")
         await place.label("marker:1", convert="marker:1-nydus")
         await place.until_status("done", "marker:1")
         assert RULE_STATUS not in await place.labels("docker.io/library/app:1")
-        book = RuleBook.of(Config(rules=(Rule("docker.io/*", "{name}:{tag}-nydus"),)))
-        service.triggers.reload(book, TriggerSettings(namespaces=(place.namespace,)))
+        book = RuleBook.of(DaemonConfig(rules=(RuleEntry("docker.io/*", "{name}:{tag}-nydus"),)))
+        service.triggers.reload(book, TriggersSection(namespaces=(place.namespace,)))
         await place.until(lambda labels: labels.get(RULE_STATUS) == "done", "docker.io/library/app:1")
 
 
-async def test_requests_that_cannot_be_done(place: Place) -> None:
+async def test_requests_that_cannot_be_done(place: Location) -> None:
     asked = {
         "options:1": {"convert": "x:1", "options": "compresor=zstd"},
         "self:1": {"convert": "self:1"},
@@ -304,7 +313,7 @@ async def test_requests_that_cannot_be_done(place: Place) -> None:
         assert ERROR not in (await place.until_status("done", "options:1"))["options:1"]
 
 
-async def test_a_job_that_fails(place: Place) -> None:
+async def test_a_job_that_fails(place: Location) -> None:
     await place.add("app:1")
     runner = place.runner()
 
@@ -322,7 +331,7 @@ async def test_a_job_that_fails(place: Place) -> None:
         assert (await place.until_status("done", "app:1"))["app:1"][JOB] == labels[JOB]
 
 
-async def test_a_source_that_is_deleted_meanwhile(place: Place) -> None:
+async def test_a_source_that_is_deleted_meanwhile(place: Location) -> None:
     await place.add("app:1", "marker:1")
     runner = place.runner()
     begun = anyio.Event()
@@ -342,7 +351,7 @@ async def test_a_source_that_is_deleted_meanwhile(place: Place) -> None:
         assert service.triggers.waiting == 0
 
 
-async def test_two_hundred_at_once(place: Place) -> None:
+async def test_two_hundred_at_once(place: Location) -> None:
     names = [f"app:{number}" for number in range(200)]
     await place.add("app:0")
     await place.ctr("images", "tag", "app:0", *names[1:])
@@ -361,7 +370,7 @@ async def test_two_hundred_at_once(place: Place) -> None:
 async def test_containerd_killed_and_started_again(version: str, tmp_path: Path) -> None:
     (tmp_path / "containerd").mkdir()
     with running_daemon(version, tmp_path / "containerd") as daemon:
-        place = Place(daemon, "first", tmp_path / "state")
+        place = Location(daemon, "first", tmp_path / "state")
         await place.add("app:1", "while-away:1", "late:1")
         async with serving(place, place.runner(), everywhere=True) as service:
             await place.label("app:1", convert="app:1-nydus")
@@ -371,21 +380,21 @@ async def test_containerd_killed_and_started_again(version: str, tmp_path: Path)
                 await anyio.to_thread.run_sync(daemon.start)
                 await place.label("app:1", status="")
                 await place.until_status("done", "app:1")
-            later = Place(daemon, "later", tmp_path / "state")  # a namespace that was not there
+            later = Location(daemon, "later", tmp_path / "state")  # a namespace that was not there
             await later.add("app:1")
             await later.label("app:1", convert="app:1-nydus")
             await later.until_status("done", "app:1")
             assert len(service.jobs(JobState.DONE)) == 5
 
 
-async def test_a_real_conversion(place: Place, tmp_path: Path) -> None:
+async def test_a_real_conversion(place: Location, tmp_path: Path) -> None:
     layout, archive = tmp_path / "layout", tmp_path / "image.tar"
     assert run("sample", layout, "--size-mb", "1", "--tag", "1").returncode == 0
     with tarfile.open(archive, "w") as tar:
         tar.add(layout, arcname=".")
     await place.ctr("images", "import", "--no-unpack", "--base-name", "docker.io/library/app", str(archive))
-    config = Config(
-        containerd=Containerd(place.daemon.address),
+    config = DaemonConfig(
+        containerd=ContainerdSection(place.daemon.address),
         daemon=DaemonSection(run_dir=tmp_path / "run", work_dir=tmp_path),
     )
     worker = Worker(config, Settings(), 2, Metrics(), NoTracing())

@@ -1,4 +1,4 @@
-"""A gRPC server over a board in memory, at a real socket, and a runner that answers what a test says."""
+"""A gRPC server over jobs in memory, at a real socket, and a runner that answers what a test says."""
 
 import subprocess
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +18,7 @@ from nydus_service.errors import UnsupportedError
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.oci.descriptor import Descriptor
 from tests.tools import require_tool
-from tests.unit.api.boards import MemoryBoard, descriptor
+from tests.unit.api.jobservice import MemoryBoard, descriptor
 
 DEFAULTS = ConvertOptions(compressor="lz4_block", with_referrer=True, jobs=1)
 """Options of the daemon's configuration, other than anybody's own defaults."""
@@ -26,14 +26,14 @@ DEFAULTS = ConvertOptions(compressor="lz4_block", with_referrer=True, jobs=1)
 
 @dataclass
 class AnsweringRunner:
-    """Implements `jobs.board.Runner`. `failure` is raised instead of an answer."""
+    """Implements `jobs.service.Runner`. `failure` is raised instead of an answer."""
 
     failure: Exception | None = None
     verdict: str = "equal"
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
     async def convert(self, job: Job, progress: Progress) -> ConvertResult:
-        raise UnsupportedError("jobs of this board are moved by the test")
+        raise UnsupportedError("jobs of this job_service are moved by the test")
 
     async def preview(self, request: JobRequest) -> Preview:
         self.asked.append((request,))
@@ -63,7 +63,7 @@ class Served:
     """A server that runs, and what is behind it."""
 
     server: ApiServer
-    board: MemoryBoard
+    job_service: MemoryBoard
     runner: AnsweringRunner
     socket: Path
     client: ApiClient
@@ -71,13 +71,17 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, *, group: str = "", tls: TlsListener | None = None, board: MemoryBoard | None = None
+    directory: Path,
+    *,
+    group: str = "",
+    tls: TlsListener | None = None,
+    job_service: MemoryBoard | None = None,
 ) -> AsyncIterator[Served]:
     """Serve at `directory`/sock, with a client that is connected to it."""
-    board, runner, socket = board or MemoryBoard(), AnsweringRunner(), directory / "sock"
+    job_service, runner, socket = job_service or MemoryBoard(), AnsweringRunner(), directory / "sock"
     settings = ApiSettings(socket, group, tls, DEFAULTS, grace_s=2)
-    async with open_api_server(board, runner, settings) as server, open_client(socket) as client:
-        yield Served(server, board, runner, socket, client)
+    async with open_api_server(job_service, runner, settings) as server, open_client(socket) as client:
+        yield Served(server, job_service, runner, socket, client)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import anyio
 
 from nydus_service.content.containerd.stores import open_containerd
 from nydus_service.errors import NydusServiceError
-from tests.contract.place import write
+from tests.contract.location import write
 
 NOBODY = 65534
 

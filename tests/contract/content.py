@@ -8,7 +8,7 @@ import pytest
 from nydus_service.content.store import ContentNotFound, Stores, UnexpectedContent, read_pieces
 from nydus_service.errors import UnsupportedError
 from nydus_service.oci.digest import Digest
-from tests.contract.place import blob, read, write
+from tests.contract.location import blob, read, write
 
 MIB = 1 << 20
 BIG = b"".join(hashlib.sha256(b"%d" % i).digest() for i in range(MIB // 16))

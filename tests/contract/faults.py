@@ -7,7 +7,7 @@ from pathlib import Path
 from nydus_service.content.store import Stores
 from nydus_service.content.transfer import closure
 from nydus_service.oci.digest import Digest
-from tests.contract.place import read
+from tests.contract.location import read
 
 PROJECT = Path(__file__).parents[2]
 STEPS_MIN, STEPS_MAX = 20, 80

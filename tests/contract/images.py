@@ -6,7 +6,7 @@ import pytest
 from nydus_service.content.store import Image, ImageNotFound, Stores, find_image
 from nydus_service.errors import UsageError
 from nydus_service.oci.digest import Digest
-from tests.contract.place import Place, add_image, names, write_manifest
+from tests.contract.location import Location, add_image, names, write_manifest
 
 
 class ImagesContract:
@@ -28,7 +28,7 @@ class ImagesContract:
             await add_image(stores, name)
         assert sorted(await names(stores.images)) == ["a", "b", "c"]
 
-    async def test_others_see_it(self, stores: Stores, place: Place) -> None:
+    async def test_others_see_it(self, stores: Stores, place: Location) -> None:
         image = await add_image(stores, "app")
         async with place.open() as other:
             assert (await other.images.get("app")).target.digest == image.target.digest
@@ -43,7 +43,7 @@ class ImagesContract:
         assert (await stores.images.get("app")).target.digest == target.digest
         assert sorted(await names(stores.images)) == ["app", "other"]
 
-    async def test_a_name_is_never_missing(self, stores: Stores, place: Place) -> None:
+    async def test_a_name_is_never_missing(self, stores: Stores, place: Location) -> None:
         async with place.open() as other, stores.leases.open_lease("moving") as lease:
             targets = [await write_manifest(lease.content, name) for name in ("one", "two")]
             await stores.images.put(Image("app", targets[0]))

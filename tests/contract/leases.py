@@ -6,7 +6,7 @@ import pytest
 from nydus_service.content.store import ContentNotFound, Image, Stores
 from nydus_service.errors import UsageError
 from nydus_service.oci.digest import Digest
-from tests.contract.place import Place, add_image, read, write, write_manifest
+from tests.contract.location import Location, add_image, read, write, write_manifest
 
 
 class LeasesContract:
@@ -19,7 +19,7 @@ class LeasesContract:
             assert await read(stores.content, desc) == b"content"
             assert await read(lease.content, desc) == b"content"
 
-    async def test_what_an_image_leads_to_is_kept(self, stores: Stores, place: Place) -> None:
+    async def test_what_an_image_leads_to_is_kept(self, stores: Stores, place: Location) -> None:
         async with stores.leases.open_lease("one") as lease:
             target = await write_manifest(lease.content, "app")
             await stores.images.put(Image("app", target))

@@ -13,7 +13,7 @@ import anyio
 from nydus_service.content.archive import open_archive
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import Image
-from tests.contract.place import add_image, write, write_manifest
+from tests.contract.location import add_image, write, write_manifest
 
 CHANGES = {"os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 """What Python tells of calls that change files (audit events), besides "open". Between two of these a

@@ -47,7 +47,7 @@ from tests.contract.apiserver import (
     make_certificates,
     serving,
 )
-from tests.unit.api.boards import MemoryBoard, a_job
+from tests.unit.api.jobservice import MemoryBoard, a_job
 
 SOURCE, TARGET = "docker.io/library/app:1", "docker.io/library/app:1-nydus"
 METHODS = "/nydus_service.v1.Converter/"
@@ -61,7 +61,7 @@ async def test_submit_fills_in_what_the_configuration_says(tmp_path: Path) -> No
         assert job.request.options.as_json() == options.as_json()
         assert (job.request.source, job.request.target, job.request.namespace) == (SOURCE, TARGET, "default")
         assert (job.state, job.origin) == (JobState.QUEUED, "grpc")
-        assert [each[1:] for each in served.board.submitted] == [("grpc", 0)]
+        assert [each[1:] for each in served.job_service.submitted] == [("grpc", 0)]
 
 
 async def test_what_is_said_wins_over_the_configuration_even_if_it_is_a_default(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ async def test_an_equal_request_is_joined(tmp_path: Path) -> None:
         first = await served.client.submit(SOURCE, TARGET)
         again = await served.client.submit(SOURCE, TARGET, priority=7)
         assert (again.job.id, again.joined) == (first.job.id, True)
-        assert [each[2] for each in served.board.submitted] == [0, 7]
+        assert [each[2] for each in served.job_service.submitted] == [0, 7]
 
 
 async def test_a_namespace_counts_only_where_containerd_is_meant(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ async def test_a_namespace_counts_only_where_containerd_is_meant(tmp_path: Path)
 @pytest.mark.parametrize("state", JobState)
 async def test_a_job_comes_as_it_is(tmp_path: Path, state: JobState) -> None:
     job = a_job(3, state, priority=-4, not_before=1_795_000_100.125, retries=2, interruptions=1)
-    async with serving(tmp_path, board=MemoryBoard(job)) as served:
+    async with serving(tmp_path, job_service=MemoryBoard(job)) as served:
         got = await served.client.get(job.id)
     assert got.request.options.as_json() == job.request.options.as_json()
     assert got == type(job)(
@@ -125,7 +125,7 @@ async def test_a_wrong_request_is_refused_by_name(
             await served.client.submit(source, target, options=options)
         with pytest.raises(UsageError, match=named):
             await served.client.plan(source, target, options=options)
-        assert not served.board.submitted
+        assert not served.job_service.submitted
         assert not served.runner.asked
 
 
@@ -137,7 +137,7 @@ async def test_a_priority_has_bounds(tmp_path: Path) -> None:
 
 async def test_an_id_can_be_given_by_its_first_digits(tmp_path: Path) -> None:
     jobs = [a_job(number, id=f"{digits}{'0' * 27}") for number, digits in enumerate(("abcd0", "abcd1"))]
-    async with serving(tmp_path, board=MemoryBoard(*jobs)) as served:
+    async with serving(tmp_path, job_service=MemoryBoard(*jobs)) as served:
         assert (await served.client.get("abcd1")).id == jobs[1].id
         with pytest.raises(UsageError, match="several"):
             await served.client.get("abcd")
@@ -150,7 +150,7 @@ async def test_an_id_can_be_given_by_its_first_digits(tmp_path: Path) -> None:
 async def test_lists_come_in_pages_without_what_is_large(tmp_path: Path) -> None:
     states = list(JobState)
     jobs = [a_job(number, states[number % 6]) for number in range(1, 12)]
-    async with serving(tmp_path, board=MemoryBoard(*jobs)) as served:
+    async with serving(tmp_path, job_service=MemoryBoard(*jobs)) as served:
         listed, token = [], ""
         while True:
             page = await served.client.list(page_size=4, page_token=token)
@@ -172,7 +172,7 @@ async def test_a_page_is_never_too_big_for_a_client(tmp_path: Path) -> None:
     jobs = [a_job(number, JobState.FAILED) for number in range(1, 60)]
     for number, job in enumerate(jobs):
         jobs[number] = a_job(number + 1, request=job.request, origin="x" * 100_000)
-    async with serving(tmp_path, board=MemoryBoard(*jobs)) as served:
+    async with serving(tmp_path, job_service=MemoryBoard(*jobs)) as served:
         page = await served.client.list(page_size=1000)
         assert 8 <= len(page.jobs) < 20
         assert page.next_token == page.jobs[-1].id
@@ -186,10 +186,10 @@ async def test_watching_ends_with_the_job(tmp_path: Path) -> None:
             async for each in jobs:
                 seen.append(each.state)
                 if each.state is JobState.QUEUED:
-                    served.board.move(job.id, JobState.RUNNING)
-                    served.board.move(job.id, JobState.DONE)
+                    served.job_service.move(job.id, JobState.RUNNING)
+                    served.job_service.move(job.id, JobState.DONE)
         assert seen == [JobState.QUEUED, JobState.RUNNING, JobState.DONE]
-        await served.board.until_watched_by(0)
+        await served.job_service.until_watched_by(0)
 
 
 async def test_who_hangs_up_watches_no_longer(tmp_path: Path) -> None:
@@ -198,11 +198,11 @@ async def test_who_hangs_up_watches_no_longer(tmp_path: Path) -> None:
         async with aclosing(served.client.watch(job.id)) as jobs:
             async for _ in jobs:
                 break
-        await served.board.until_watched_by(0)
+        await served.job_service.until_watched_by(0)
         with anyio.move_on_after(0.01):
             async for _ in served.client.watch(job.id):
                 pass
-        await served.board.until_watched_by(0)
+        await served.job_service.until_watched_by(0)
 
 
 async def test_all_jobs_can_be_watched(tmp_path: Path) -> None:
@@ -218,16 +218,16 @@ async def test_all_jobs_can_be_watched(tmp_path: Path) -> None:
 
 
 async def _submit_when_watched(served: Served) -> None:
-    await served.board.until_watched_by(1)
+    await served.job_service.until_watched_by(1)
     for number in range(3):
         await served.client.submit(f"app:{number}", TARGET)
 
 
 async def test_watches_are_limited(tmp_path: Path) -> None:
-    async with serving(tmp_path, board=MemoryBoard(a_job())) as served:
+    async with serving(tmp_path, job_service=MemoryBoard(a_job())) as served:
         async with grpc.aio.insecure_channel(f"unix:{served.socket}") as channel:
             calls = [_watch(channel, "") for _ in range(WATCHERS_MAX)]
-            await served.board.until_watched_by(WATCHERS_MAX)
+            await served.job_service.until_watched_by(WATCHERS_MAX)
             with pytest.raises(NydusServiceError, match="watch already") as info:
                 async for _ in served.client.watch():
                     pass
@@ -235,7 +235,7 @@ async def test_watches_are_limited(tmp_path: Path) -> None:
             assert (await served.client.list()).jobs
             for call in calls:
                 call.cancel()
-            await served.board.until_watched_by(0)
+            await served.job_service.until_watched_by(0)
 
 
 async def test_cancel_and_retry(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ async def test_errors_come_as_they_are(
     tmp_path: Path, error: NydusServiceError, code: grpc.StatusCode
 ) -> None:
     async with serving(tmp_path) as served:
-        served.board.refusal = error
+        served.job_service.refusal = error
         with pytest.raises(NydusServiceError) as info:
             await served.client.submit(SOURCE, TARGET)
         assert isinstance(error, type(info.value))  # ContentNotFound is as good as its kind
@@ -380,7 +380,7 @@ class TestBadMessages:
             code, said = await _raw(served.socket, "Submit", message)
             assert code is grpc.StatusCode.INVALID_ARGUMENT
             assert "number 127" in said
-            assert not served.board.submitted
+            assert not served.job_service.submitted
 
     @pytest.mark.parametrize("method", [method.name for method in SERVICE.methods])
     async def test_bytes_that_are_no_message(self, tmp_path: Path, method: str) -> None:
@@ -525,7 +525,7 @@ class TestEnd:
             assert (await served.client.list()).jobs == []
 
     async def test_who_watches_is_told(self, tmp_path: Path) -> None:
-        async with serving(tmp_path, board=MemoryBoard(a_job())) as served:
+        async with serving(tmp_path, job_service=MemoryBoard(a_job())) as served:
             jobs = served.client.watch(a_job().id)
             assert (await anext(jobs)).id == a_job().id
             await served.server.end_watches()

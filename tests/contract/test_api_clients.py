@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from nydus_service.api.service import SERVICE
 from nydus_service.jobs.job import JobState
 from tests.contract.apiserver import serving
-from tests.unit.api.boards import MemoryBoard, a_job
+from tests.unit.api.jobservice import MemoryBoard, a_job
 
 NAME = "nydus_service.v1.Converter"
 
@@ -112,9 +112,9 @@ async def test_a_client_made_of_reflection_alone(tmp_path: Path) -> None:
         async for each in client.call("Watch", {"id": job["id"]}):
             states.append(each["state"])
             if len(states) == 1:
-                served.board.move(job["id"], JobState.RUNNING)
+                served.job_service.move(job["id"], JobState.RUNNING)
             elif len(states) == 2:
-                served.board.move(job["id"], JobState.DONE)
+                served.job_service.move(job["id"], JobState.DONE)
         assert states == ["JOB_STATE_QUEUED", "JOB_STATE_RUNNING", "JOB_STATE_DONE"]
         done = await client.one("Get", id=job["id"])
         assert done["result"]["target"]["descriptor"]["digest"].startswith("sha256:")
@@ -155,7 +155,7 @@ async def test_grpcurl(tmp_path: Path) -> None:
     program = shutil.which("grpcurl")
     if program is None:
         pytest.skip("needs grpcurl, found none on PATH")
-    async with serving(tmp_path, board=MemoryBoard(a_job())) as served:
+    async with serving(tmp_path, job_service=MemoryBoard(a_job())) as served:
         done = await anyio.to_thread.run_sync(
             lambda: subprocess.run(
                 [program, "-plaintext", "-unix", str(served.socket), f"{NAME}/List"],

@@ -14,7 +14,7 @@ from nydus_service.errors import FormatError, UnsupportedError, UsageError
 from nydus_service.oci import mediatypes
 from nydus_service.oci.document import Manifest
 from tests.contract.faults import STEPS_MAX, files, kill_at_every_step, other_process, verify
-from tests.contract.place import add_image, blob, names, read, write
+from tests.contract.location import add_image, blob, names, read, write
 from tests.unit.content.tars import docker_files, tar
 
 

@@ -19,7 +19,7 @@ from nydus_service.content.containerd.stores import open_containerd
 from nydus_service.content.store import ImageNotFound
 from nydus_service.errors import UnreachableError, UsageError
 from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
-from tests.contract.place import add_image
+from tests.contract.location import add_image
 
 IMAGE = "docker.io/library/app:1"
 

@@ -20,12 +20,12 @@ from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.ingest import MESSAGE_SIZE, WRITE_METHOD
 from nydus_service.content.containerd.leases import BOOT_ID, LOCK, ContainerdLeases
 from nydus_service.content.containerd.rpc import Connection, RefLocked, StreamEnded, connect
-from nydus_service.content.containerd.stores import ask_daemon, open_containerd
+from nydus_service.content.containerd.stores import introspect, open_containerd
 from nydus_service.content.store import ContentNotFound, Image, ImageNotFound, Stores
 from nydus_service.errors import UnreachableError, UsageError
 from nydus_service.oci.digest import Digest
 from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
-from tests.contract.place import add_image, blob, read, write, write_manifest
+from tests.contract.location import add_image, blob, read, write, write_manifest
 from tests.grpcproxy import running_proxy
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -372,10 +372,10 @@ async def test_unknown_images_are_explained(here: Here, tmp_path: Path) -> None:
 
 async def test_nobody_answers(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="no containerd socket"):
-        await ask_daemon(tmp_path / "missing")
+        await introspect(tmp_path / "missing")
     (tmp_path / "file").touch()
     with pytest.raises(UnreachableError, match="is it running"):
-        await ask_daemon(tmp_path / "file")
+        await introspect(tmp_path / "file")
 
 
 @pytest.mark.parametrize("namespace", ["", "a/b", "-a", "a..b", "a" * 77])
@@ -395,7 +395,7 @@ def test_no_permission(here: Here) -> None:
 async def test_what_a_daemon_says_of_itself(here: Here) -> None:
     async with here.open() as stores:
         await add_image(stores, "app")
-    facts = await ask_daemon(here.daemon.address)
+    facts = await introspect(here.daemon.address)
     assert facts.version.removeprefix("v").startswith(here.daemon.version)
     assert here.namespace in facts.namespaces
     assert facts.content_root == here.daemon.work / "root" / "io.containerd.content.v1.content"

@@ -11,8 +11,8 @@ from typing import IO
 
 import pytest
 
-from nydus_service.jobs.changes import INTERRUPTIONS_MAX
 from nydus_service.jobs.job import Job, JobState
+from nydus_service.jobs.transitions import INTERRUPTIONS_MAX
 from tests.unit.jobs.runner import Script, open_queue, running_queue, until
 
 PROJECT = Path(__file__).parents[2]

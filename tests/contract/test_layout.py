@@ -11,7 +11,7 @@ from nydus_service.content.store import Stores
 from tests.contract.content import IngestContract, ProviderContract
 from tests.contract.images import ImagesContract, SmallImagesContract
 from tests.contract.leases import LeasesContract
-from tests.contract.place import Place
+from tests.contract.location import Location
 
 
 class LayoutPlace:
@@ -24,7 +24,7 @@ class LayoutPlace:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> Location:
     return LayoutPlace(tmp_path / "not" / "there" / "yet")
 
 

@@ -19,7 +19,7 @@ from nydus_service.errors import FormatError, NoSpaceError, UnsupportedError, Us
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from tests.contract.faults import STEPS_MAX, blobs, files, kill_at_every_step, other_process, sweep, verify
-from tests.contract.place import add_image, blob, names, read, write, write_manifest
+from tests.contract.location import add_image, blob, names, read, write, write_manifest
 from tests.tools import require_root
 
 WORK = ".nydus-service"

@@ -9,13 +9,13 @@ import pytest
 from nydus_service.config.file import load_config
 from nydus_service.config.kinds import parse_duration, parse_size
 from nydus_service.config.reading import ConfigError, unknown_variables
-from nydus_service.config.sections import KINDS, SECTIONS, Config, Convert, Rule
+from nydus_service.config.sections import KINDS, SECTIONS, ConvertSection, DaemonConfig, RuleEntry
 from nydus_service.errors import NotFoundError
 
 DOCUMENTED = Path(__file__).parents[2] / "deploy" / "config.toml"
 
 
-def load(tmp_path: Path, text: str, **environ: str) -> Config:
+def load(tmp_path: Path, text: str, **environ: str) -> DaemonConfig:
     file = tmp_path / "config.toml"
     file.write_text(f"version = 1\n{text}")
     return load_config(file, environ)
@@ -28,16 +28,16 @@ def problems(tmp_path: Path, text: str, **environ: str) -> list[str]:
 
 
 def test_version_alone_is_complete(tmp_path: Path) -> None:
-    assert load(tmp_path, "") == Config()
+    assert load(tmp_path, "") == DaemonConfig()
 
 
 def test_documented_file_is_the_defaults(tmp_path: Path) -> None:
-    assert load_config(DOCUMENTED, {}) == Config()
+    assert load_config(DOCUMENTED, {}) == DaemonConfig()
     keys, _, rules = DOCUMENTED.read_text().partition("# Rules:")
     uncommented = re.sub(r"(?m)^#(\w+ = )", r"\1", keys)
     file = tmp_path / "config.toml"
     file.write_text(uncommented)
-    assert load_config(file, {}) == Config()
+    assert load_config(file, {}) == DaemonConfig()
 
     document = tomllib.loads(uncommented)
     assert document.pop("version") == 1
@@ -47,7 +47,7 @@ def test_documented_file_is_the_defaults(tmp_path: Path) -> None:
     rule = rules[rules.index("#[[rules]]") :]
     file.write_text("version = 1\n" + re.sub(r"(?m)^#", "", rule))
     assert load_config(file, {}).rules == (
-        Rule(
+        RuleEntry(
             source="registry.example/team/*",
             target="{name}:{tag}-nydus",
             namespaces=("k8s.io",),
@@ -258,4 +258,4 @@ def test_rules_take_every_key_of_convert(tmp_path: Path) -> None:
         if re.match(r"#\w+ = ", line)
     )
     (rule,) = load(tmp_path, f'[[rules]]\nsource = "*"\ntarget = "{{name}}:x"\n{text}').rules
-    assert rule.options == Convert().as_options()
+    assert rule.options == ConvertSection().as_options()

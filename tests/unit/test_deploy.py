@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from nydus_service.config.file import load_config
-from nydus_service.config.sections import Config
-from nydus_service.convert.rules import RuleBook
+from nydus_service.config.sections import DaemonConfig
 from nydus_service.observe.metrics import Metrics
+from nydus_service.triggers.rules import RuleBook
 
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
@@ -51,11 +51,11 @@ def test_unit_is_hardened() -> None:
 
 def test_unit_waits_longer_than_the_daemon_drains() -> None:
     (stop,) = unit_values("TimeoutStopSec")
-    assert float(stop.removesuffix("s")) > Config().daemon.drain_timeout
+    assert float(stop.removesuffix("s")) > DaemonConfig().daemon.drain_timeout
 
 
 def test_unit_gives_the_directories_of_the_configuration() -> None:
-    daemon = Config().daemon
+    daemon = DaemonConfig().daemon
     assert [f"/run/{name}" for name in unit_values("RuntimeDirectory")] == [str(daemon.run_dir)]
     assert [f"/var/lib/{name}" for name in unit_values("StateDirectory")] == [str(daemon.state_dir)]
     (cache,) = unit_values("CacheDirectory")

@@ -16,7 +16,9 @@ PACKAGE = "nydus_service"
 PROJECT = Path(__file__).parents[2]
 
 FOUNDATION = {"errors", "version"}
-PURE = {"oci", "rafs"}
+PURE = {"oci", "layertar", "tarsplit", "rafs"}
+TAR_PARSERS = {"layertar", "tarsplit"}
+"""The builder's and the verification's: neither sees the other, or a mistake of one would be one of both."""
 SETTINGS = {"config", "observe"}
 PROTOCOLS = {"content.store", "builder.builder", "backends.backend", "crypt.scheme", "cache.cache"}
 OVER_PROTOCOLS = {"content.documents", "content.transfer"}
@@ -24,22 +26,26 @@ OVER_PROTOCOLS = {"content.documents", "content.transfer"}
 
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
-CHECKING_MAY = FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "verify"}
-ALL_BELOW = CHECKING_MAY | {"check"}
+CHECKING_MAY = FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
+ALL_BELOW = CHECKING_MAY | {"imagecheck"}
 
 MAY_IMPORT = {
     "errors": set(),
     "version": set(),
     "config": FOUNDATION,
     "observe": FOUNDATION,
-    **dict.fromkeys(PURE, FOUNDATION),
-    **dict.fromkeys(("nydus_image", "verify"), FOUNDATION | PURE),
+    "oci": FOUNDATION,
+    "rafs": FOUNDATION | {"oci"},
+    **dict.fromkeys(TAR_PARSERS, FOUNDATION | {"oci"}),
+    "nydus_image": FOUNDATION | PURE,
+    "treeverify": FOUNDATION | PURE - {"layertar"},
     **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS),
-    "check": CHECKING_MAY,
+    "imagecheck": CHECKING_MAY,
     "jobs": ALL_BELOW,
+    "triggers": ALL_BELOW | {"jobs"},
     "api": ALL_BELOW | {"jobs"},
-    "daemon": ALL_BELOW | {"jobs", "api"},
-    "cli": ALL_BELOW | {"jobs", "api", "daemon"},
+    "daemon": ALL_BELOW | {"jobs", "triggers", "api"},
+    "cli": ALL_BELOW | {"jobs", "triggers", "api", "daemon"},
 }
 """Room: what it may import of ours beside itself, as rooms or as single modules."""
 
@@ -58,7 +64,7 @@ EVENT_LOOPS = {"anyio", "asyncio", "grpc"}
 NOT_IN_ROOM = {
     **dict.fromkeys(PURE, PROCESS_AND_NETWORK | EVENT_LOOPS),
     "nydus_image": EVENT_LOOPS | {"multiprocessing"},
-    "verify": EVENT_LOOPS | {"multiprocessing"},
+    "treeverify": EVENT_LOOPS | {"multiprocessing"},
     "convert": {"subprocess"},
 }
 

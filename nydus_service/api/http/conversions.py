@@ -12,9 +12,9 @@ from aiohttp import web
 from nydus_service.api.http import answers, events
 from nydus_service.api.http.submissions import Submission, SubmissionReader
 from nydus_service.errors import UsageError
-from nydus_service.jobs.board import JobBoard, Submitted
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.queue import ShuttingDown
+from nydus_service.jobs.service import JobService, Submitted
 
 LIMIT_DEFAULT: Final = 1000
 """Jobs in an answer. acceld gives all that it has; so will this for nearly everybody."""
@@ -39,14 +39,14 @@ class Conversions:
 
     def __init__(
         self,
-        board: JobBoard,
+        job_service: JobService,
         reader: SubmissionReader,
         *,
         max_body: int,
         body_timeout_s: float,
         beat_s: float,
     ) -> None:
-        self._board = board
+        self._job_service = job_service
         self.reader = reader
         """May be replaced while the server runs."""
         self._max_body = max_body
@@ -69,7 +69,7 @@ class Conversions:
         submission = self.reader.read(await self._body(request))
         origin = "http"
         submitted = [
-            await self._board.submit(each, origin=origin, priority=submission.priority)
+            await self._job_service.submit(each, origin=origin, priority=submission.priority)
             for each in submission.requests
         ]
         for each in submitted:
@@ -85,7 +85,7 @@ class Conversions:
         """Jobs, the newest first; the header Link has the next page where there is one."""
         query = _query(request, _LIST_QUERY)
         limit = _limit(query.get("limit", ""))
-        jobs = self._board.list(
+        jobs = self._job_service.list(
             image=query.get("image", ""),
             states=_states(request.query.getall("state", [])),
             limit=limit + 1,  # tells whether there are more
@@ -100,18 +100,18 @@ class Conversions:
 
     async def show(self, request: web.Request) -> web.Response:
         _query(request, ())
-        return json_response(answers.job_details(self._board.get(request.match_info["id"])))
+        return json_response(answers.job_details(self._job_service.get(request.match_info["id"])))
 
     async def cancel(self, request: web.Request) -> web.Response:
         _query(request, ())
-        job = await self._board.cancel(request.match_info["id"])
+        job = await self._job_service.cancel(request.match_info["id"])
         _log.info("job %s: %s asks to cancel it", job.id, request.remote)
         return json_response(answers.job_details(job))
 
     async def retry(self, request: web.Request) -> web.Response:
         _query(request, ())
         try:
-            job = await self._board.retry(request.match_info["id"])
+            job = await self._job_service.retry(request.match_info["id"])
         except UsageError as exc:  # the request is right, the job is not in a state for it
             return json_response(answers.error_body(exc), status=409)
         _log.info("job %s: %s asks to retry it", job.id, request.remote)
@@ -130,7 +130,7 @@ class Conversions:
         """A job as it is, then whenever it has changed, with all that is known of it, to its end."""
         _query(request, ())
         job_id, seen = request.match_info["id"], request.headers.get("Last-Event-ID", "")
-        now = self._board.get(job_id)
+        now = self._job_service.get(job_id)
         if now.is_finished and events.event_id(now) == seen:
             return web.Response(status=204)
         async with self._follow(job_id) as jobs:
@@ -147,8 +147,8 @@ class Conversions:
 
     @asynccontextmanager
     async def _follow(self, job_id: str | None = None) -> AsyncIterator[AsyncIterator[Job | None]]:
-        """A watch of the board's, with a beat; see `events.follow`."""
-        async with self._board.watch(job_id) as jobs:
+        """A watch of the job_service's, with a beat; see `events.follow`."""
+        async with self._job_service.watch(job_id) as jobs:
             async with aclosing(events.follow(jobs, self.closing, self._beat_s)) as following:
                 yield following
 

@@ -23,10 +23,10 @@ from nydus_service.api.http.access import AllowedSources, TokenFile
 from nydus_service.api.http.conversions import Conversions, json_response
 from nydus_service.api.http.page import Page
 from nydus_service.api.http.submissions import SubmissionReader
-from nydus_service.config.sections import Http
+from nydus_service.config.sections import HttpSection
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NydusServiceError, UsageError, from_os_error
-from nydus_service.jobs.board import JobBoard
+from nydus_service.jobs.service import JobService
 
 METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 """`prometheus_client.CONTENT_TYPE_LATEST`, what `generate_latest` writes."""
@@ -86,8 +86,8 @@ class HttpServer:
 
 @asynccontextmanager
 async def open_http_server(
-    board: JobBoard,
-    settings: Http,
+    job_service: JobService,
+    settings: HttpSection,
     *,
     metrics_text: Callable[[], bytes],
     ready: Callable[[], str],
@@ -112,7 +112,7 @@ async def open_http_server(
     token = TokenFile(settings.token_file)
     reader = SubmissionReader(AllowedSources(settings.allowed_sources), defaults, namespace)
     conversions = Conversions(
-        board,
+        job_service,
         reader,
         max_body=settings.max_body,
         body_timeout_s=timeouts.body_s,

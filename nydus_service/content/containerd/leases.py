@@ -1,7 +1,7 @@
 """Leases in containerd, and the sweep of those that dead processes of ours left.
 
 A lease has no expiry, so that a job may take as long as it takes. Instead it says where its process holds
-a lock (claims.py), which ends with the process:
+a lock (locks.py), which ends with the process:
 
     nydus-service/lock      the claimed file      nydus-service/boot-id    that the lock was taken under
 
@@ -34,9 +34,9 @@ from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import (
 )
 from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import Lease as LeaseMessage
 from nydus_service.content.blocking import in_thread
-from nydus_service.content.claims import claim, is_claimed, make_claims_dir
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.rpc import CALL_S, PATIENCE_S, AlreadyThere, Connection, Method
+from nydus_service.content.locks import claim, is_claimed, make_claims_dir
 from nydus_service.content.store import ContentStore, Lease
 from nydus_service.errors import NotFoundError, NydusServiceError, UsageError
 from nydus_service.oci.annotations import OWN_PREFIX

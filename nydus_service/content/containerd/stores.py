@@ -30,7 +30,7 @@ _FIRST_ANSWER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class DaemonFacts:
+class ContainerdInfo:
     """What a containerd says of itself.
 
     Attributes:
@@ -77,14 +77,14 @@ async def sweep_namespace(address: Path, namespace: str, jobs_dir: Path) -> list
         return await ContainerdLeases(connection, None, jobs_dir).sweep()
 
 
-async def ask_daemon(address: Path) -> DaemonFacts:
+async def introspect(address: Path) -> ContainerdInfo:
     """Ask a containerd about itself. Raises: as `connect`."""
     async with connect(address, "default") as connection:
         version = await _version(connection)
         found = await connection.call(_NAMESPACES, ListNamespacesRequest(), "list namespaces")
         root = await _content_root(connection)
         namespaces = tuple(sorted(each.name for each in found.namespaces))
-        return DaemonFacts(version, namespaces, root, await _is_readable(root))
+        return ContainerdInfo(version, namespaces, root, await _is_readable(root))
 
 
 async def _version(connection: Connection) -> str:

@@ -1,4 +1,4 @@
-"""An HTTP server over a board in memory, and a client of it."""
+"""An HTTP server over a job_service in memory, and a client of it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 
 from nydus_service.api.http.server import HttpServer, Timeouts, open_http_server
-from nydus_service.config.sections import Http
+from nydus_service.config.sections import HttpSection
 from nydus_service.convert.options import ConvertOptions
-from nydus_service.jobs.board import JobBoard
+from nydus_service.jobs.service import JobService
 
 TOKEN = "0123456789abcdef-token"
 METRICS = b"# TYPE nydus_jobs gauge\nnydus_jobs 3\n"
@@ -39,7 +39,7 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    board: JobBoard,
+    job_service: JobService,
     folder: Path,
     *,
     address: str = "127.0.0.1:0",
@@ -52,8 +52,8 @@ async def served(
     token_file.chmod(0o400)
     unready: list[str] = []
     async with open_http_server(
-        board,
-        Http(address, token_file, allowed_sources, max_body),
+        job_service,
+        HttpSection(address, token_file, allowed_sources, max_body),
         metrics_text=lambda: METRICS,
         ready=lambda: unready[0] if unready else "",
         defaults=ConvertOptions(compressor="lz4_block", jobs=1),

@@ -15,7 +15,7 @@ import pytest
 
 from nydus_service.api.http.answers import job_details
 from nydus_service.api.http.server import Timeouts, open_http_server
-from nydus_service.config.sections import Http
+from nydus_service.config.sections import HttpSection
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import (
     FormatError,
@@ -27,7 +27,7 @@ from nydus_service.errors import (
 )
 from nydus_service.jobs.job import Job, JobError, JobState
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
-from tests.unit.api.boards import MemoryBoard, a_job
+from tests.unit.api.jobservice import MemoryBoard, a_job
 from tests.unit.api.serving import CONVERSIONS, METRICS, TOKEN, Served, served
 
 HARBOR = Path(__file__).parents[2] / "samples" / "harbor-push-artifact.json"
@@ -60,17 +60,17 @@ CLOSED = (
 
 @pytest.mark.parametrize("header", [None, "Bearer nonsense-0123456789", TOKEN[:-1], "Basic dTpw"])
 async def test_every_other_path_demands_the_token(tmp_path: Path, header: str | None) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING))
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING))
     headers = {"Authorization": header} if header else {}
-    async with served(board, tmp_path) as at, aiohttp.ClientSession() as stranger:
+    async with served(job_service, tmp_path) as at, aiohttp.ClientSession() as stranger:
         for method, path in CLOSED:
             async with stranger.request(method, at.url + path, headers=headers, json=REQUEST) as response:
                 assert response.status == 401, (method, path)
                 assert response.headers["WWW-Authenticate"] == "Bearer"
                 answer = await response.json()
                 assert answer["code"] == "ERR_UNAUTHORIZED"
-    assert board.submitted == []
-    assert board.jobs[f"{1:032x}"].state is JobState.RUNNING
+    assert job_service.submitted == []
+    assert job_service.jobs[f"{1:032x}"].state is JobState.RUNNING
 
 
 async def test_the_shell_and_health_are_for_anybody(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ async def test_the_shell_is_asked_for_again_but_sent_once(tmp_path: Path) -> Non
 
 
 async def test_a_recorded_webhook_gets_as_far_as_the_registry(tmp_path: Path) -> None:
-    board = MemoryBoard()
-    async with served(board, tmp_path) as at:
+    job_service = MemoryBoard()
+    async with served(job_service, tmp_path) as at:
         status, answer = await at.call(
             "POST",
             f"{CONVERSIONS}?sync=false",
@@ -157,7 +157,7 @@ async def test_a_recorded_webhook_gets_as_far_as_the_registry(tmp_path: Path) ->
     assert answer["code"] == "ERR_UNSUPPORTED"
     assert answer["error"] == "unsupported"
     assert "docker://harbor.example.com/library/alpine:3.17" in answer["message"]
-    assert board.submitted == []
+    assert job_service.submitted == []
 
 
 async def test_other_events_are_answered_ok(tmp_path: Path) -> None:
@@ -167,12 +167,12 @@ async def test_other_events_are_answered_ok(tmp_path: Path) -> None:
 
 
 async def test_a_source_that_is_not_allowed_is_refused(tmp_path: Path) -> None:
-    board = MemoryBoard()
-    async with served(board, tmp_path, allowed_sources=("docker.io/*",)) as at:
+    job_service = MemoryBoard()
+    async with served(job_service, tmp_path, allowed_sources=("docker.io/*",)) as at:
         for body in (REQUEST, json.loads(HARBOR.read_bytes())):
             status, answer = await at.call("POST", CONVERSIONS, json=body)
             assert (status, answer["code"]) == (403, "ERR_NOT_ALLOWED")
-    assert board.submitted == []
+    assert job_service.submitted == []
 
 
 async def test_health_as_acceld_has_it(tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ async def test_metrics(tmp_path: Path) -> None:
 
 
 async def test_the_list_has_acceld_s_fields(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.DONE), a_job(2, JobState.FAILED), a_job(3))
-    async with served(board, tmp_path) as at:
+    job_service = MemoryBoard(a_job(1, JobState.DONE), a_job(2, JobState.FAILED), a_job(3))
+    async with served(job_service, tmp_path) as at:
         status, jobs = await at.call("GET", CONVERSIONS)
     assert status == 200
     waiting, failed, done = jobs
@@ -224,9 +224,9 @@ async def test_the_list_has_acceld_s_fields(tmp_path: Path) -> None:
 
 
 async def test_a_request_by_hand_becomes_a_job(tmp_path: Path) -> None:
-    board = MemoryBoard()
+    job_service = MemoryBoard()
     body = REQUEST | {"namespace": "k8s.io", "options": {"oci": True}, "priority": 7}
-    async with served(board, tmp_path) as at:
+    async with served(job_service, tmp_path) as at:
         async with at.client.post(CONVERSIONS, json=body) as response:
             assert response.status == 202
             job = await response.json()
@@ -234,7 +234,7 @@ async def test_a_request_by_hand_becomes_a_job(tmp_path: Path) -> None:
         status, again = await at.call("POST", CONVERSIONS, json=body)
         assert (status, again["id"], again["joined"]) == (200, job["id"], True)
         status, shown = await at.call("GET", f"{CONVERSIONS}/{job['id']}")
-    ((request, origin, priority), _) = board.submitted
+    ((request, origin, priority), _) = job_service.submitted
     assert (request.source, request.target, request.namespace) == (
         REQUEST["source"],
         REQUEST["target"],
@@ -248,24 +248,24 @@ async def test_a_request_by_hand_becomes_a_job(tmp_path: Path) -> None:
 
 
 async def test_whoever_asks_to_wait_is_answered_when_the_job_is_done(tmp_path: Path) -> None:
-    board = MemoryBoard()
-    async with served(board, tmp_path) as at:
+    job_service = MemoryBoard()
+    async with served(job_service, tmp_path) as at:
         waiting = asyncio.create_task(at.call("POST", f"{CONVERSIONS}?sync=true", json=REQUEST))
-        await board.accepted.wait()
-        board.move(f"{1:032x}", JobState.RUNNING)
-        board.move(f"{1:032x}", JobState.DONE)
+        await job_service.accepted.wait()
+        job_service.move(f"{1:032x}", JobState.RUNNING)
+        job_service.move(f"{1:032x}", JobState.DONE)
         status, job = await waiting
-        assert board.watchers == 0
+        assert job_service.watchers == 0
     assert (status, job["state"], job["result"]["status"]) == (200, "done", "converted")
 
 
 @pytest.mark.parametrize("end", [JobState.FAILED, JobState.CANCELLED])
 async def test_whoever_waits_is_told_of_a_failure_as_acceld_does(tmp_path: Path, end: JobState) -> None:
-    board = MemoryBoard()
-    async with served(board, tmp_path) as at:
+    job_service = MemoryBoard()
+    async with served(job_service, tmp_path) as at:
         waiting = asyncio.create_task(at.call("POST", f"{CONVERSIONS}?sync=1", json=REQUEST))
-        await board.accepted.wait()
-        board.move(f"{1:032x}", end)
+        await job_service.accepted.wait()
+        job_service.move(f"{1:032x}", end)
         status, answer = await waiting
     assert (status, answer["code"]) == (500, "ERR_CONVERT_FAILED")
     assert answer["error"] == ("corrupt_input" if end is JobState.FAILED else "cancelled")
@@ -273,22 +273,22 @@ async def test_whoever_waits_is_told_of_a_failure_as_acceld_does(tmp_path: Path,
 
 
 async def test_who_goes_away_is_not_waited_for(tmp_path: Path) -> None:
-    board = MemoryBoard()
-    async with served(board, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at:
+    job_service = MemoryBoard()
+    async with served(job_service, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at:
         waiting = asyncio.create_task(at.call("POST", f"{CONVERSIONS}?sync=true", json=REQUEST))
-        await board.accepted.wait()
+        await job_service.accepted.wait()
         waiting.cancel()
         await asyncio.wait([waiting])
-        await board.until_watched_by(0)
-    assert board.get(f"{1:032x}").state is JobState.QUEUED
+        await job_service.until_watched_by(0)
+    assert job_service.get(f"{1:032x}").state is JobState.QUEUED
 
 
 async def test_whoever_waits_is_told_when_the_server_ends(tmp_path: Path) -> None:
-    board = MemoryBoard()
-    async with served(board, tmp_path) as at:
+    job_service = MemoryBoard()
+    async with served(job_service, tmp_path) as at:
         client = aiohttp.ClientSession(headers={"Authorization": TOKEN})
         waiting = asyncio.create_task(client.post(f"{at.url}{CONVERSIONS}?sync=true", json=REQUEST))
-        await board.accepted.wait()
+        await job_service.accepted.wait()
     async with client, await waiting as response:
         answer = await response.json()
         assert (response.status, answer["error"]) == (503, "shutting_down")
@@ -379,9 +379,9 @@ async def test_cancel_and_retry(tmp_path: Path) -> None:
 async def test_errors_have_the_status_of_their_kind(
     tmp_path: Path, error: NydusServiceError, status: int, code: str
 ) -> None:
-    board = MemoryBoard()
-    board.refusal = error
-    async with served(board, tmp_path) as at, at.client.post(CONVERSIONS, json=REQUEST) as response:
+    job_service = MemoryBoard()
+    job_service.refusal = error
+    async with served(job_service, tmp_path) as at, at.client.post(CONVERSIONS, json=REQUEST) as response:
         answer = await response.json()
         assert (response.status, answer["code"]) == (status, code)
         assert (answer["message"], answer["error"]) == ("x", error.code)
@@ -473,29 +473,32 @@ async def test_a_client_that_is_slow_to_ask_is_sent_away(tmp_path: Path, sent: b
 
 
 async def test_a_client_that_is_slow_to_send_a_body_is_sent_away(tmp_path: Path) -> None:
-    board = MemoryBoard()
-    async with served(board, tmp_path, timeouts=Timeouts(body_s=0.2)) as at, raw(at) as (reader, writer):
+    job_service = MemoryBoard()
+    async with (
+        served(job_service, tmp_path, timeouts=Timeouts(body_s=0.2)) as at,
+        raw(at) as (reader, writer),
+    ):
         writer.write(head("POST", CONVERSIONS, "Content-Length: 100") + b'{"source":')
         async with asyncio.timeout(20):
             answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert board.submitted == []
+    assert job_service.submitted == []
 
 
 async def test_a_client_that_reads_nothing_is_sent_away(tmp_path: Path) -> None:
     """It stops taking what a stream sends: the kernel ends the connection, and the watch ends with it."""
-    board = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with served(board, tmp_path, timeouts=Timeouts(unread_s=0.5, beat_s=0.05)) as at:
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING))
+    async with served(job_service, tmp_path, timeouts=Timeouts(unread_s=0.5, beat_s=0.05)) as at:
         host, port = at.server.addresses[0].rsplit(":", 1)
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect((host, int(port)))
             client.sendall(head("GET", f"{CONVERSIONS}/events"))
             large = JobError(code="internal", message="x" * 100_000, retryable=False)
-            await board.until_watched_by(1)
+            await job_service.until_watched_by(1)
             for _ in range(100):  # 10 MB: more than the kernel keeps for both sides
-                board.move(f"{1:032x}", JobState.FAILED, error=large)
-            await board.until_watched_by(0)
+                job_service.move(f"{1:032x}", JobState.FAILED, error=large)
+            await job_service.until_watched_by(0)
 
 
 async def test_a_closing_server_ends_its_streams(tmp_path: Path) -> None:
@@ -511,7 +514,7 @@ async def test_a_closing_server_ends_its_streams(tmp_path: Path) -> None:
 
 async def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
     async with served(MemoryBoard(), tmp_path) as at:
-        taken = Http(at.server.addresses[0], at.token_file)
+        taken = HttpSection(at.server.addresses[0], at.token_file)
         with pytest.raises(NydusServiceError, match=at.server.addresses[0]):
             async with open_server(taken):
                 pass
@@ -519,11 +522,11 @@ async def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
 
 async def test_no_token_file_no_server() -> None:
     with pytest.raises(UsageError, match="token_file"):
-        async with open_server(Http("127.0.0.1:0")):
+        async with open_server(HttpSection("127.0.0.1:0")):
             pass
 
 
-def open_server(settings: Http) -> Any:
+def open_server(settings: HttpSection) -> Any:
     return open_http_server(
         MemoryBoard(),
         settings,

@@ -10,7 +10,7 @@ import aiohttp
 
 from nydus_service.api.http.server import Timeouts
 from nydus_service.jobs.job import JobError, JobState
-from tests.unit.api.boards import MemoryBoard, a_job
+from tests.unit.api.jobservice import MemoryBoard, a_job
 from tests.unit.api.serving import CONVERSIONS, Served, served
 
 ONE = f"{CONVERSIONS}/{1:032x}/events"
@@ -41,8 +41,8 @@ def open_events(at: Served, path: str, seen: str = "") -> Any:
 
 
 async def test_a_job_is_followed_to_its_end(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with served(board, tmp_path) as at, open_events(at, ONE) as response, asyncio.timeout(20):
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING))
+    async with served(job_service, tmp_path) as at, open_events(at, ONE) as response, asyncio.timeout(20):
         assert response.content_type == "text/event-stream"
         assert response.headers["Cache-Control"] == "no-store"
         stream = blocks(response)
@@ -50,20 +50,20 @@ async def test_a_job_is_followed_to_its_end(tmp_path: Path) -> None:
         job = job_of(await anext(stream))
         assert job["state"] == "running"
         assert [layer["state"] for layer in job["progress"]["layers"]][:3] == ["packed", "packed", "packing"]
-        board.move(job["id"], JobState.DONE)
+        job_service.move(job["id"], JobState.DONE)
         assert job_of(await anext(stream))["result"]["verified"] == "tree"
         assert await anext(stream) == {"event": "end", "data": "{}"}
         assert [block async for block in stream] == []
 
 
 async def test_who_comes_again_is_spared_what_it_has(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING))
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING))
     seen = f"{1:032x}-5"
-    async with served(board, tmp_path) as at, asyncio.timeout(20):
+    async with served(job_service, tmp_path) as at, asyncio.timeout(20):
         async with open_events(at, ONE, seen) as response:
             stream = blocks(response)
             assert await anext(stream) == {"retry": "2000"}
-            done = board.move(f"{1:032x}", JobState.DONE)
+            done = job_service.move(f"{1:032x}", JobState.DONE)
             assert job_of(await anext(stream))["revision"] == 6
         async with open_events(at, ONE, seen) as response:
             stream = blocks(response)
@@ -74,12 +74,12 @@ async def test_who_comes_again_is_spared_what_it_has(tmp_path: Path) -> None:
 
 
 async def test_all_jobs_are_followed_without_their_layers(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING), a_job(2))
-    async with served(board, tmp_path) as at, open_events(at, ALL) as response, asyncio.timeout(20):
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING), a_job(2))
+    async with served(job_service, tmp_path) as at, open_events(at, ALL) as response, asyncio.timeout(20):
         stream = blocks(response)
         await anext(stream)
-        board.move(f"{2:032x}", JobState.RUNNING)
-        board.move(f"{1:032x}", JobState.FAILED)
+        job_service.move(f"{2:032x}", JobState.RUNNING)
+        job_service.move(f"{1:032x}", JobState.FAILED)
         first, second = job_of(await anext(stream)), job_of(await anext(stream))
     assert (first["id"], first["progress"]["layers_packed"], first["progress"]["layers_total"]) == (
         f"{2:032x}",
@@ -91,14 +91,14 @@ async def test_all_jobs_are_followed_without_their_layers(tmp_path: Path) -> Non
 
 
 async def test_a_quiet_stream_shows_signs_of_life_and_goes_on(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with served(board, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at, asyncio.timeout(20):
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING))
+    async with served(job_service, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at, asyncio.timeout(20):
         async with open_events(at, ALL) as response:
             stream = blocks(response)
             await anext(stream)
             assert await anext(stream) == {"": "beat"}
             assert await anext(stream) == {"": "beat"}
-            board.move(f"{1:032x}", JobState.DONE)
+            job_service.move(f"{1:032x}", JobState.DONE)
             block = await anext(stream)
             while block == {"": "beat"}:
                 block = await anext(stream)
@@ -106,19 +106,19 @@ async def test_a_quiet_stream_shows_signs_of_life_and_goes_on(tmp_path: Path) ->
 
 
 async def test_who_goes_away_is_forgotten(tmp_path: Path) -> None:
-    board = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with served(board, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at, asyncio.timeout(20):
+    job_service = MemoryBoard(a_job(1, JobState.RUNNING))
+    async with served(job_service, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at, asyncio.timeout(20):
         responses = [await open_events(at, path) for path in (ALL, ONE)]
-        await board.until_watched_by(2)
+        await job_service.until_watched_by(2)
         for response in responses:
             response.close()
-        await board.until_watched_by(0)
+        await job_service.until_watched_by(0)
 
 
 async def test_text_of_a_job_cannot_break_the_stream(tmp_path: Path) -> None:
     error = JobError(code="internal", message="one\ntwo\r\n\r\nevent: end\u2028\x00", retryable=False)
-    board = MemoryBoard(a_job(1, JobState.FAILED, error=error))
-    async with served(board, tmp_path) as at, open_events(at, ONE) as response, asyncio.timeout(20):
+    job_service = MemoryBoard(a_job(1, JobState.FAILED, error=error))
+    async with served(job_service, tmp_path) as at, open_events(at, ONE) as response, asyncio.timeout(20):
         stream = blocks(response)
         await anext(stream)
         assert job_of(await anext(stream))["error"]["message"] == error.message

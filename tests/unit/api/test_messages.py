@@ -29,7 +29,7 @@ from nydus_service.jobs.job import (
     LayerStatus,
 )
 from nydus_service.oci.platform import Platform
-from tests.unit.api.boards import a_job
+from tests.unit.api.jobservice import a_job
 
 SIZES = st.integers(0, 2**63 - 1)
 SECONDS = st.floats(0, 1e6, allow_nan=False)

@@ -12,9 +12,9 @@ from typing import Any, Self
 import anyio
 
 from nydus_service.builder.builder import PackRequest
-from nydus_service.builder.facts import FactsCache
-from nydus_service.builder.foreign import ForeignBuilder
+from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.limits import Limits
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.oci.digest import Digest
 from tests.layers import directory, file, layer
 
@@ -51,9 +51,9 @@ def fake_program(tmp_path: Path, body: str, prelude: str = PRELUDE) -> Path:
     return path
 
 
-def fake_builder(tmp_path: Path, body: str, timeout_s: float | None = None) -> ForeignBuilder:
+def fake_builder(tmp_path: Path, body: str, timeout_s: float | None = None) -> ExternalBuilder:
     """A driver for a script that does `body` when it is asked for more than help and version."""
-    return ForeignBuilder(fake_program(tmp_path, body), FactsCache(), limits=Limits(timeout_s))
+    return ExternalBuilder(fake_program(tmp_path, body), ProbeCache(), limits=Limits(timeout_s))
 
 
 def request_for(stored: bytes, **options: Any) -> PackRequest:

@@ -59,12 +59,12 @@ def test_version_5_has_no_toc() -> None:
 
 
 def test_embedded_pack_checks_and_notes() -> None:
-    request = replace(PACK, notes=Path("notes"))
+    request = replace(PACK, tar_split=Path("tar_split"))
     native = pack_arguments(request, "SOURCE", "BLOB")
     assert embedded_pack_arguments(request, "SOURCE", "BLOB") == [
         *native[:-1],
         *("--error-format", "json", "--source-digest", DIGEST, "--source-size", "1234"),
-        *("--source-notes", "notes", "SOURCE"),
+        *("--source-tar-split", "tar_split", "SOURCE"),
     ]
 
 
@@ -72,9 +72,9 @@ def test_feed() -> None:
     assert feed_arguments(PACK, "-") == (
         f"feed --log-level warn --error-format json --source-digest {DIGEST} --source-size 1234 -"
     ).split(" ")
-    noted = replace(PACK, notes=Path("notes"), chunk_size=0x1000, digester="sha256")
-    assert " ".join(feed_arguments(noted, "SOURCE")).endswith(
-        "--source-notes notes --chunk-size 0x1000 --digester sha256 SOURCE"
+    recorded = replace(PACK, tar_split=Path("tar_split"), chunk_size=0x1000, digester="sha256")
+    assert " ".join(feed_arguments(recorded, "SOURCE")).endswith(
+        "--source-tar-split tar_split --chunk-size 0x1000 --digester sha256 SOURCE"
     )
 
 

@@ -20,9 +20,9 @@ from nydus_service.builder.builder import (
     BuilderKilled,
     MergeRequest,
 )
-from nydus_service.builder.calls import ask
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.features import parse_identity
+from nydus_service.builder.invoke import ask
 from nydus_service.builder.limits import Limits
 from nydus_service.errors import (
     FormatError,
@@ -44,9 +44,9 @@ EXPECTED_OPTIONS = ("--blob-inline-meta", "--features", "blob-toc", "--chunk-siz
 @pytest.mark.parametrize("stored", [TAR, GZIP, zstandard.compress(TAR)], ids=["tar", "gzip", "zstd"])
 @pytest.mark.parametrize("from_file", [True, False], ids=["file", "stream"])
 async def test_pack(tmp_path: Path, stored: bytes, from_file: bool) -> None:
-    """The same blob, and the same notes, however the layer is stored and comes in."""
+    """The same blob, and the same tar_split, however the layer is stored and comes in."""
     sink = Collected()
-    request = request_for(stored, notes=tmp_path / "notes")
+    request = request_for(stored, tar_split=tmp_path / "tar_split")
     layer_path = tmp_path / "layer"
     layer_path.write_bytes(stored)
     with nothing_left():
@@ -55,9 +55,9 @@ async def test_pack(tmp_path: Path, stored: bytes, from_file: bool) -> None:
     assert outcome.stderr_tail == ""
     assert sink.data == OURS.create(tmp_path / "direct", TAR, *EXPECTED_OPTIONS, prefetch="/\n").blob
     reference = tmp_path / "reference"
-    direct_options = ("--type", "tar-rafs", *EXPECTED_OPTIONS, "--source-notes", str(reference))
+    direct_options = ("--type", "tar-rafs", *EXPECTED_OPTIONS, "--source-tar-split", str(reference))
     OURS.succeed("create", *direct_options, "--blob", os.devnull, str(tmp_path / "direct" / "tar"))
-    assert (tmp_path / "notes").read_bytes() == reference.read_bytes()
+    assert (tmp_path / "tar_split").read_bytes() == reference.read_bytes()
 
 
 async def test_options_arrive(tmp_path: Path) -> None:
@@ -114,12 +114,12 @@ async def test_unreadable_layer(tmp_path: Path) -> None:
         await BUILDER.pack(request_for(b""), tmp_path / "layer", Collected())
 
 
-async def test_the_process_that_takes_notes_is_killed(tmp_path: Path) -> None:
+async def test_the_recording_process_is_killed(tmp_path: Path) -> None:
     """As if the builder itself had been: it may go well later."""
-    notes, before = tmp_path / "notes", children()
+    tar_split, before = tmp_path / "tar_split", children()
 
     def kill() -> None:
-        while not notes.exists():
+        while not tar_split.exists():
             time.sleep(0.01)
         (builder,) = set(children()) - set(before)
         (taker,) = Path(f"/proc/{builder}/task/{builder}/children").read_text().split()
@@ -130,13 +130,13 @@ async def test_the_process_that_takes_notes_is_killed(tmp_path: Path) -> None:
         await anyio.to_thread.run_sync(kill)
         yield GZIP[100_000:]
 
-    with nothing_left(), pytest.raises(BuilderKilled, match="takes the notes was killed by SIGKILL"):
-        await BUILDER.pack(request_for(GZIP, notes=notes), source(), Collected())
+    with nothing_left(), pytest.raises(BuilderKilled, match="records the tar-split was killed by SIGKILL"):
+        await BUILDER.pack(request_for(GZIP, tar_split=tar_split), source(), Collected())
 
 
 async def test_notes_cannot_be_written(tmp_path: Path) -> None:
-    request = request_for(GZIP, notes=tmp_path / "nowhere" / "notes")
-    with nothing_left(), pytest.raises(NotFoundError, match="nowhere/notes"):
+    request = request_for(GZIP, tar_split=tmp_path / "nowhere" / "tar_split")
+    with nothing_left(), pytest.raises(NotFoundError, match="nowhere/tar_split"):
         await BUILDER.pack(request, stream(GZIP), Collected())
 
 

@@ -56,7 +56,7 @@ def test_parent_died_before_it_could_be_tied_to(own: bool, tmp_path: Path) -> No
 SERVICE = """
 import anyio, sys
 from pathlib import Path
-from nydus_service.builder.calls import ask
+from nydus_service.builder.invoke import ask
 anyio.run(ask, Path(sys.argv[1]))
 """
 

@@ -6,9 +6,9 @@ import pytest
 
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.builder.embedded import EmbeddedBuilder
-from nydus_service.builder.facts import FactsCache
-from nydus_service.builder.foreign import ForeignBuilder
+from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.locate import find_builder, make_builder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.errors import UnsupportedError
 from tests.unit.builder.fakes import GZIP, Collected, fake_program, request_for, stream
 
@@ -21,7 +21,7 @@ def program(tmp_path: Path) -> Path:
 def test_embedded_is_the_default(program: Path) -> None:
     assert find_builder(None, None, str(program.parent)) is None
     assert find_builder("", "", str(program.parent)) is None
-    assert isinstance(make_builder(None, known=FactsCache()), EmbeddedBuilder)
+    assert isinstance(make_builder(None, known=ProbeCache()), EmbeddedBuilder)
 
 
 def test_option_before_environment(program: Path) -> None:
@@ -56,7 +56,7 @@ def test_path_that_is_no_program(tmp_path: Path, make: str) -> None:
 
 
 async def test_tar_rafs_can_be_disabled(program: Path) -> None:
-    builder = make_builder(program, known=FactsCache(), disable_tar_rafs=True)
-    assert isinstance(builder, ForeignBuilder)
+    builder = make_builder(program, known=ProbeCache(), disable_tar_rafs=True)
+    assert isinstance(builder, ExternalBuilder)
     with pytest.raises(UnsupportedError, match="may not use --type tar-rafs, as NYDUS_DISABLE_TAR2RAFS"):
         await builder.pack(request_for(GZIP), stream(GZIP), Collected())

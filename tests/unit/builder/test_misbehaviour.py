@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from nydus_service.builder.builder import BuilderFailed, BuilderKilled, MergeRequest
-from nydus_service.builder.facts import FactsCache
-from nydus_service.builder.foreign import ForeignBuilder
+from nydus_service.builder.external import ExternalBuilder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.errors import FormatError, SourceDiffersError, UnsupportedError
 from tests.trees import PROJECT
 from tests.unit.builder.fakes import (
@@ -35,7 +35,7 @@ from tests.unit.builder.fakes import (
 ENDLESS = "exec sleep 600\n"
 
 
-async def fails(builder: ForeignBuilder, stored: bytes = GZIP) -> BuilderFailed:
+async def fails(builder: ExternalBuilder, stored: bytes = GZIP) -> BuilderFailed:
     """Pack with a builder that must fail, and return how."""
     with nothing_left(), pytest.raises(BuilderFailed) as caught:
         await builder.pack(request_for(stored), stream(stored), Collected())
@@ -55,7 +55,7 @@ async def test_well_behaved(tmp_path: Path) -> None:
 
 
 async def test_missing(tmp_path: Path) -> None:
-    error = await fails(ForeignBuilder(tmp_path / "nowhere", FactsCache()))
+    error = await fails(ExternalBuilder(tmp_path / "nowhere", ProbeCache()))
     assert f"no builder {tmp_path / 'nowhere'}: No such file" in str(error)
     assert "--nydus-image embedded" in str(error)
     assert error.exit_code == 20
@@ -64,11 +64,11 @@ async def test_missing(tmp_path: Path) -> None:
 async def test_not_executable(tmp_path: Path) -> None:
     program = fake_program(tmp_path, "")
     program.chmod(0o644)
-    assert "is not an executable file" in str(await fails(ForeignBuilder(program, FactsCache())))
+    assert "is not an executable file" in str(await fails(ExternalBuilder(program, ProbeCache())))
 
 
 async def test_not_a_program(tmp_path: Path) -> None:
-    builder = ForeignBuilder(fake_program(tmp_path, "", prelude="no script\n"), FactsCache())
+    builder = ExternalBuilder(fake_program(tmp_path, "", prelude="no script\n"), ProbeCache())
     assert f"cannot execute {tmp_path}/fake-builder: Exec format error" in str(await fails(builder))
 
 
@@ -81,12 +81,14 @@ async def test_removed_after_it_was_asked(tmp_path: Path) -> None:
 
 async def test_help_fails(tmp_path: Path) -> None:
     """A builder that cannot say what it can do is broken, not featureless."""
-    builder = ForeignBuilder(fake_program(tmp_path, "", "#!/bin/sh\necho broken >&2; exit 3\n"), FactsCache())
+    builder = ExternalBuilder(
+        fake_program(tmp_path, "", "#!/bin/sh\necho broken >&2; exit 3\n"), ProbeCache()
+    )
     assert "exited with status 3: broken" in str(await fails(builder))
 
 
 async def test_help_without_end(tmp_path: Path) -> None:
-    builder = ForeignBuilder(fake_program(tmp_path, "", "#!/bin/sh\nexec yes\n"), FactsCache())
+    builder = ExternalBuilder(fake_program(tmp_path, "", "#!/bin/sh\nexec yes\n"), ProbeCache())
     assert "create -h prints more than" in str(await fails(builder))
 
 
@@ -325,7 +327,7 @@ async def test_cancelled(tmp_path: Path, body: str) -> None:
 
 
 async def test_cancelled_while_its_features_are_asked_for(tmp_path: Path) -> None:
-    builder = ForeignBuilder(fake_program(tmp_path, "", f"#!/bin/sh\n{ENDLESS}"), FactsCache())
+    builder = ExternalBuilder(fake_program(tmp_path, "", f"#!/bin/sh\n{ENDLESS}"), ProbeCache())
     with nothing_left(), anyio.move_on_after(0.3) as scope:
         await builder.identify()
     assert scope.cancelled_caught
@@ -382,16 +384,16 @@ async def test_merge_gives_patterns_and_reads_blobs(tmp_path: Path) -> None:
 
 
 async def test_asked_once_for_each_state_of_the_file(tmp_path: Path) -> None:
-    known = FactsCache()
+    known = ProbeCache()
     asked = tmp_path / "asked"
     program = fake_program(
         tmp_path, "", PRELUDE.replace("in\n", f"in\n-V) echo >> {asked}; echo fake 1; exit ;;\n", 1)
     )
     for _ in range(3):
-        assert (await ForeignBuilder(program, known).identify()).version == "1"
+        assert (await ExternalBuilder(program, known).identify()).version == "1"
     assert asked.read_text() == "\n"
     fake_program(tmp_path, "")
-    assert str(await ForeignBuilder(program, known).identify()) == "fake 1.2"
+    assert str(await ExternalBuilder(program, known).identify()) == "fake 1.2"
 
 
 async def test_two_builds_of_unknown_version_are_told_apart(tmp_path: Path) -> None:
@@ -399,7 +401,7 @@ async def test_two_builds_of_unknown_version_are_told_apart(tmp_path: Path) -> N
     for build in ("one", "two"):
         prelude = PRELUDE.replace("echo 'fake 1.2'", "echo 'Version:'")
         program = fake_program(tmp_path, f"# {build}\n", prelude)
-        versions.add((await ForeignBuilder(program, FactsCache()).identify()).version)
+        versions.add((await ExternalBuilder(program, ProbeCache()).identify()).version)
     assert len(versions) == 2
     assert all(version.startswith("unknown (sha256 ") for version in versions)
 
@@ -408,7 +410,7 @@ IGNORING_CHILDREN = """
 import anyio, signal, sys
 from pathlib import Path
 from nydus_service.builder.builder import BuilderFailed
-from nydus_service.builder.calls import ask
+from nydus_service.builder.invoke import ask
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 try:
     anyio.run(ask, Path("/bin/true"))

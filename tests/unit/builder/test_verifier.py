@@ -12,7 +12,7 @@ from nydus_service.builder.builder import BuilderFailed
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.errors import DiffersError, FormatError, NotFoundError, UsageError
-from nydus_service.oci.layernotes import NotesRecorder
+from nydus_service.tarsplit.recorder import TarSplitRecorder
 from tests.layers import directory, file, layer
 from tests.unit.builder.fakes import Announcement, nothing_left
 
@@ -22,7 +22,7 @@ BLOB = SAMPLES / "upper-zstd.blob"
 
 def write_notes(path: Path, tar: bytes) -> Path:
     with path.open("wb") as out:
-        recorder = NotesRecorder(out.write, 0x100000, "blake3")
+        recorder = TarSplitRecorder(out.write, 0x100000, "blake3")
         recorder.feed(tar)
         recorder.finish()
     return path
@@ -31,13 +31,13 @@ def write_notes(path: Path, tar: bytes) -> Path:
 @pytest.fixture
 def request_(tmp_path: Path) -> dict[str, Any]:
     """A layer of one file against an image that holds something else."""
-    notes = write_notes(tmp_path / "notes", layer(directory("only"), file("only/here", b"x")))
+    tar_split = write_notes(tmp_path / "tar_split", layer(directory("only"), file("only/here", b"x")))
     bootstrap = SAMPLES / "image.boot"
     digest = f"sha256:{hashlib.sha256(b'layer').hexdigest()}"
     return {
         "mode": "tree",
         "bootstrap": str(bootstrap),
-        "layers": [{"digest": digest, "notes": str(notes)}],
+        "layers": [{"digest": digest, "tar_split": str(tar_split)}],
     }
 
 
@@ -62,15 +62,15 @@ async def test_a_damaged_bootstrap_is_an_error(request_: dict[str, Any], tmp_pat
 
 
 async def test_damaged_notes_are_corrupt_input(request_: dict[str, Any], tmp_path: Path) -> None:
-    notes = tmp_path / "notes"
-    notes.write_bytes(notes.read_bytes()[:-20])
+    tar_split = tmp_path / "tar_split"
+    tar_split.write_bytes(tar_split.read_bytes()[:-20])
     with pytest.raises(FormatError, match="layer sha256:"):
         await VerifierProcess().verify(request_)
 
 
 async def test_missing_notes_are_not_found(request_: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "notes").unlink()
-    with pytest.raises(NotFoundError, match="notes"):
+    (tmp_path / "tar_split").unlink()
+    with pytest.raises(NotFoundError, match="tar_split"):
         await VerifierProcess().verify(request_)
 
 
@@ -90,8 +90,8 @@ async def test_one_that_takes_too_long_is_ended(request_: dict[str, Any], tmp_pa
 
 async def test_a_cancel_ends_it(request_: dict[str, Any], tmp_path: Path) -> None:
     """It waits for a FIFO that nobody writes."""
-    (tmp_path / "notes").unlink()
-    with Announcement(tmp_path / "notes"), nothing_left(), anyio.move_on_after(1) as scope:
+    (tmp_path / "tar_split").unlink()
+    with Announcement(tmp_path / "tar_split"), nothing_left(), anyio.move_on_after(1) as scope:
         await VerifierProcess().verify(request_)
     assert scope.cancelled_caught
 
@@ -115,8 +115,8 @@ def split(request: dict[str, Any]) -> tuple[dict[str, Any], Later]:
 
 
 async def test_notes_may_still_be_taken_when_it_begins(request_: dict[str, Any], tmp_path: Path) -> None:
-    notes = (tmp_path / "notes").read_bytes()
-    (tmp_path / "notes").unlink()
+    tar_split = (tmp_path / "tar_split").read_bytes()
+    (tmp_path / "tar_split").unlink()
     source, later = split(request_)
     reports = []
 
@@ -127,9 +127,9 @@ async def test_notes_may_still_be_taken_when_it_begins(request_: dict[str, Any],
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(verify)
             await later.asked.wait()
-            with (tmp_path / "notes").open("wb", buffering=0) as out:
-                for at in range(len(notes)):
-                    out.write(notes[at : at + 1])
+            with (tmp_path / "tar_split").open("wb", buffering=0) as out:
+                for at in range(len(tar_split)):
+                    out.write(tar_split[at : at + 1])
                     await anyio.lowlevel.checkpoint()
             assert not reports
             later.event.set()
@@ -137,10 +137,10 @@ async def test_notes_may_still_be_taken_when_it_begins(request_: dict[str, Any],
 
 
 async def test_notes_that_never_come_are_not_waited_for(request_: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "notes").unlink()
+    (tmp_path / "tar_split").unlink()
     source, later = split(request_)
     later.event.set()
-    with nothing_left(), pytest.raises(NotFoundError, match="notes"):
+    with nothing_left(), pytest.raises(NotFoundError, match="tar_split"):
         await VerifierProcess().verify(source, later)
 
 

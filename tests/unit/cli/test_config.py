@@ -7,7 +7,7 @@ import pytest
 
 from nydus_service.config.acceld import TOKEN_FILE
 from nydus_service.config.file import load_config
-from nydus_service.config.sections import Config
+from nydus_service.config.sections import DaemonConfig
 from tests.unit.cli.command import environment, run, run_json
 
 DOCUMENTED = Path(__file__).parents[3] / "deploy" / "config.toml"
@@ -79,7 +79,7 @@ def test_what_is_shown_is_the_same_configuration(tmp_path: Path) -> None:
 
 def test_documented_file() -> None:
     shown = run_json("config", "check", DOCUMENTED)["config"]
-    assert shown["jobs"]["queue"] == Config().jobs.queue
+    assert shown["jobs"]["queue"] == DaemonConfig().jobs.queue
     assert shown["daemon"]["work_dir"] is None
     assert shown["rules"] == []
 

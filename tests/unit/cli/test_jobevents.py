@@ -26,7 +26,7 @@ from nydus_service.jobs.job import (
     LayerState,
     LayerStatus,
 )
-from tests.unit.api.boards import a_job, digest_of
+from tests.unit.api.jobservice import a_job, digest_of
 
 LAYER = LayerStatus(digest=digest_of(1), size=1000)
 PACKING = replace(LAYER, state=LayerState.PACKING, bytes_in=300, bytes_out=200)

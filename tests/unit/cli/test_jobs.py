@@ -16,7 +16,7 @@ from nydus_service.errors import UnsupportedError
 from nydus_service.jobs.job import JobError, JobState
 from nydus_service.jobs.queue import QueueFull
 from tests.contract.apiserver import Served, serving
-from tests.unit.api.boards import MemoryBoard, a_job
+from tests.unit.api.jobservice import MemoryBoard, a_job
 from tests.unit.cli.command import ARGV, environment
 
 SOURCE, TARGET = "docker.io/library/app:1", "docker.io/library/app:1-nydus"
@@ -69,15 +69,15 @@ def full_board() -> MemoryBoard:
 
 
 async def test_list(tmp_path: Path, socket: Path) -> None:
-    board = full_board()
-    async with serving(tmp_path, board=board):
+    job_service = full_board()
+    async with serving(tmp_path, job_service=job_service):
         done = await run(socket, "jobs", "list")
         assert (done.status, done.stderr) == (0, "")
         lines = done.stdout.splitlines()
         assert lines[0].split()[:5] == ["JOB", "STATE", "AGE", "SOURCE", "TARGET"]
         assert [line.split()[1] for line in lines[1:]] == [state.value for state in reversed(JobState)]
         told = (await run(socket, "jobs", "list", "--format", "json")).json
-        assert [each["id"] for each in told] == [job.id for job in reversed(board.jobs.values())]
+        assert [each["id"] for each in told] == [job.id for job in reversed(job_service.jobs.values())]
         assert not any("result" in each or "layers" in each["progress"] for each in told)
         failed = await run(socket, "jobs", "list", "--state", "failed", "--state", "done", "--format", "json")
         assert {each["state"] for each in failed.json} == {"failed", "done"}
@@ -88,9 +88,9 @@ async def test_list(tmp_path: Path, socket: Path) -> None:
 
 
 async def test_show(tmp_path: Path, socket: Path) -> None:
-    board = full_board()
-    async with serving(tmp_path, board=board):
-        for job in board.jobs.values():
+    job_service = full_board()
+    async with serving(tmp_path, job_service=job_service):
+        for job in job_service.jobs.values():
             done = await run(socket, "jobs", "show", job.id)
             assert (done.status, done.stderr) == (0, "")
             assert job.request.source in done.stdout
@@ -106,39 +106,39 @@ async def test_show(tmp_path: Path, socket: Path) -> None:
 async def test_an_id_by_its_first_digits(tmp_path: Path, socket: Path) -> None:
     jobs = [a_job(0x10), a_job(0x20)]
     both, first, second = "0" * 30, "0" * 30 + "1", "0" * 30 + "2"
-    async with serving(tmp_path, board=MemoryBoard(*jobs)) as served:
+    async with serving(tmp_path, job_service=MemoryBoard(*jobs)) as served:
         done = await run(socket, "jobs", "cancel", second)
         assert (done.status, done.stdout) == (0, f"{jobs[1].id} cancelled\n")
-        states = [served.board.get(job.id).state for job in jobs]
+        states = [served.job_service.get(job.id).state for job in jobs]
         assert states == [JobState.QUEUED, JobState.CANCELLED]
         many = await run(socket, "jobs", "cancel", both)
         assert (many.status, many.stdout) == (2, "")
         assert "several" in many.stderr
         none = await run(socket, "jobs", "cancel", first, "ffff")
         assert (none.status, none.stdout) == (4, "")
-        assert served.board.get(jobs[0].id).state is JobState.QUEUED
+        assert served.job_service.get(jobs[0].id).state is JobState.QUEUED
         again = await run(socket, "jobs", "retry", jobs[1].id, "--format", "json")
         assert [each["state"] for each in again.json] == ["queued"]
 
 
 async def until_watched(served: Served, count: int = 1) -> None:
-    await served.board.until_watched_by(count)
+    await served.job_service.until_watched_by(count)
 
 
 async def test_watch_one(tmp_path: Path, socket: Path) -> None:
     job = a_job(1, JobState.QUEUED)
     async with (
-        serving(tmp_path, board=MemoryBoard(job)) as served,
+        serving(tmp_path, job_service=MemoryBoard(job)) as served,
         running(socket, "jobs", "watch", job.id) as process,
     ):
         await until_watched(served)
         for state in (JobState.RUNNING, JobState.VERIFYING, JobState.DONE):
-            served.board.move(job.id, state)
+            served.job_service.move(job.id, state)
         done = await ended(process)
         assert done.status == 0
         assert "layer 4/4" in done.stderr
         assert "linux/amd64: verified, 3,211 names" in done.stderr
-        result = served.board.get(job.id).result
+        result = served.job_service.get(job.id).result
         assert result is not None
         digest = result["target"]["descriptor"]["digest"]
         assert done.stdout.endswith(f"app-nydus@{digest}\n")
@@ -146,13 +146,13 @@ async def test_watch_one(tmp_path: Path, socket: Path) -> None:
 
 async def test_watch_all(tmp_path: Path, socket: Path) -> None:
     async with (
-        serving(tmp_path, board=MemoryBoard(a_job(1))) as served,
+        serving(tmp_path, job_service=MemoryBoard(a_job(1))) as served,
         running(socket, "jobs", "watch", "--format", "json") as process,
     ):
         await until_watched(served)
-        served.board.move(a_job(1).id, JobState.RUNNING)
-        served.board.move(a_job(1).id, JobState.RUNNING)
-        served.board.move(a_job(1).id, JobState.DONE)
+        served.job_service.move(a_job(1).id, JobState.RUNNING)
+        served.job_service.move(a_job(1).id, JobState.RUNNING)
+        served.job_service.move(a_job(1).id, JobState.DONE)
         assert process.stdout
         told = [json.loads(await process.stdout.readline())["state"] for _ in range(2)]
         assert told == ["running", "done"]
@@ -163,14 +163,14 @@ async def test_watch_all(tmp_path: Path, socket: Path) -> None:
 async def test_a_job_that_failed_ends_with_its_status(tmp_path: Path, socket: Path) -> None:
     for code, status in (("corrupt_input", 6), ("no_space", 9), ("builder_failed", 20), ("something_new", 1)):
         error = JobError(code=code, message="layer sha256:ab is cut", retryable=False)
-        async with serving(tmp_path, board=MemoryBoard(a_job(1, JobState.FAILED, error=error))):
+        async with serving(tmp_path, job_service=MemoryBoard(a_job(1, JobState.FAILED, error=error))):
             done = await run(socket, "jobs", "watch", a_job(1).id, "-q")
             assert (done.status, done.stdout) == (status, "")
             assert "layer sha256:ab is cut" in done.stderr
 
 
 async def test_a_job_that_was_cancelled(tmp_path: Path, socket: Path) -> None:
-    async with serving(tmp_path, board=MemoryBoard(a_job(1, JobState.CANCELLED))):
+    async with serving(tmp_path, job_service=MemoryBoard(a_job(1, JobState.CANCELLED))):
         done = await run(socket, "jobs", "watch", a_job(1).id)
         assert done.status == 130
         assert "was cancelled" in done.stderr
@@ -184,20 +184,20 @@ class TestConvertRemote:
             running(socket, *words, "--priority", "5", "--format", "json") as process,
         ):
             await until_watched(served)
-            ((request, origin, priority),) = served.board.submitted
+            ((request, origin, priority),) = served.job_service.submitted
             assert (origin, priority, request.namespace) == ("grpc", 5, "k8s.io")
             assert request.source == f"oci:{os.getcwd()}/lay:a"
             options = request.options
             assert (options.oci, options.compressor, options.with_referrer) == (True, "zstd", True)
-            (job_id,) = served.board.jobs
-            served.board.move(job_id, JobState.DONE)
+            (job_id,) = served.job_service.jobs
+            served.job_service.move(job_id, JobState.DONE)
             told = (await ended(process)).json
-            assert told == served.board.get(job_id).result
+            assert told == served.job_service.get(job_id).result
 
     async def test_what_is_not_said_the_configuration_says(self, tmp_path: Path, socket: Path) -> None:
         async with serving(tmp_path) as served, running(socket, "convert", "--remote", SOURCE, TARGET):
             await until_watched(served)
-            assert served.board.submitted[0][0].options.compressor == "lz4_block"
+            assert served.job_service.submitted[0][0].options.compressor == "lz4_block"
 
     async def test_who_is_interrupted_watches_no_longer(self, tmp_path: Path, socket: Path) -> None:
         async with (
@@ -205,18 +205,18 @@ class TestConvertRemote:
             running(socket, "convert", "--remote", SOURCE, TARGET) as process,
         ):
             await until_watched(served)
-            (job_id,) = served.board.jobs
+            (job_id,) = served.job_service.jobs
             process.send_signal(signal.SIGINT)
             done = await ended(process)
             assert done.status == 130
             assert f"job {job_id} goes on" in done.stderr
             assert f"nydus-service jobs cancel {job_id}" in done.stderr
-            assert served.board.get(job_id).state is JobState.QUEUED
+            assert served.job_service.get(job_id).state is JobState.QUEUED
             await until_watched(served, 0)
 
     async def test_a_daemon_that_is_restarted_is_waited_for(self, tmp_path: Path, socket: Path) -> None:
-        board = MemoryBoard()
-        async with serving(tmp_path, board=board) as served:
+        job_service = MemoryBoard()
+        async with serving(tmp_path, job_service=job_service) as served:
             process = await asyncio.create_subprocess_exec(
                 *(*ARGV, "convert", "--remote", SOURCE, TARGET),
                 stdout=asyncio.subprocess.PIPE,
@@ -224,26 +224,26 @@ class TestConvertRemote:
                 env=environment(None, NYDUS_SERVICE_SOCKET=str(socket)),
             )
             await until_watched(served)
-        async with serving(tmp_path, board=board) as served:
+        async with serving(tmp_path, job_service=job_service) as served:
             await until_watched(served)
-            (job_id,) = board.jobs
-            board.move(job_id, JobState.DONE)
+            (job_id,) = job_service.jobs
+            job_service.move(job_id, JobState.DONE)
             done = await ended(process)
         assert done.status == 0
         assert "waiting for it to come back" in done.stderr
-        assert len(board.submitted) == 1
+        assert len(job_service.submitted) == 1
 
     async def test_a_dry_run(self, tmp_path: Path, socket: Path) -> None:
         async with serving(tmp_path) as served:
             done = await run(socket, "convert", "--remote", "--dry-run", SOURCE, TARGET)
             assert (done.status, done.stdout) == (0, "would be unchanged: it is a nydus image\n")
-            assert not served.board.submitted
+            assert not served.job_service.submitted
             served.runner.failure = UnsupportedError("a layer of another kind")
             assert (await run(socket, "convert", "--remote", "--dry-run", SOURCE, TARGET)).status == 5
 
     async def test_a_refusal_ends_with_its_status(self, tmp_path: Path, socket: Path) -> None:
         async with serving(tmp_path) as served:
-            served.board.refusal = QueueFull("10000 jobs wait already; ask again later")
+            served.job_service.refusal = QueueFull("10000 jobs wait already; ask again later")
             done = await run(socket, "convert", "--remote", SOURCE, TARGET)
             assert done.status == QueueFull.exit_code
             assert done.stderr == "nydus-service: 10000 jobs wait already; ask again later\n"

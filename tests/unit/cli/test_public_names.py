@@ -30,8 +30,8 @@ def test_importing_the_package_imports_nothing_else() -> None:
 async def test_the_example_of_the_readme(layout: Path) -> None:
     images = ns.open_layout(layout)
     result = await ns.convert_image(
-        ns.Place(images, "sample"),
-        ns.Place(images, "example"),
+        ns.Location(images, "sample"),
+        ns.Location(images, "example"),
         ns.EmbeddedBuilder(),
         ns.VerifierProcess(),
         ns.ConvertOptions(compressor="lz4_block"),

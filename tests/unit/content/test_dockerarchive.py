@@ -9,7 +9,7 @@ import pytest
 
 from nydus_service.content.dockerarchive import DockerArchive
 from nydus_service.content.layoutindex import get
-from nydus_service.content.tarfiles import TarFiles
+from nydus_service.content.tarindex import TarIndex
 from nydus_service.errors import FormatError
 from nydus_service.oci import mediatypes
 from nydus_service.oci.digest import Digest
@@ -18,7 +18,7 @@ from tests.unit.content.tars import EMPTY_LAYER, docker_files, tar
 
 
 def load(tmp_path: Path, files: dict[str, bytes]) -> DockerArchive:
-    opened = TarFiles.open(tar(tmp_path / "saved.tar", files))
+    opened = TarIndex.open(tar(tmp_path / "saved.tar", files))
     try:
         return DockerArchive(opened)
     finally:

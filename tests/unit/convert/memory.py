@@ -28,7 +28,7 @@ from nydus_service.oci.digest import Digest
 class Memory:
     """What the stores hold, and what is under way.
 
-    `free` is how many more bytes fit. Each read and each committed digest is noted.
+    `free` is how many more bytes fit. Each read and each committed digest is recorded.
     """
 
     blobs: dict[Digest, bytes] = field(default_factory=dict)

@@ -26,13 +26,13 @@ from nydus_service.builder.builder import (
     Sink,
 )
 from nydus_service.builder.embedded import EmbeddedBuilder
-from nydus_service.builder.facts import FactsCache
-from nydus_service.builder.foreign import ForeignBuilder
+from nydus_service.builder.external import ExternalBuilder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import ContentNotFound, Stores
-from nydus_service.convert.image import Place, convert_image, preview_image
+from nydus_service.convert.image import Location, convert_image, preview_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import (
     Event,
@@ -61,7 +61,7 @@ from tests.unit.convert.memory import Memory
 
 
 class CountingBuilder:
-    """The embedded builder; notes what it is asked for."""
+    """The embedded builder; tar_split what it is asked for."""
 
     def __init__(self) -> None:
         self._builder: Builder = EmbeddedBuilder()
@@ -104,8 +104,8 @@ class Run:
 
     async def convert(self, name: str = "app", to: str = "app-nydus", **options: Any) -> ConvertResult:
         result = await convert_image(
-            Place(self.source, name),
-            Place(self.target, to),
+            Location(self.source, name),
+            Location(self.target, to),
             self.builder,
             VerifierProcess(),
             ConvertOptions(**options),
@@ -117,7 +117,7 @@ class Run:
 
     async def convert_beside_others(self, to: str) -> None:
         """As `convert`; others may still use the work directory's parent."""
-        places = Place(self.source, "app"), Place(self.target, to)
+        places = Location(self.source, "app"), Location(self.target, to)
         made = await convert_image(
             *places, self.builder, VerifierProcess(), ConvertOptions(force=True), work_root=self.work_root
         )
@@ -215,7 +215,7 @@ class TestOneImage:
         told = json.loads(json.dumps(result.as_json()))
         assert told["status"] == "converted"
         assert told["target"] == {
-            "name": str(Place(layout.target, "app-nydus")),
+            "name": str(Location(layout.target, "app-nydus")),
             "descriptor": result.target.to_json(),
         }
         assert told["builder"]["name"] == "nydus-image-py"
@@ -258,8 +258,8 @@ class TestOneImage:
                 return await super().verify(request, result)
 
         await convert_image(
-            Place(layout.source, "app"),
-            Place(layout.target, "app-nydus"),
+            Location(layout.source, "app"),
+            Location(layout.target, "app-nydus"),
             layout.builder,
             Watching(),
             ConvertOptions(jobs=jobs),
@@ -519,7 +519,7 @@ class TestAgain:
         await make.name("app", await make.image(BASE))
 
         async def preview() -> JsonMap:
-            places = Place(layout.source, "app"), Place(layout.target, "app-nydus")
+            places = Location(layout.source, "app"), Location(layout.target, "app-nydus")
             told = await preview_image(*places, layout.builder, ConvertOptions())
             fields: JsonMap = json.loads(json.dumps(told.as_json()))
             return fields
@@ -597,16 +597,16 @@ class TestTwoStores:
 
 
 class TestForeignBuilders:
-    """The reference builder, given only what a feeder of ours has checked and noted."""
+    """The reference builder, given only what a feeder of ours has checked and recorded."""
 
     @pytest.fixture
     def builder(self) -> Builder:
-        return ForeignBuilder(require_tool("rafs-reference").path, FactsCache())
+        return ExternalBuilder(require_tool("rafs-reference").path, ProbeCache())
 
     async def convert(self, layout: Run, builder: Builder, **options: Any) -> ConvertResult:
         return await convert_image(
-            Place(layout.source, "app"),
-            Place(layout.target, "foreign"),
+            Location(layout.source, "app"),
+            Location(layout.target, "foreign"),
             builder,
             VerifierProcess(),
             ConvertOptions(**options),

@@ -30,7 +30,7 @@ from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import ContentNotFound, ImageNotFound, UnexpectedContent
 from nydus_service.convert.failures import about, first_cause
-from nydus_service.convert.image import Place, convert_image
+from nydus_service.convert.image import Location, convert_image
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import (
     Event,
@@ -107,8 +107,8 @@ class Scene:
         self, builder: Builder | None = None, progress: Progress = silent, **options: Any
     ) -> ConvertResult:
         return await convert_image(
-            Place(self.stores, "app"),
-            Place(self.stores, "app-nydus"),
+            Location(self.stores, "app"),
+            Location(self.stores, "app-nydus"),
             builder or EmbeddedBuilder(),
             VerifierProcess(),
             ConvertOptions(**options),
@@ -155,7 +155,7 @@ def scene(tmp_path: Path) -> Scene:
 
 def layer_of(scene: Scene, position: int, count: int, desc: JsonMap) -> str:
     """How a message about a layer begins."""
-    where = Place(scene.stores, "app")
+    where = Location(scene.stores, "app")
     return f"layer {position} of {count} {desc['digest']} of {where} {PLATFORM}: "
 
 
@@ -294,7 +294,9 @@ def verifying() -> list[int]:
     """Verifying processes of ours."""
     of_main_thread = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     children = [int(pid) for pid in of_main_thread.split()]
-    return [pid for pid in children if b"nydus_service.verify" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [
+        pid for pid in children if b"nydus_service.treeverify" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
 
 
 async def test_a_verifying_process_that_is_killed_while_it_waits(scene: Scene, tmp_path: Path) -> None:
@@ -310,7 +312,7 @@ async def test_a_verifying_process_that_is_killed_while_it_waits(scene: Scene, t
     with scene.left_as_it_was(), pytest.raises(BuilderKilled, match="SIGKILL") as caught:
         await scene.convert(progress=kill, jobs=1)
     assert len(killed) == 1
-    assert str(caught.value).startswith(f"{Place(scene.stores, 'app')} {PLATFORM}: ")
+    assert str(caught.value).startswith(f"{Location(scene.stores, 'app')} {PLATFORM}: ")
 
 
 async def test_what_a_packer_finds_wrong_counts_more(scene: Scene, tmp_path: Path) -> None:
@@ -405,13 +407,13 @@ async def test_a_full_store(tmp_path: Path, share: float) -> None:
     memory = Memory()
     make = Maker(memory.stores())
     await make.name("app", await make.image(NOISE, layer(directory("d"))))
-    place = Place(make.stores, "app")
+    place = Location(make.stores, "app")
     need = 205_000
     memory.free = int(need * share)
     before = dict(memory.images)
     with nothing_left(), pytest.raises(NoSpaceError) as caught:
         await convert_image(
-            place, Place(make.stores, "n"), EmbeddedBuilder(), VerifierProcess(), ConvertOptions(jobs=1)
+            place, Location(make.stores, "n"), EmbeddedBuilder(), VerifierProcess(), ConvertOptions(jobs=1)
         )
     assert str(place) in str(caught.value)
     assert (memory.images, memory.ingests, memory.leases) == (before, set(), set())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nydus_service.errors import NoSpaceError, NotAllowedError, UnsupportedError
-from nydus_service.jobs import changes
+from nydus_service.jobs import transitions
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.journal import JournalDamaged, JournalInUse, open_journal
 from nydus_service.jobs.record import pack, unpack
@@ -31,11 +31,11 @@ async def read(path: Path) -> list[Job]:
 
 async def test_jobs_come_back_in_their_order(tmp_path: Path) -> None:
     path = tmp_path / "made" / "jobs.db"
-    later = changes.cancelled(job("b"), 3)
+    later = transitions.cancelled(job("b"), 3)
     async with open_journal(path) as journal:
         assert journal.records == []
         await asyncio.gather(*(journal.add(pack(job(name))) for name in "bac"))
-        journal.save(pack(changes.begun(job("b"), 2)))
+        journal.save(pack(transitions.begun(job("b"), 2)))
         journal.save(pack(later))
         journal.forget("a")
         assert await journal.flush()
@@ -47,7 +47,7 @@ async def test_jobs_come_back_in_their_order(tmp_path: Path) -> None:
 async def test_closing_writes_what_was_left(tmp_path: Path) -> None:
     async with open_journal(tmp_path / "jobs.db") as journal:
         await journal.add(pack(job("a")))
-        journal.save(pack(changes.begun(job("a"), 2)))
+        journal.save(pack(transitions.begun(job("a"), 2)))
     [back] = await read(tmp_path / "jobs.db")
     assert back.state is JobState.RUNNING
 
@@ -145,7 +145,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
             while True:
                 await journal.add(pack(job(f"big{len(accepted)}", "x" * 5000)))
                 accepted.append(f"big{len(accepted)}")
-        ended = changes.cancelled(job("a", "y" * 20000), 3)
+        ended = transitions.cancelled(job("a", "y" * 20000), 3)
         journal.save(pack(ended))
         assert not await journal.flush()
         with pytest.raises(NoSpaceError):

@@ -21,9 +21,9 @@ from hypothesis.stateful import (
 
 from nydus_service.convert.progress import Planned, Progress
 from nydus_service.errors import FormatError, UnreachableError, UsageError
-from nydus_service.jobs.changes import INTERRUPTIONS_MAX
 from nydus_service.jobs.job import FINISHED, UNDER_WAY, Job, JobState
 from nydus_service.jobs.record import request_key
+from nydus_service.jobs.transitions import INTERRUPTIONS_MAX
 from tests.unit.jobs.runner import Script, descriptor, open_queue, request
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ class Jobs(RuleBasedStateMachine):
     @rule(job_id=ids)
     def retry(self, job_id: str) -> None:
         before = self.queue.get(job_id)
-        doing = self.queue._table.doing(request_key(before.request))
+        doing = self.queue._index.doing(request_key(before.request))
         try:
             self.do(self.queue.retry(job_id))
         except UsageError:

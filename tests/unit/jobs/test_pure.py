@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nydus_service.builder.builder import BuilderKilled
-from nydus_service.content.claims import LockTimeout
 from nydus_service.content.containerd.rpc import RefLocked
+from nydus_service.content.locks import LockTimeout
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import FormatError, NoSpaceError, NydusServiceError, UnreachableError, UsageError
-from nydus_service.jobs import changes
+from nydus_service.jobs import transitions
+from nydus_service.jobs.index import JobIndex
 from nydus_service.jobs.job import Job, JobError, JobNotFound, JobProgress, JobState, LayerStatus
 from nydus_service.jobs.record import pack, request_key, unpack
 from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, pause_s
-from nydus_service.jobs.table import JobTable
 from nydus_service.jobs.waiting import WaitingJobs
 from nydus_service.oci.platform import Platform
 from tests.unit.jobs.runner import request, result
@@ -28,7 +28,7 @@ def job(name: str = "app", **fields: object) -> Job:
 
 
 def done(name: str, at: float) -> Job:
-    return changes.done(changes.begun(job(name), at), at, {"status": "converted"})
+    return transitions.done(transitions.begun(job(name), at), at, {"status": "converted"})
 
 
 class TestRecord:
@@ -42,7 +42,7 @@ class TestRecord:
         asked = msgspec.structs.replace(request(), options=options)
         progress = JobProgress(stage="packing", layers=(LayerStatus(digest="sha256:1", size=3),), eta_s=0.5)
         given = job(request=asked, error=PASSING, progress=progress, revision=4)
-        ended = changes.done(given, 2.5, result(given).as_json())
+        ended = transitions.done(given, 2.5, result(given).as_json())
         for each in (given, ended):
             record = pack(each)
             assert unpack(record.id, record.data) == each
@@ -107,17 +107,17 @@ class TestRetry:
 class TestChanges:
     def test_a_job_that_may_be_what_kills_the_daemon(self) -> None:
         value = job()
-        for _ in range(changes.INTERRUPTIONS_MAX - 1):
-            value = changes.begun(value, 2)
-            value = changes.recovered(replace(value, progress=JobProgress(stage="merging")), 3)
+        for _ in range(transitions.INTERRUPTIONS_MAX - 1):
+            value = transitions.begun(value, 2)
+            value = transitions.recovered(replace(value, progress=JobProgress(stage="merging")), 3)
             assert value.state is JobState.QUEUED
-        value = replace(changes.begun(value, 2), progress=JobProgress(stage="verifying"))
-        value = changes.recovered(value, 3)
+        value = replace(transitions.begun(value, 2), progress=JobProgress(stage="verifying"))
+        value = transitions.recovered(value, 3)
         assert value.state is JobState.FAILED
         assert value.finished_at == 3
         assert value.error
         assert value.error.code == "interrupted_repeatedly"
-        again = changes.asked_again(value)
+        again = transitions.asked_again(value)
         assert again.state is JobState.QUEUED
         assert again.interruptions == 0
         assert (again.error, again.finished_at) == (None, None)
@@ -125,24 +125,24 @@ class TestChanges:
     @pytest.mark.parametrize("stage", ["preparing", "finishing"])
     def test_builders_that_did_not_work_are_no_reason(self, stage: str) -> None:
         value = job()
-        for _ in range(2 * changes.INTERRUPTIONS_MAX):
-            value = replace(changes.begun(value, 2), progress=JobProgress(stage=stage))
-            value = changes.recovered(value, 3)
+        for _ in range(2 * transitions.INTERRUPTIONS_MAX):
+            value = replace(transitions.begun(value, 2), progress=JobProgress(stage=stage))
+            value = transitions.recovered(value, 3)
             assert value.state is JobState.QUEUED
         assert value.interruptions == 0
 
     def test_what_was_to_be_cancelled_is_not_begun_again(self) -> None:
-        value = changes.changed(changes.begun(job(), 2), cancel_requested=True)
-        assert changes.recovered(value, 3).state is JobState.CANCELLED
+        value = transitions.changed(transitions.begun(job(), 2), cancel_requested=True)
+        assert transitions.recovered(value, 3).state is JobState.CANCELLED
 
     def test_every_change_is_a_revision(self) -> None:
-        value = changes.begun(job(), 2)
+        value = transitions.begun(job(), 2)
         steps = [
             value,
-            changes.put_off(value, PASSING, 9),
-            changes.put_back(value),
-            changes.done(value, 3, {}),
-            changes.recovered(value, 3),
+            transitions.put_off(value, PASSING, 9),
+            transitions.put_back(value),
+            transitions.done(value, 3, {}),
+            transitions.recovered(value, 3),
         ]
         assert [step.revision for step in steps] == [1, 2, 2, 2, 2]
 
@@ -194,7 +194,7 @@ class TestWaiting:
 
 class TestTable:
     def test_history_is_limited_to_the_last(self) -> None:
-        table = JobTable()
+        table = JobIndex()
         for number, name in enumerate("abcd"):
             table.put(done(name, 10 - number))
         table.put(job("open"))
@@ -204,7 +204,7 @@ class TestTable:
             table.get("c")
 
     def test_what_is_held_stays(self) -> None:
-        table = JobTable()
+        table = JobIndex()
         table.put(done("a", 1))
         table.hold("a")
         assert table.prune(0) == []
@@ -213,7 +213,7 @@ class TestTable:
         table.release("a")
 
     def test_selection(self) -> None:
-        table = JobTable()
+        table = JobIndex()
         pinned = msgspec.structs.replace(request("b"), source="docker.io/library/b:1@sha256:" + "0" * 64)
         for value in (job("a"), job("b", request=pinned), done("c", 2), job("d")):
             table.put(value)
@@ -226,19 +226,19 @@ class TestTable:
             table.select("", (), 9, "nobody")
 
     def test_history_is_as_it_was(self) -> None:
-        table = JobTable()
+        table = JobIndex()
         value = done("a", 2)
         record = table.put(value)
         assert record
         assert table.get("a") == value
-        loaded = JobTable()
+        loaded = JobIndex()
         assert loaded.load(record) is None
         assert loaded.load(pack(job("b"))) == job("b")
         assert loaded.get("a") == value
         assert [each.id for each in loaded.unfinished()] == ["b"]
 
     def test_who_is_being_cancelled_does_it_for_nobody_else(self) -> None:
-        table = JobTable()
+        table = JobIndex()
         key = request_key(request())
         first = job("1", request=request())
         table.put(first)
@@ -247,5 +247,5 @@ class TestTable:
         assert table.doing(key) is None
         second = job("2", request=request())
         table.put(second)
-        table.put(changes.cancelled(first, 3))
+        table.put(transitions.cancelled(first, 3))
         assert table.doing(key) == second

@@ -30,7 +30,6 @@ from nydus_service.errors import (
     UsageError,
 )
 from nydus_service.jobs.admission import Free
-from nydus_service.jobs.attempt import PUBLISH_S
 from nydus_service.jobs.job import Job, JobNotFound, JobState
 from nydus_service.jobs.queue import (
     WAITING_FOR_MEMORY,
@@ -39,6 +38,7 @@ from nydus_service.jobs.queue import (
     QueueFull,
     ShuttingDown,
 )
+from nydus_service.jobs.run import PUBLISH_S
 from tests.unit.jobs.disks import fill
 from tests.unit.jobs.runner import (
     PLENTY,
@@ -451,7 +451,7 @@ class TestWatch:
             for _ in range(3):
                 async with queue.watch(job_id) as values:
                     assert (await anext(values)).state is QUEUED
-            assert len(queue._watchers) == 0
+            assert len(queue._subscriptions) == 0
 
 
 class Measured:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nydus_service.errors import FormatError, NotFoundError, SourceDiffersError
 from nydus_service.nydus_image.create import CreateOptions, CreateResult, create
-from nydus_service.nydus_image.notestaker import NotesOptions
 from nydus_service.nydus_image.pipeline import ChunkPipeline
+from nydus_service.nydus_image.recording import TarSplitOptions
 from nydus_service.nydus_image.source import SourceCheck
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.codecs import decompress
@@ -141,7 +141,12 @@ def test_a_damaged_layer_is_refused_and_leaves_nothing(tmp_path: Path, data: byt
     # Of a size that is known, and so small that no process is forked: this one has other threads.
     check = SourceCheck(size=len(data))
     with pytest.raises(FormatError, match=message):
-        failing(tmp_path, data, check=check, notes=NotesOptions(str(tmp_path / "notes"), CHUNK, "blake3"))
+        failing(
+            tmp_path,
+            data,
+            check=check,
+            tar_split=TarSplitOptions(str(tmp_path / "tar_split"), CHUNK, "blake3"),
+        )
     assert not (tmp_path / "blob").exists()
     assert [
         thread.name for thread in threading.enumerate() if thread.name in ("read", "compress", "store")

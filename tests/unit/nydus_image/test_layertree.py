@@ -6,8 +6,8 @@ from stat import S_IFMT, S_IFREG
 import pytest
 
 from nydus_service.errors import FormatError
+from nydus_service.layertar.reader import LayerTarReader
 from nydus_service.nydus_image.layertree import LayerTree
-from nydus_service.oci.layertar import LayerTarReader
 from nydus_service.rafs.tree import MARK_IMPLIED, MARK_LOWER_LINK, Inode, walk
 from tests.layers import (
     char_device,

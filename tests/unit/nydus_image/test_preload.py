@@ -16,11 +16,11 @@ layer, work = sys.argv[1:]
 loaded = set(sys.modules)
 for command in (
     ("create", "--type", "tar-rafs", "--blob", work + "/blob", "--blob-inline-meta", "--features", "blob-toc",
-     "--source-notes", work + "/notes", "--output-json", work + "/json", layer),
+     "--source-tar-split", work + "/tar_split", "--output-json", work + "/json", layer),
     ("create", "--type", "tar-rafs", "--blob", work + "/blob", "--bootstrap", work + "/lower",
      "--compressor", "lz4_block", layer),
     ("merge", "--bootstrap", work + "/merged", "--output-json", work + "/json", work + "/lower"),
-    ("adopt", "--bootstrap", work + "/adopted", work + "/lower"),
+    ("promote", "--bootstrap", work + "/promoted", work + "/lower"),
     ("bootstrap-layer", "--bootstrap", work + "/merged", "--output", work + "/tar",
      "--output-json", work + "/json"),
     ("feed", layer),

@@ -19,7 +19,7 @@ from nydus_service.convert.progress import (
     VerifyFinished,
     VerifyStarted,
 )
-from nydus_service.convert.spans import traced
+from nydus_service.convert.tracing import traced
 from nydus_service.errors import NoSpaceError
 from nydus_service.observe.traces import NoTracing, OtelTracing, open_tracing
 from nydus_service.oci.digest import Digest

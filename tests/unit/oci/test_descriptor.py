@@ -18,7 +18,7 @@ RICH: dict[str, Any] = {
     "size": 7,
     "x-vendor": {"deep": [1, {"er": None}]},
     "mediaType": "a/b",
-    "platform": {"os": "linux", "x-board": "rpi", "architecture": "arm64", "variant": "v8"},
+    "platform": {"os": "linux", "x-job_service": "rpi", "architecture": "arm64", "variant": "v8"},
     "digest": str(DIGEST),
     "annotations": {"k": "v", "other": ""},
     "urls": ["https://example.org/blob"],
@@ -72,7 +72,7 @@ def test_annotations_are_set_and_removed() -> None:
 
 def test_platform_is_set_and_removed() -> None:
     desc = Descriptor(RICH).with_platform(Platform("linux", "amd64"))
-    assert desc.to_json()["platform"] == {"x-board": "rpi", "architecture": "amd64", "os": "linux"}
+    assert desc.to_json()["platform"] == {"x-job_service": "rpi", "architecture": "amd64", "os": "linux"}
     assert "platform" not in desc.with_platform(None).to_json()
 
 

@@ -1,0 +1,125 @@
+"""Any other program that speaks the `nydus-image` command line, such as the native builder.
+
+It is never given the layer itself: a feeder of our own checks and decompresses that and records what
+is in it, so that what the builder was given is known and its result can be held against it.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+from nydus_service.builder import invoke
+from nydus_service.builder.builder import (
+    BootstrapLayerOutcome,
+    BootstrapLayerRequest,
+    BuilderIdentity,
+    MergeOutcome,
+    MergeRequest,
+    PackOutcome,
+    PackRequest,
+    Sink,
+)
+from nydus_service.builder.command import (
+    features_needed,
+    feed_arguments,
+    operand,
+    pack_arguments,
+    prefetch_input,
+)
+from nydus_service.builder.features import Feature
+from nydus_service.builder.forking import ForkServer, open_fork_server
+from nydus_service.builder.limits import UNLIMITED, Limits
+from nydus_service.builder.pipes import open_input, open_pipe
+from nydus_service.builder.probe import ProbeCache
+from nydus_service.builder.process import Command
+from nydus_service.builder.supervisor import Feeder, Input, Output, Spawn, supervise
+from nydus_service.errors import UnsupportedError
+
+
+class ExternalBuilder:
+    """A `Builder` that is a program of someone else's."""
+
+    def __init__(
+        self,
+        program: Path,
+        known: ProbeCache,
+        *,
+        without: frozenset[Feature] = frozenset(),
+        limits: Limits = UNLIMITED,
+        fork_server: ForkServer | None = None,
+    ) -> None:
+        """
+        Args:
+            program: its path.
+            without: features to leave alone even if it has them (NYDUS_DISABLE_TAR2RAFS).
+            limits: of each process.
+            fork_server: starts the commands of our own that help it.
+        """
+        self._program = program
+        self._known = known
+        self._without = without
+        self._limits = limits
+        self._fork_server = fork_server
+
+    @asynccontextmanager
+    async def several(self, calls: int) -> AsyncIterator["ExternalBuilder"]:
+        with open_fork_server(calls) as fork_server:
+            yield ExternalBuilder(
+                self._program,
+                self._known,
+                without=self._without,
+                limits=self._limits,
+                fork_server=fork_server,
+            )
+
+    async def identify(self) -> BuilderIdentity:
+        return await self._known.identity(self._program)
+
+    async def pack(
+        self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
+    ) -> PackOutcome:
+        await self._require(features_needed(request))
+        with ExitStack() as descriptors:
+            patterns = descriptors.enter_context(open_input(prefetch_input(request)))
+            blob = descriptors.enter_context(open_pipe())
+            tar = descriptors.enter_context(open_pipe())
+            input = None
+            if isinstance(source, Path):
+                path, stdin = operand(source), descriptors.enter_context(open_input(""))
+            else:
+                layer = descriptors.enter_context(open_pipe())
+                input, path, stdin = Input(source, layer), "-", layer.reader
+            feed = Command(None, tuple(feed_arguments(request, path)))
+            feeder = Feeder(Spawn(feed, stdin, stdout=tar.writer, fork_server=self._fork_server), tar)
+            create = tuple(pack_arguments(request, tar.reader.path, blob.writer.path))
+            builder = Spawn(Command(self._program, create), patterns, inherited=(tar.reader, blob.writer))
+            done = await supervise(
+                builder, input=input, feeder=feeder, output=Output(blob, sink), limits=self._limits
+            )
+        if self._fork_server is not None:  # for what follows; during the only pack it would cost memory
+            self._fork_server.start()
+        # The feeder exited with success, so it has read as many bytes as the request says.
+        return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)
+
+    async def merge(self, request: MergeRequest) -> MergeOutcome:
+        if request.chunk_dict is not None:
+            await self._require((Feature.CHUNK_DICT,))
+        return await invoke.merge(self._program, request, self._limits)
+
+    async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
+        return await invoke.bootstrap_layer(request, self._limits, self._fork_server)
+
+    async def _require(self, needed: tuple[Feature, ...]) -> None:
+        """Raises: UnsupportedError: the program lacks one of these."""
+        features = await self._known.features(self._program)
+        for feature in needed:
+            if feature not in features:
+                raise UnsupportedError(
+                    f"the builder {self._program} has no {feature.value}: take a newer one, "
+                    "or --nydus-image embedded"
+                )
+            if feature in self._without:
+                raise UnsupportedError(
+                    f"the builder {self._program} may not use {feature.value}, as NYDUS_DISABLE_TAR2RAFS "
+                    "says, and there is no other way: unset that"
+                )

@@ -1,1 +1,0 @@
-"""Whether a nydus image is sound, and the very image that it was made of."""

@@ -1,0 +1,136 @@
+"""The files in a tar file, read where they are: nothing is extracted. Blocking; called from threads."""
+
+import os
+import posixpath
+import stat
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from nydus_service.content.store import PIECE_SIZE, UnexpectedContent
+from nydus_service.errors import FormatError, UnsupportedError, UsageError
+from nydus_service.oci.compression import sniff
+from nydus_service.oci.digest import Digest, Digester
+from nydus_service.oci.document import DOCUMENT_SIZE_MAX
+
+_UNPACKERS = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of the tar file."""
+
+    offset: int
+    size: int
+
+
+class TarIndex:
+    """An open tar file. It is read as it was when it was opened, even if it is replaced meanwhile.
+
+    `files`: names, without a leading "./", and where the bytes are. Of one that is there twice the last
+    counts; hard links are followed; what else is in it is left out.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Takes over the descriptor.
+
+        Raises:
+            UsageError: not a regular file.
+            UnsupportedError: compressed.
+            FormatError: not a tar file, or a damaged one.
+        """
+        self.path = path
+        self._fd = fd
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UsageError(f"{path} is not a regular file; for a layout directory write oci:{path}")
+        compression = sniff(os.pread(fd, 4, 0))
+        if compression != "none":
+            unpack = f"{_UNPACKERS[compression]} {path} > plain.tar"
+            raise UnsupportedError(
+                f"{path} is compressed; parts of it can be read only from a plain tar: {unpack}"
+            )
+        self.files: Mapping[str, Span] = self._scan()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Raises: FileNotFoundError: no such file; and as the constructor."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return cls(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def is_current(self) -> bool:
+        """Whether the file at this path is still the one that was opened."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def read(self, span: Span, offset: int, size: int) -> bytes:
+        """Read exactly `size` bytes from `offset` in a span, less at its end only."""
+        wanted = max(0, min(size, span.size - offset))
+        data = os.pread(self._fd, wanted, span.offset + offset)
+        while len(data) < wanted:
+            more = os.pread(self._fd, wanted - len(data), span.offset + offset + len(data))
+            if not more:
+                raise UnexpectedContent(f"{self.path} was cut while it was read")
+            data += more
+        return data
+
+    def pieces(self, span: Span) -> Iterator[bytes]:
+        for offset in range(0, span.size, PIECE_SIZE):
+            yield self.read(span, offset, PIECE_SIZE)
+
+    def document(self, name: str) -> bytes:
+        """Read a file that should be a document.
+
+        Raises:
+            FormatError: there is no such file, or it is too large.
+        """
+        span = self.files.get(name)
+        if span is None:
+            raise FormatError(f"{self.path} lacks {name!r}")
+        if span.size > DOCUMENT_SIZE_MAX:
+            raise FormatError(f"{self.path}: {name!r} has {span.size} bytes, too many for a document")
+        return self.read(span, 0, span.size)
+
+    def digest(self, span: Span) -> Digest:
+        """Hash a file of any size."""
+        digester = Digester()
+        for piece in self.pieces(span):
+            digester.update(piece)
+        return digester.digest()
+
+    def _scan(self) -> dict[str, Span]:
+        files: dict[str, Span] = {}
+        size = os.fstat(self._fd).st_size
+        with open(self._fd, "rb", closefd=False) as file:
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as archive:
+                    for member in archive:
+                        self._take(files, member, size)
+                    end = archive.offset
+            except (tarfile.TarError, ValueError) as exc:
+                raise FormatError(f"{self.path} is not a sound tar file: {exc}") from exc
+        # tarfile takes a damaged header for the end
+        if any(os.pread(self._fd, tarfile.BLOCKSIZE, end)):
+            raise FormatError(f"{self.path} is damaged: no tar header at offset {end}")
+        return files
+
+    def _take(self, files: dict[str, Span], member: tarfile.TarInfo, size: int) -> None:
+        name = posixpath.normpath(member.name)
+        if member.islnk():
+            linked = files.get(posixpath.normpath(member.linkname))
+            if linked:
+                files[name] = linked
+        elif member.isreg() and not member.issparse():
+            if member.offset_data + member.size > size:
+                raise FormatError(f"{self.path} is cut: {name!r} ends beyond it")
+            files[name] = Span(member.offset_data, member.size)

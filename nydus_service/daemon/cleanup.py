@@ -1,0 +1,50 @@
+"""Removes what processes of ours that were killed have left behind; nothing of living ones, or of others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+
+from nydus_service.config.environment import temporary_root
+from nydus_service.content.containerd.stores import introspect, sweep_namespace
+from nydus_service.convert.workdir import sweep
+from nydus_service.errors import from_os_error
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What was removed: work directories, and in each namespace of containerd leases by their ids."""
+
+    directories: tuple[Path, ...]
+    leases: dict[str, list[str]]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"directories": list(map(str, self.directories)), "leases": self.leases}
+
+
+async def sweep_leftovers(address: Path, jobs_dir: Path, work_root: Path | None) -> Swept:
+    """Sweep all namespaces of a containerd, and a directory.
+
+    Args:
+        jobs_dir: where processes of this user hold their locks.
+        work_root: where work directories are made; None: where the system has temporary files.
+    Raises:
+        UnreachableError, NotAllowedError: the directory is swept by then, containerd is not.
+    """
+    directories = await anyio.to_thread.run_sync(_sweep_directory, work_root or temporary_root())
+    facts = await introspect(address)
+    leases = {}
+    for namespace in facts.namespaces:
+        if swept := await sweep_namespace(address, namespace, jobs_dir):
+            leases[namespace] = swept
+    return Swept(tuple(directories), leases)
+
+
+def _sweep_directory(root: Path) -> list[Path]:
+    try:
+        return sweep(root)
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise from_os_error(exc, f"look for work directories in {root}") from exc

@@ -1,0 +1,138 @@
+"""Bootstraps for the commands that look into images: out of a bootstrap layer, and in a few numbers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+
+from nydus_service.content.store import PIECE_SIZE, Provider, ReaderAt, UnexpectedContent
+from nydus_service.errors import FormatError, from_os_error
+from nydus_service.layertar.reader import REGULAR, LayerTarReader
+from nydus_service.oci.compression import open_decompressor, sniff
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digester
+from nydus_service.rafs.constants import BLOB_FEATURE_NAMES, BLOCK_SIZE, SUPERBLOCK_OFFSET
+from nydus_service.rafs.erofs import Superblock
+from nydus_service.rafs.reader import Bootstrap
+from nydus_service.rafs.tree import Blob, walk
+from nydus_service.rafs.v6 import ExtendedSuperblock
+
+IMAGE_BOOT = b"image/image.boot"
+
+
+async def extract_bootstrap(provider: Provider, layer: Descriptor, target: Path) -> None:
+    """Write the bootstrap of a bootstrap layer to a file.
+
+    Raises:
+        ContentNotFound: the layer is not there.
+        UnexpectedContent: it has another digest than its descriptor says.
+        FormatError: it is damaged, or has no bootstrap in it.
+    """
+    async with provider.open_reader(layer) as reader:
+        await anyio.to_thread.run_sync(_extract, layer, reader, target)
+
+
+def _extract(layer: Descriptor, reader: ReaderAt, target: Path) -> None:
+    digester = Digester(layer.digest.algorithm)
+    pieces = _plain_pieces(reader, digester)
+    found = False
+    try:
+        for entry in (tar := LayerTarReader(lambda: next(pieces, b""))):
+            if entry.path == IMAGE_BOOT and entry.kind == REGULAR:
+                found = True
+                with target.open("wb") as file:
+                    for chunk in tar.chunks(PIECE_SIZE):
+                        file.write(chunk)
+    except FormatError as exc:
+        raise FormatError(f"bootstrap layer {layer.digest}: {exc}") from exc
+    except OSError as exc:
+        raise from_os_error(exc, f"write the bootstrap to {str(target)!r}") from exc
+    for _ in pieces:
+        pass
+    if digester.digest() != layer.digest:
+        raise UnexpectedContent(f"bootstrap layer {layer.digest}: what is stored is {digester.digest()}")
+    if not found:
+        raise FormatError(f"bootstrap layer {layer.digest} has no {IMAGE_BOOT.decode()} in it")
+
+
+def _plain_pieces(reader: ReaderAt, digester: Digester) -> Iterator[bytes]:
+    """Read a layer front to back, hashed as it is stored; yields it decompressed. Runs in a worker thread."""
+    decompressor = None
+    for offset in range(0, reader.size, PIECE_SIZE):
+        anyio.from_thread.check_cancelled()
+        data = anyio.from_thread.run(_read_whole, reader, offset)
+        digester.update(data)
+        decompressor = decompressor or open_decompressor(sniff(data))
+        yield from decompressor.feed(data)
+    if decompressor is not None:
+        decompressor.finish()
+
+
+async def _read_whole(reader: ReaderAt, offset: int) -> bytes:
+    """Read one piece for a thread; shielded as in sample/image.py, or a cancel could leave it spinning."""
+    with anyio.CancelScope(shield=True):
+        piece = await reader.read_at(offset, PIECE_SIZE)
+    return piece
+
+
+def read_chunking(bootstrap: Path) -> tuple[int, str]:
+    """How the content of an image was cut and digested: bytes of a chunk, and blake3 or sha256.
+
+    Raises:
+        FormatError, UnsupportedError: it is no bootstrap that can be read.
+    """
+    try:
+        with bootstrap.open("rb") as file:
+            head = file.read(BLOCK_SIZE)
+            size = bootstrap.stat().st_size
+    except OSError as exc:
+        raise from_os_error(exc, f"read {str(bootstrap)!r}") from exc
+    if len(head) < BLOCK_SIZE:
+        raise FormatError(f"a bootstrap of {size} bytes is too small")
+    Superblock.unpack(head, SUPERBLOCK_OFFSET)
+    extended = ExtendedSuperblock.unpack(head, size)
+    return extended.chunk_size, extended.digester
+
+
+def describe_bootstrap(bootstrap: Bootstrap) -> dict[str, object]:
+    """Count what a bootstrap holds; a hard link counts once for each of its names."""
+    counts = {"directories": 0, "files": 0, "symlinks": 0, "special": 0}
+    content_bytes = 0
+    inodes: set[int] = set()
+    for _, inode in walk(bootstrap.root):
+        if inode.is_dir():
+            counts["directories"] += 1
+        elif inode.is_regular():
+            counts["files"] += 1
+            content_bytes += 0 if id(inode) in inodes else inode.size
+        elif inode.is_symlink():
+            counts["symlinks"] += 1
+        else:
+            counts["special"] += 1
+        inodes.add(id(inode))
+    return {
+        "fs_version": 6,
+        "names": bootstrap.superblock.inos,
+        "inodes": len(inodes),
+        **counts,
+        "content_bytes": content_bytes,
+        "chunk_size": bootstrap.chunk_size,
+        "compressor": bootstrap.compressor,
+        "digester": bootstrap.digester,
+        "flags": f"{bootstrap.flags:#x}",
+        "prefetch": len(bootstrap.prefetch),
+        "blobs": [_describe_blob(blob) for blob in bootstrap.blobs],
+    }
+
+
+def _describe_blob(blob: Blob) -> dict[str, object]:
+    return {
+        "id": blob.blob_id,
+        "chunks": blob.chunk_count,
+        "compressor": blob.compressor,
+        "compressed_size": blob.compressed_size,
+        "uncompressed_size": blob.uncompressed_size,
+        "features": [name for bit, name in sorted(BLOB_FEATURE_NAMES.items()) if blob.features & bit],
+    }

@@ -1,0 +1,189 @@
+"""The check of one nydus image: its parts, its bootstrap, and its source if there is one to compare with."""
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from nydus_service.builder.limits import UNLIMITED, Limits
+from nydus_service.builder.verifier import VerifierProcess
+from nydus_service.content.store import Provider, ReaderAt, read_pieces
+from nydus_service.convert.failures import about, first_cause
+from nydus_service.errors import DiffersError, FormatError, from_os_error
+from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
+from nydus_service.imagecheck.manifests import FoundManifest
+from nydus_service.imagecheck.recording import record_tar_split
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digester
+
+GOOD = ("equal", "sound")
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One manifest that was checked. `report` is treeverify/report.py's."""
+
+    manifest: FoundManifest
+    source: FoundManifest | None
+    report: Mapping[str, Any]
+    duration_s: float
+
+    @property
+    def is_good(self) -> bool:
+        return self.report["verdict"] in GOOD
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "platform": self.manifest.platform and str(self.manifest.platform),
+            "target": self.manifest.descriptor.to_json(),
+            "source": self.source and self.source.descriptor.to_json(),
+            **self.report,
+            "duration_s": round(self.duration_s, 3),
+        }
+
+
+class ManifestCheck:
+    """Checks the manifests of one image, one after the other. A layer of several of them is read once."""
+
+    def __init__(
+        self,
+        target: Provider,
+        source: Provider | None,
+        mode: str,
+        limiter: anyio.CapacityLimiter,
+        work_dir: Path,
+        limits: Limits = UNLIMITED,
+    ) -> None:
+        """
+        Args:
+            mode: tree or full, as of `verify`; without a source it is only read.
+            limiter: of processes.
+            limits: of each of these.
+        """
+        self._target = target
+        self._source = source
+        self._mode = mode
+        self._limiter = limiter
+        self._work_dir = work_dir
+        self._limits = limits
+        self._tar_split: dict[str, Path] = {}
+
+    async def run(self, manifest: FoundManifest, source: FoundManifest | None) -> Checked:
+        """
+        Raises:
+            DiffersError: the image is so damaged that there is nothing to compare.
+            ContentNotFound: a part of it, or of the source, is missing.
+            FormatError: the source is damaged.
+        """
+        started = time.monotonic()
+        with about(f"{manifest.descriptor.digest} ({manifest.platform})"):
+            try:
+                bootstrap = await self._read_parts(manifest)
+                chunking = await anyio.to_thread.run_sync(read_chunking, bootstrap)
+            except (
+                FormatError
+            ) as exc:  # the image is what is checked here: damage is the answer, not bad input
+                raise DiffersError(f"damaged: {exc}") from exc
+            layers = await self._record_layers(source, *chunking) if source else None
+            async with AsyncExitStack() as readers:
+                request = {
+                    "mode": self._mode if source else "read",
+                    "bootstrap": str(bootstrap),
+                    "blobs": await self._blobs(manifest, readers),
+                } | ({} if layers is None else {"layers": layers})
+                async with self._limiter:
+                    report = await VerifierProcess(limits=self._limits).verify(request)
+        return Checked(manifest, source, report, time.monotonic() - started)
+
+    async def _read_parts(self, manifest: FoundManifest) -> Path:
+        """Look at all parts of the image. Returns a file with its bootstrap.
+
+        Raises:
+            FormatError: one is damaged, or they contradict each other.
+        """
+        assert manifest.manifest is not None
+        assert manifest.bootstrap_layer is not None
+        if manifest.config and len(manifest.config.diff_ids) != len(manifest.manifest.layers):
+            counts = f"{len(manifest.config.diff_ids)} diffIDs for {len(manifest.manifest.layers)} layers"
+            raise FormatError(f"its config has {counts}")
+        for layer in manifest.manifest.layers:
+            size = (await self._target.info(layer.digest)).size
+            if size != layer.size:
+                raise FormatError(f"layer {layer.digest} has {size} bytes, the manifest says {layer.size}")
+        bootstrap = self._work_dir / f"{manifest.descriptor.digest.hex}.boot"
+        await extract_bootstrap(self._target, manifest.bootstrap_layer, bootstrap)
+        return bootstrap
+
+    async def _record_layers(
+        self, source: FoundManifest, chunk_size: int, digester: str
+    ) -> list[dict[str, str]]:
+        assert self._source is not None
+        assert source.manifest is not None
+        cause: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                for layer in source.manifest.layers:
+                    key = f"{layer.digest.hex}-{chunk_size}-{digester}"
+                    if key not in self._tar_split:
+                        self._tar_split[key] = self._work_dir / f"{key}.tar_split"
+                        tasks.start_soon(
+                            self._record_layer, layer, self._tar_split[key], chunk_size, digester
+                        )
+        except BaseExceptionGroup as group:
+            cause = first_cause(group)
+        if cause is not None:  # outside the handler, or the group would become its context
+            raise cause
+        return [
+            {
+                "digest": layer.digest,
+                "tar_split": str(self._tar_split[f"{layer.digest.hex}-{chunk_size}-{digester}"]),
+            }
+            for layer in source.manifest.layers
+        ]
+
+    async def _record_layer(self, layer: Descriptor, tar_split: Path, chunk_size: int, digester: str) -> None:
+        assert self._source is not None
+        async with self._limiter:
+            with about(f"source layer {layer.digest}"):
+                await record_tar_split(
+                    self._source,
+                    layer,
+                    tar_split,
+                    chunk_size=chunk_size,
+                    digester=digester,
+                    limits=self._limits,
+                )
+
+    async def _blobs(self, manifest: FoundManifest, readers: AsyncExitStack) -> dict[str, str | None]:
+        """Hex ids of the image's blobs; in mode full with files of their bytes, whose digests are right."""
+        assert manifest.manifest is not None
+        blobs: dict[str, str | None] = {}
+        for layer in manifest.manifest.layers:
+            if layer == manifest.bootstrap_layer or layer.digest.hex in blobs:
+                continue
+            blobs[layer.digest.hex] = None
+            if self._mode == "full":
+                reader = await readers.enter_async_context(self._target.open_reader(layer))
+                blobs[layer.digest.hex] = str(await self._hashed(layer, reader))
+        return blobs
+
+    async def _hashed(self, blob: Descriptor, reader: ReaderAt) -> Path:
+        """Hash a blob. Returns a file with its bytes: the store's own, or a copy."""
+        path = reader.local_path or self._work_dir / f"{blob.digest.hex}.blob"
+        digester = Digester(blob.digest.algorithm)
+        try:
+            async with await anyio.open_file(os.devnull if reader.local_path else path, "wb") as copy:
+                async for piece in read_pieces(reader):
+                    await anyio.to_thread.run_sync(digester.update, piece)
+                    await copy.write(piece)
+        except OSError as exc:
+            raise from_os_error(exc, f"copy blob {blob.digest} to {path}") from exc
+        if digester.digest() != blob.digest:
+            raise DiffersError(f"damaged: blob {blob.digest} is stored as {digester.digest()}")
+        return path

@@ -1,0 +1,55 @@
+"""Records the tar-splits of a source's layers for a check: the tee of a conversion, without the builder."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from nydus_service.builder.builder import PackRequest
+from nydus_service.builder.command import feed_arguments, operand
+from nydus_service.builder.limits import UNLIMITED, Limits
+from nydus_service.builder.pipes import FileDescriptor, open_input, open_pipe
+from nydus_service.builder.process import Command
+from nydus_service.builder.supervisor import Input, Spawn, supervise
+from nydus_service.content.store import Provider, read_pieces
+from nydus_service.oci.descriptor import Descriptor
+
+
+async def record_tar_split(
+    provider: Provider,
+    layer: Descriptor,
+    tar_split: Path,
+    *,
+    chunk_size: int,
+    digester: str,
+    limits: Limits = UNLIMITED,
+) -> None:
+    """Read a layer in a process of its own, and note what is in it.
+
+    Args:
+        tar_split: file to write (tarsplit/recorder.py).
+        chunk_size: bytes by which content is cut and digested: that of the image to compare with.
+        digester: blake3 or sha256, likewise.
+        limits: of the process.
+    Raises:
+        FormatError: the layer is damaged, or not the one that its descriptor names.
+        ContentNotFound: it is not there.
+    """
+    request = PackRequest(
+        layer.digest, layer.size, chunk_size=chunk_size, digester=digester, tar_split=tar_split
+    )
+    async with provider.open_reader(layer) as reader:
+        with ExitStack() as descriptors:
+            nowhere = descriptors.enter_context(
+                FileDescriptor(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+            )
+            if reader.local_path is None:
+                pipe = descriptors.enter_context(open_pipe())
+                path, stdin, source = "-", pipe.reader, Input(read_pieces(reader), pipe)
+            else:
+                path, stdin, source = (
+                    operand(reader.local_path),
+                    descriptors.enter_context(open_input("")),
+                    None,
+                )
+            feed = Command(None, tuple(feed_arguments(request, path)))
+            await supervise(Spawn(feed, stdin, stdout=nowhere), input=source, limits=limits)

@@ -1,0 +1,146 @@
+"""One entry of a layer tar, and the headers that can stand before its own. Pure."""
+
+from typing import Final
+
+from nydus_service.layertar.header import (
+    BadEntryError,
+    parse_decimal,
+    parse_pax,
+    parse_pax_time,
+    text,
+)
+from nydus_service.layertar.sparse import Runs, is_sparse
+
+REGULAR, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO = range(7)
+"""The kinds of an entry."""
+
+NO_XATTRS: Final[dict[bytes, bytes]] = {}
+"""Shared by all entries without xattrs: not to be changed."""
+
+_XATTR = b"SCHILY.xattr."
+
+
+class TarEntry:
+    """One file of a layer, as its headers describe it.
+
+    path: from the root, without a slash at its ends and without `.` and `..`; b"" is the root.
+    kind: REGULAR, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY or FIFO.
+    mode: the 12 permission bits.    uid, gid: 0..2**32-1.
+    size: bytes of a regular file's content, holes included; 0 for all other kinds.
+    mtime, mtime_nsec: 0 both where containerd would not set the time (before 1970, after 2262).
+    target: a symlink's, verbatim; a hard link's, cleaned like `path`; else b"".
+    rdev: a device's number as Linux's stat encodes it in 32 bits; else 0.
+    xattrs: by full name, whatever their namespace. Shared while empty: not to be changed.
+    offset: in the tar stream, of the first header that belongs to the entry.
+    sparse: data runs (offset, length) of a sparse file; else None.
+    """
+
+    __slots__ = (
+        "gid", "kind", "mode", "mtime", "mtime_nsec", "offset", "path", "rdev", "size", "sparse", "target",
+        "uid", "xattrs",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        path: bytes,
+        kind: int,
+        mode: int,
+        uid: int,
+        gid: int,
+        size: int,
+        mtime: int,
+        mtime_nsec: int,
+        target: bytes,
+        rdev: int,
+        xattrs: dict[bytes, bytes],
+        offset: int,
+        sparse: Runs | None,
+    ) -> None:
+        self.path = path
+        self.kind = kind
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.size = size
+        self.mtime = mtime
+        self.mtime_nsec = mtime_nsec
+        self.target = target
+        self.rdev = rdev
+        self.xattrs = xattrs
+        self.offset = offset
+        self.sparse = sparse
+
+    def __repr__(self) -> str:
+        return f"<TarEntry {self.path!r} kind={self.kind} size={self.size} offset={self.offset}>"
+
+
+class Extensions:
+    """The headers before an entry's own: PAX records, a long name, a long link target.
+
+    pax: its records; None without such a header.
+    sparse: the records are those of a sparse file.
+    """
+
+    __slots__ = ("_link", "_name", "_xattrs", "offset", "pax", "sparse")
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+        self.pax: dict[bytes, bytes] | None = None
+        self.sparse = False
+        self._xattrs = False
+        self._name: bytes | None = None
+        self._link: bytes | None = None
+
+    def add(self, flag: bytes, body: bytes) -> None:
+        """Take in the body of a header of typeflag `x`, `L` or `K`.
+
+        Raises:
+            BadEntryError: there was one already, or the PAX records are malformed.
+        """
+        if flag == b"x" and self.pax is None:
+            self.pax = parse_pax(body)
+            self.sparse = b"GNU.sparse." in body and is_sparse(self.pax)
+            self._xattrs = _XATTR in body
+        elif flag == b"L" and self._name is None:
+            self._name = text(body)
+        elif flag == b"K" and self._link is None:
+            self._link = text(body)
+        else:
+            raise BadEntryError(f"it has two headers of type {flag.decode()} before its own")
+
+    def path(self) -> bytes:
+        """The path that they give; b"" if none."""
+        if self.pax is None:
+            return self._name or b""
+        stored = self._name or self.pax.get(b"path") or b""
+        return self.pax.get(b"GNU.sparse.name") or stored if self.sparse else stored
+
+    def apply(self, entry: TarEntry) -> None:
+        """Put what they say into an entry made from its own header. An empty record says nothing.
+
+        Raises:
+            BadEntryError: a record's value is none.
+        """
+        entry.offset = self.offset
+        entry.path = self.path() or entry.path
+        if self._link:
+            entry.target = self._link
+        records = self.pax
+        if not records:
+            return
+        if not self._link and (value := records.get(b"linkpath")):
+            entry.target = value
+        if value := records.get(b"uid"):
+            entry.uid = parse_decimal(value, "uid")
+        if value := records.get(b"gid"):
+            entry.gid = parse_decimal(value, "gid")
+        if value := records.get(b"size"):
+            entry.size = parse_decimal(value, "size")
+        if value := records.get(b"mtime"):
+            entry.mtime, entry.mtime_nsec = parse_pax_time(value)
+        if self._xattrs:
+            entry.xattrs = {
+                key[len(_XATTR) :]: value for key, value in records.items() if key.startswith(_XATTR)
+            }
+            if b"" in entry.xattrs:
+                raise BadEntryError("it has an xattr without a name")

@@ -1,0 +1,420 @@
+"""Entries of a layer tar, read as a stream: ustar, v7, GNU, PAX and star, as containerd takes them.
+
+    reader = LayerTarReader(pieces.read)
+    for entry in reader:
+        if entry.kind == REGULAR:
+            content = reader.read_whole()   # or: for chunk in reader.chunks(1 << 20)
+
+How the position is kept: `_view` is the current piece, `_base` the offset of its first byte in the
+stream, `_pos` where reading goes on in it; `_next` is the offset in the stream of the next header, known
+as soon as an entry's own header is. Content that nobody read is thus skipped for free. No piece is
+copied whole: what straddles two pieces is put together on its own.
+
+Differs from Go's archive/tar where that would lose or guess something: zero blocks are skipped
+anywhere, so that archives can follow one another; an extension header that no entry follows, two of
+one type before one entry, and GNU.sparse records without a map or of an unknown version are refused; old
+GNU sparse files and contiguous files (typeflag 7), which containerd refuses, are read.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+from zlib import adler32
+
+from nydus_service.errors import FormatError
+from nydus_service.layertar.entry import (
+    BLOCK,
+    CHAR,
+    DIRECTORY,
+    FIFO,
+    HARDLINK,
+    NO_XATTRS,
+    REGULAR,
+    SYMLINK,
+    Extensions,
+    TarEntry,
+)
+from nydus_service.layertar.header import (
+    BLOCK_SIZE,
+    CHECKSUM,
+    DEVMAJOR,
+    DEVMINOR,
+    HEADER,
+    ID_MAX,
+    LINKNAME,
+    MAGIC,
+    PATH_MAX,
+    ZERO_BLOCK,
+    BadEntryError,
+    adler_of_checksum,
+    bound_time,
+    clean_path,
+    has_devices,
+    parse_number,
+    parse_pax,
+    prefix_of,
+    text,
+    verify_checksum,
+)
+from nydus_service.layertar.sparse import Runs, SparseMap, read_old_gnu, read_pax
+
+__all__ = [
+    "BLOCK", "CHAR", "DIRECTORY", "EXTENSION_MAX", "FIFO", "HARDLINK", "REGULAR", "SYMLINK", "ZEROS",
+    "LayerTarReader", "TarEntry",
+]  # fmt: skip
+
+ZEROS: Final = bytes(1 << 20)
+"""What `chunks` yields for each whole chunk of a hole, if chunks have this size."""
+
+EXTENSION_MAX: Final = 8 << 20
+"""Bytes of a PAX header or a GNU long name above which it is refused: it is held in memory."""
+
+_KINDS = {
+    b"0": REGULAR,
+    b"\0": REGULAR,
+    b"7": REGULAR,
+    b"S": REGULAR,
+    b"1": HARDLINK,
+    b"2": SYMLINK,
+    b"3": CHAR,
+    b"4": BLOCK,
+    b"5": DIRECTORY,
+    b"6": FIFO,
+}
+_EXTENSIONS = frozenset((b"x", b"g", b"L", b"K"))
+_FIELDS_KEPT = 1 << 14
+"""Different bytes of numeric fields whose values a reader remembers."""
+_TIME_USUAL = 1 << 33
+"""Seconds since 1970 below which a time needs no closer look."""
+_NAME_SHOWN = 200
+_TRUNCATED = "the tar ends inside it: the layer is truncated"
+
+Fields = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, int]
+"""A header as `HEADER` unpacks it."""
+
+
+class LayerTarReader:
+    """Iterates over the entries of one layer. The content of an entry can be read, once, until the
+    next entry is asked for.
+
+    Args:
+        read: gives the next piece of the stream, b"" at its end. A piece must stay as it is for as
+            long as anything that `chunks` yielded is in use: chunks are views of it where they can be.
+    Raises (all of its methods):
+        FormatError: the stream is no tar, is damaged or ends too early.
+    """
+
+    def __init__(self, read: Callable[[], bytes | memoryview]) -> None:
+        self._read = read
+        self._view = memoryview(b"")
+        self._end = 0  # of _view
+        self._base = 0
+        self._pos = 0
+        self._next = 0
+        self._data_end = 0  # offset in the stream; _next is behind its padding
+        self._unread = 0  # stored bytes of the current entry's content
+        self._entry: TarEntry | None = None
+        self._zeros = ZEROS
+        self._numbers: dict[bytes, int] = {}
+        self._owners: dict[bytes, tuple[int, int, int]] = {}
+        self._adlers: dict[bytes, int] = {}
+
+    def __iter__(self) -> Iterator[TarEntry]:
+        extensions: Extensions | None = None
+        ended = False  # the last block was one of zeros
+        while True:
+            offset = self._next
+            at = offset - self._base
+            self._pos = stop = at + BLOCK_SIZE
+            block = self._view[at:stop] if stop <= self._end else self._next_header(ended)
+            if block is None:
+                break
+            self._next = self._data_end = offset + BLOCK_SIZE
+            fields: Fields = HEADER.unpack(block)
+            try:
+                if self._adlers.get(fields[4]) != adler32(block) & 0xFFFF and not self._is_header(block):
+                    if extensions is not None:
+                        break
+                    ended = True
+                    continue
+                ended = False
+                if fields[5] in _EXTENSIONS:
+                    extensions = self._extend(extensions, fields, offset)
+                    continue
+                entry = self._make_entry(block, fields, offset, extensions)
+            except BadEntryError as exc:
+                name, first = fields[0], offset
+                if extensions is not None:
+                    name, first = extensions.path() or name, extensions.offset
+                raise _error(text(name), first, str(exc)) from exc
+            extensions = None
+            yield entry
+        if extensions is not None:
+            raise _error(extensions.path(), extensions.offset, "after its PAX or GNU header it is missing")
+        if self._next == 0:
+            raise FormatError("the layer's tar is empty (0 bytes); even one without entries has an end mark")
+
+    def read_whole(self) -> bytes:
+        """All of the current entry's content that was not read yet, in memory; holes are zeros."""
+        entry = self._entry
+        if entry is None or entry.sparse is not None:
+            return b"".join(self.chunks(len(ZEROS)))
+        at = self._pos
+        stop = at + self._unread
+        if stop > self._end:
+            return bytes(self._content(self._unread))
+        self._pos, self._unread = stop, 0
+        return self._view[at:stop].tobytes()
+
+    def chunks(self, chunk_size: int) -> Iterator[bytes | memoryview]:
+        """The current entry's content, cut every `chunk_size` bytes; the last piece may be shorter.
+
+        A chunk of nothing but a hole is always the same object (`ZEROS`, if it has that size).
+        """
+        entry = self._entry
+        if entry is None:
+            return
+        if entry.sparse is not None:
+            yield from self._sparse_chunks(entry.size, entry.sparse, chunk_size)
+        while self._unread:
+            yield self._content(min(chunk_size, self._unread))
+
+    # Headers
+
+    def _next_header(self, ended: bool) -> memoryview | bytes | None:
+        """The block at `_next`, which this piece has not got whole; None if the stream has ended there.
+
+        `ended`: the archive's end mark has begun, so that less than a block of zeros may follow.
+        """
+        if not self._seek(self._next):
+            if self._data_end > self._base and self._entry is not None:
+                raise _error(self._entry.path, self._entry.offset, _TRUNCATED)
+            return None
+        block = self._gather(BLOCK_SIZE)
+        if len(block) == BLOCK_SIZE:
+            return block
+        if any(block) or (block and not ended):
+            raise FormatError(
+                f"the layer's tar ends inside the header at offset {self._next}: the layer is truncated"
+            )
+        return None
+
+    def _is_header(self, block: memoryview | bytes) -> bool:
+        """False for a zero block. Learns the checksum, so that next time one look-up will do."""
+        if block == ZERO_BLOCK:
+            return False
+        block = bytes(block)
+        verify_checksum(block)
+        if len(self._adlers) >= _FIELDS_KEPT:
+            self._adlers.clear()
+        checksum = block[CHECKSUM]
+        self._adlers[checksum] = adler_of_checksum(checksum)
+        return True
+
+    def _number(self, field: bytes) -> int:
+        """`parse_number`, remembered: a layer has few different owners, modes, sizes and times."""
+        if (value := self._numbers.get(field)) is not None:
+            return value
+        if len(self._numbers) >= _FIELDS_KEPT:
+            self._numbers.clear()
+        value = self._numbers[field] = parse_number(field)
+        return value
+
+    def _owner(self, field: bytes) -> tuple[int, int, int]:
+        """Permission bits, uid and gid; remembered as numbers are."""
+        mode, uid, gid = (parse_number(field[at : at + 8]) for at in (0, 8, 16))
+        if len(self._owners) >= _FIELDS_KEPT:
+            self._owners.clear()
+        owner = self._owners[field] = mode & 0o7777, uid, gid
+        return owner
+
+    def _extend(self, extensions: Extensions | None, fields: Fields, offset: int) -> Extensions | None:
+        """Read a header that is about the next one."""
+        size, flag = self._number(fields[2]), fields[5]
+        if not 0 <= size <= EXTENSION_MAX:
+            raise BadEntryError(f"its extension header has {size} bytes, at most {EXTENSION_MAX} are read")
+        body = self._take(size)
+        self._next += size + (-size & BLOCK_SIZE - 1)
+        if flag == b"g":  # containerd reads it, too, and heeds none of it
+            parse_pax(body)
+            return extensions
+        extensions = extensions or Extensions(offset)
+        extensions.add(flag, body)
+        return extensions
+
+    def _make_entry(
+        self, block: memoryview | bytes, fields: Fields, offset: int, extensions: Extensions | None
+    ) -> TarEntry:
+        name, owner_field, size_field, mtime_field, _, flag, link_begin, prefix_begin = fields
+        if (kind := _KINDS.get(flag)) is None:
+            raise BadEntryError(f"its typeflag {flag!r} is of no kind of file")
+        # In most headers these fields are the same bytes as in one before, so no call is made.
+        if (owner := self._owners.get(owner_field)) is None:
+            owner = self._owner(owner_field)
+        if (size := self._numbers.get(size_field)) is None:
+            size = self._number(size_field)
+        if (mtime := self._numbers.get(mtime_field)) is None:
+            mtime = self._number(mtime_field)
+        mode, uid, gid = owner
+        path = name.partition(b"\0")[0]
+        if prefix_begin and (before := prefix_of(bytes(block))):
+            path = before + b"/" + path
+        target = text(bytes(block[LINKNAME])) if link_begin else b""
+        entry = TarEntry(path, kind, mode, uid, gid, size, mtime, 0, target, 0, NO_XATTRS, offset, None)
+        if not 0 <= mtime < _TIME_USUAL:
+            entry.mtime, entry.mtime_nsec = bound_time(mtime)
+        if extensions is not None:
+            extensions.apply(entry)
+        if flag == b"\0" and entry.path.endswith(b"/"):
+            entry.kind = kind = DIRECTORY
+        self._unread = 0
+        if kind != REGULAR:
+            _settle_special(entry, block)
+        elif entry.size or extensions is not None or flag == b"S":
+            self._place_content(entry, block, flag, extensions)
+        entry.path = clean_path(entry.path)
+        if not 0 <= entry.uid <= ID_MAX or not 0 <= entry.gid <= ID_MAX:
+            raise BadEntryError(f"its owner {entry.uid}:{entry.gid} is out of range: 0..{ID_MAX} fit")
+        if not entry.path and entry.kind != DIRECTORY:
+            raise BadEntryError("it is the root of the layer, and no directory")
+        self._entry = entry
+        return entry
+
+    def _place_content(
+        self, entry: TarEntry, block: memoryview | bytes, flag: bytes, extensions: Extensions | None
+    ) -> None:
+        """Find where a regular file's data is, and what of it is a sparse file's map."""
+        size = entry.size
+        if size < 0:
+            raise BadEntryError(f"it has a size of {size} bytes")
+        old_gnu = read_old_gnu(bytes(block), self._block_between) if flag == b"S" else None
+        self._unread = size
+        self._data_end += size
+        self._next = self._data_end + (-size & BLOCK_SIZE - 1)
+        if old_gnu is not None:
+            self._expand(entry, old_gnu)
+        elif extensions is not None and extensions.sparse:
+            self._expand(entry, read_pax(extensions.pax or {}, self._block_of_content))
+
+    def _expand(self, entry: TarEntry, sparse: SparseMap) -> None:
+        stored = sum(length for _, length in sparse.runs)
+        if stored != self._unread:
+            raise BadEntryError(f"its sparse map tells of {stored} data bytes, {self._unread} are there")
+        entry.size, entry.sparse = sparse
+
+    def _block_between(self) -> bytes:
+        """A block between a header and the entry's data, beyond the size that the header tells."""
+        block = self._take(BLOCK_SIZE)
+        self._next = self._data_end = self._next + BLOCK_SIZE
+        return block
+
+    def _block_of_content(self) -> bytes:
+        if self._unread < BLOCK_SIZE:
+            raise BadEntryError("its sparse map is longer than its data")
+        self._unread -= BLOCK_SIZE
+        return self._take(BLOCK_SIZE)
+
+    # Content
+
+    def _sparse_chunks(self, size: int, runs: Runs, chunk_size: int) -> Iterator[bytes | memoryview]:
+        if len(self._zeros) != chunk_size:
+            self._zeros = bytes(chunk_size)
+        zeros = memoryview(self._zeros)
+        rest = iter(runs)
+        offset, length = next(rest, (size, 0))
+        for start in range(0, size, chunk_size):
+            at, stop = start, min(start + chunk_size, size)
+            if offset >= stop and stop - start == chunk_size:
+                yield self._zeros
+                continue
+            parts: list[bytes | memoryview] = []
+            while at < stop:
+                if at < offset:
+                    part: bytes | memoryview = zeros[: min(offset, stop) - at]
+                else:
+                    part = self._content(min(offset + length, stop) - at)
+                parts.append(part)
+                at += len(part)
+                if at == offset + length:
+                    offset, length = next(rest, (size, 0))
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _content(self, size: int) -> bytes | memoryview:
+        """The next bytes of the current entry's data; a view if they are in one piece."""
+        at = self._pos
+        stop = at + size
+        self._unread -= size
+        if stop <= self._end:
+            self._pos = stop
+            return self._view[at:stop]
+        try:
+            return self._take(size)
+        except BadEntryError as exc:
+            assert self._entry is not None
+            raise _error(self._entry.path, self._entry.offset, str(exc)) from exc
+
+    # Stream
+
+    def _pull(self) -> bool:
+        """Go on to the next piece; False at the end of the stream, `_base` being its length then."""
+        self._base += self._end
+        self._view = memoryview(self._read())
+        self._end = len(self._view)
+        self._pos = 0
+        return self._end > 0
+
+    def _seek(self, offset: int) -> bool:
+        """Move forward in the stream; False if it ends before."""
+        while offset > self._base + self._end:
+            if not self._pull():
+                return False
+        self._pos = offset - self._base
+        return True
+
+    def _gather(self, size: int) -> bytes:
+        """The next `size` bytes, or what there is of them."""
+        parts = []
+        while True:
+            part = self._view[self._pos : self._pos + size]
+            self._pos += len(part)
+            size -= len(part)
+            parts.append(part)
+            if not size or not self._pull():
+                return b"".join(parts)
+
+    def _take(self, size: int) -> bytes:
+        stop = self._pos + size
+        if stop <= self._end:
+            at, self._pos = self._pos, stop
+            return self._view[at:stop].tobytes()
+        data = self._gather(size)
+        if len(data) < size:
+            raise BadEntryError(_TRUNCATED)
+        return data
+
+
+def _settle_special(entry: TarEntry, block: memoryview | bytes) -> None:
+    """What is not a regular file has no content, whatever its size field says."""
+    kind = entry.kind
+    entry.size = 0
+    if kind == SYMLINK:
+        if not 0 < len(entry.target) < PATH_MAX:
+            raise BadEntryError(f"its target has {len(entry.target)} bytes, 1..{PATH_MAX - 1} fit")
+        return
+    if kind == HARDLINK:
+        if not entry.target:
+            raise BadEntryError("it is a hard link without a target")
+        entry.target = clean_path(entry.target)
+        return
+    entry.target = b""
+    if kind in (CHAR, BLOCK) and has_devices(bytes(block[MAGIC])):
+        major, minor = parse_number(bytes(block[DEVMAJOR])), parse_number(bytes(block[DEVMINOR]))
+        if major < 0 or minor < 0:
+            raise BadEntryError(f"its device number is {major}:{minor}")
+        entry.rdev = (minor & 0xFF) | ((major & 0xFFF) << 8) | ((minor & 0xFFF00) << 12)
+
+
+def _error(path: bytes, offset: int, what: str) -> FormatError:
+    name = repr(path.decode("utf-8", "backslashreplace"))
+    if len(name) > _NAME_SHOWN:
+        name = f"{name[:_NAME_SHOWN]}…"
+    return FormatError(f"tar entry {name} at offset {offset}: {what}")

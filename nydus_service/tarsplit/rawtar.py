@@ -1,0 +1,181 @@
+"""Raw parts of a tar, as verification reads them: fields, PAX records, sparse maps. Pure.
+
+The builder's counterparts are layertar/header.py and layertar/sparse.py. The code is separate on purpose, as
+the package says.
+Source: POSIX pax, GNU tar manual ("Basic Tar Format", "Storing Sparse Files"), Go archive/tar.
+"""
+
+from typing import Final
+from zlib import adler32
+
+from nydus_service.errors import FormatError, UnsupportedError
+
+BLOCK: Final = 512
+ZERO_BLOCK: Final = bytes(BLOCK)
+RUNS_MAX: Final = 1 << 20
+"""Data runs of one sparse file: they are held in memory."""
+
+_DIGITS_MAX: Final = 20
+_SPACES_IN_SUM: Final = 8 * 0x20
+
+Runs = list[tuple[int, int]]
+"""Offset in the file and length, bytes, of each piece of a sparse file that is stored."""
+Records = dict[bytes, bytes]
+
+
+def header_number(field: bytes) -> int:
+    """A numeric header field: octal, padded with spaces and NULs, blank for 0; or GNU's base-256.
+
+    Raises:
+        FormatError: it is neither, or outside of 64 bits.
+    """
+    if field[0] & 0x80:
+        bits = 8 * len(field) - 1
+        value = int.from_bytes(field, "big") & (1 << bits) - 1
+        if field[0] & 0x40:
+            value -= 1 << bits
+    else:
+        digits = field.strip(b" \0").partition(b"\0")[0]
+        if digits.strip(b"01234567"):
+            raise FormatError(f"{field!r} is no octal number")
+        value = int(digits or b"0", 8)
+    if not -(1 << 63) <= value < 1 << 63:
+        raise FormatError(f"{field!r} does not fit 64 bits")
+    return value
+
+
+def decimal(digits: bytes) -> int:
+    """A number in a PAX record or a sparse map, not negative. Raises: FormatError: it is none."""
+    if not digits.isdigit() or len(digits) > _DIGITS_MAX:
+        raise FormatError(f"{digits[:40]!r} is no decimal number")
+    return int(digits)
+
+
+def check_checksum(header: bytes) -> None:
+    """Compare a header's checksum with its bytes. Raises: FormatError: they differ.
+
+    The checksum counts its own field as spaces. Some old programs summed signed bytes.
+    """
+    # The low half of Adler-32 is one more than the sum of the bytes, modulo a prime near 2**16.
+    digits = header[148:154]
+    quick = (adler32(header[156:], adler32(header[:148])) & 0xFFFF) + _SPACES_IN_SUM - 1
+    if digits.isdigit() and header[154] <= 0x20 and not digits.strip(b"01234567") and int(digits, 8) == quick:
+        return
+    total = sum(header) - sum(header[148:156]) + _SPACES_IN_SUM
+    try:
+        claimed = header_number(header[148:156])
+    except FormatError as exc:
+        raise FormatError(f"its checksum is missing, {exc}: no tar header, or damaged") from exc
+    if claimed != total and claimed != total - 256 * sum(byte >> 7 for byte in header[:148] + header[156:]):
+        raise FormatError(f"its checksum is {total:o}, and it says {claimed:o}: no tar header, or damaged")
+
+
+def pax_records(body: bytes) -> list[tuple[bytes, bytes]]:
+    """The (key, value) of each record of a PAX header: `LENGTH KEY=VALUE\\n`, cut by length alone.
+
+    Raises:
+        FormatError: a record breaks this form.
+    """
+    records = []
+    at, end = 0, len(body)
+    while at < end:
+        space = body.find(b" ", at, at + _DIGITS_MAX)
+        digits = body[at : max(space, at)]
+        stop = at + int(digits) if digits.isdigit() else 0
+        equals = body.find(b"=", space + 1, max(stop - 1, 0))
+        if stop > end or equals <= space + 1 or body[stop - 1] != 0x0A:
+            raise FormatError(
+                f"the PAX record at byte {at} of its header is malformed: {body[at : at + 40]!r}"
+            )
+        records.append((body[space + 1 : equals], body[equals + 1 : stop - 1]))
+        at = stop
+    return records
+
+
+def is_pax_sparse(records: Records) -> bool:
+    """Whether records tell of a sparse file. Raises: UnsupportedError: of an unknown kind."""
+    version = records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")
+    if version not in ((None, None), (b"0", b"0"), (b"0", b"1"), (b"1", b"0")):
+        raise UnsupportedError(f"GNU.sparse version {version} is not known")
+    return version[0] == b"1" or b"GNU.sparse.map" in records or b"GNU.sparse.numblocks" in records
+
+
+def pax_sparse_size(records: Records) -> int:
+    """The size of a sparse file, holes filled. Raises: FormatError: no record tells."""
+    size = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
+    if size is None:
+        raise FormatError("a sparse file without its size")
+    return decimal(size)
+
+
+def pax_runs(records: Records, pairs: list[bytes]) -> Runs:
+    """The map of PAX version 0.1, or of 0.0, whose repeated offset and numbytes records are `pairs`.
+
+    Raises: FormatError: it is not what it claims to be.
+    """
+    listed = records.get(b"GNU.sparse.map", b"")
+    numbers = pairs or (listed.split(b",") if listed else [])
+    count = decimal(records.get(b"GNU.sparse.numblocks", b""))
+    if len(numbers) != 2 * count or count > RUNS_MAX:
+        raise FormatError(f"a sparse map of {len(numbers)} numbers for {count} runs")
+    return _paired(numbers)
+
+
+def gnu_runs(area: bytes) -> Runs:
+    """Runs in one part of an old GNU map: 24 bytes each, up to the first blank one."""
+    runs: Runs = []
+    for at in range(0, len(area), 24):
+        if not area[at]:
+            break
+        runs.append((header_number(area[at : at + 12]), header_number(area[at + 12 : at + 24])))
+    return runs
+
+
+def check_runs(runs: Runs, size: int, stored: int) -> None:
+    """Whether a map describes a file of `size` bytes, `stored` of them not in holes.
+
+    Raises: FormatError: it does not.
+    """
+    end = total = 0
+    for offset, length in runs:
+        if offset < end or length < 0 or offset + length > size:
+            raise FormatError(
+                f"its sparse map has {length} bytes at {offset}: out of order, or outside of {size}"
+            )
+        end = offset + length
+        total += length
+    if total != stored:
+        raise FormatError(f"its sparse map has {total} bytes of data, and {stored} are stored")
+
+
+class StoredMap:
+    """The map of PAX version 1.0, which stands before the data: a number a line, the first counts
+    the runs; filled up to whole blocks. Comes in pieces that end with a block, at the latest."""
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._lines = 0
+
+    def room(self) -> int:
+        """Bytes up to the end of the block."""
+        return BLOCK - len(self._text) % BLOCK
+
+    def take(self, piece: bytes) -> Runs | None:
+        """Take in at most `room()` bytes; returns the runs once all are there.
+
+        Raises: FormatError: this is no map.
+        """
+        self._text += piece
+        self._lines += piece.count(b"\n")
+        if len(self._text) % BLOCK:
+            return None
+        count = decimal(bytes(self._text[: _DIGITS_MAX + 1]).partition(b"\n")[0])
+        lines = 2 * count + 1
+        if count > RUNS_MAX or len(self._text) > lines * (_DIGITS_MAX + 1) + BLOCK:
+            raise FormatError(f"a sparse map of {count} runs, or one that does not end")
+        return _paired(self._text.split(b"\n", lines)[1:lines]) if self._lines >= lines else None
+
+
+def _paired(numbers: list[bytes] | list[bytearray]) -> Runs:
+    plain = [decimal(bytes(number)) for number in numbers]
+    return list(zip(plain[::2], plain[1::2], strict=True))

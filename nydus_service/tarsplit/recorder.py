@@ -1,0 +1,416 @@
+"""What a layer's tar says, recorded down while its bytes go by: the source side of verification.
+
+A recorder is fed the decompressed bytes that the builder gets, in pieces of any size. It finds the
+entries itself, writes their headers as they are, and the digests of their content, holes filled, cut
+at the chunk size. It shares no code with the builder's tar reader, so that a mistake of that one
+shows. What the headers mean is read later, in the verifying process (treeverify/source.py), so that
+noting costs the builder little: some two microseconds for a small file.
+
+Most entries have little content and lie whole in one piece: `_scan` is a loop over those, and leaves
+all others to `_header`. The recorder is always in one of these states, by what it wants next:
+`_extension_left` bytes of an extension header; more of an old GNU sparse map (`_map_goes_on`);
+`_stored` bytes of content, the first of which may be a sparse map; `_padding`; else a header.
+
+The tar-split is one zstd frame with a checksum, over this, little-endian:
+
+      0   8  magic "TARSPLT1"
+      8   4  chunk size, bytes
+     12   4  digester: index in DIGESTERS
+     16      records: u32 blocks, u32 count, then
+               blocks > 0              an entry: 512 * blocks bytes of headers (extensions, its own, the rest
+                                       of an old GNU sparse map), 32 * count bytes of digests
+               blocks == 0, count > 0  here the tar has `count` zero blocks
+               blocks == count == 0    the end: u64 entries, u64 bytes of content, u64 bytes of the tar
+
+The tar-split without their end are of a tar that was not read to its end.
+"""
+
+from collections.abc import Callable
+from struct import Struct
+from typing import Final
+from zlib import adler32
+
+import zstandard
+
+from nydus_service.errors import FormatError, NydusServiceError, UnsupportedError
+from nydus_service.tarsplit.chunkdigests import DIGESTERS, ChunkDigests, open_hasher
+from nydus_service.tarsplit.rawtar import (
+    BLOCK,
+    RUNS_MAX,
+    ZERO_BLOCK,
+    Records,
+    Runs,
+    StoredMap,
+    check_checksum,
+    check_runs,
+    decimal,
+    gnu_runs,
+    header_number,
+    is_pax_sparse,
+    pax_records,
+    pax_runs,
+    pax_sparse_size,
+)
+
+MAGIC: Final = b"TARSPLT1"
+HEAD: Final = Struct("<8sII")
+RECORD: Final = Struct("<II")
+END: Final = Struct("<QQQ")
+
+EXTENSION_MAX: Final = 8 << 20
+"""Bytes of one extension header: many extended attributes of 64 KiB fit."""
+HEADERS_MAX: Final = 64 << 20
+"""Bytes of all headers of one entry: they are held in memory."""
+CHUNKS_MAX: Final = 0xFF_FFFF
+"""Chunks of one file: no blob has more."""
+
+_LEVEL: Final = -1  # a sixth of the time of level 3, for headers that are mostly zeros
+_FLUSH_SIZE: Final = 256 << 10
+_FIELDS: Final = Struct("124x12s12x8sB")
+"""Of a header: size, checksum, typeflag."""
+_ADLER_PRIME: Final = 65521
+_FIELDS_KEPT: Final = 1 << 14
+"""Different bytes of a field whose meaning is remembered."""
+_ONE_BLOCK_NO_CHUNK: Final = RECORD.pack(1, 0)
+_ONE_BLOCK_ONE_CHUNK: Final = RECORD.pack(1, 1)
+
+_PLAIN_FILE, _PAX, _LONG_NAME = b"0xL"
+_OLD_FILE, _SPARSE_FILE = b"\0S"
+_LONG_NAME_KEY: Final = b"=L"
+"""Where a GNU long name is kept among PAX records: no key of those has an equals sign."""
+_EXTENSIONS: Final = frozenset(b"xgLK")
+_FILES: Final = frozenset(b"\x0007S")
+_BARE: Final = frozenset(b"123456")
+"""Entries without content, whatever size they claim."""
+
+
+class TarSplitRecorder:
+    """Records the tar-split of one layer. `finish` is called once, after the last byte."""
+
+    def __init__(self, write: Callable[[bytes], object], chunk_size: int, digester: str) -> None:
+        """Begin the tar-split.
+
+        Args:
+            write: takes the tar-split, in pieces.
+            chunk_size: where content is cut, bytes.
+            digester: "blake3" or "sha256".
+        """
+        self._write = write
+        self._hasher = open_hasher(digester)
+        self._chunk_size = chunk_size
+        self._out = bytearray(HEAD.pack(MAGIC, chunk_size, DIGESTERS.index(digester)))
+        self._chunks = ChunkDigests(self._out, chunk_size, self._hasher, self._flush)
+        self._frame = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
+
+        self._position = 0  # in the tar, of the first byte that is not in `_held` and was not taken in
+        self._held = b""  # a part of a block
+        self._zero_blocks = 0
+        self._entries = 0
+        self._content_bytes = 0
+
+        # Of the entry that is begun, until it is complete.
+        self._headers = bytearray()
+        self._offset = 0
+        self._name = b""
+        self._pax: Records = {}
+        self._sparse_pairs: list[bytes] = []
+        self._extension_left = self._extension_size = self._extension_kind = 0
+        self._size = self._stored = self._padding = 0
+        self._runs: Runs | None = None
+        self._map_goes_on = False
+        self._stored_map: StoredMap | None = None
+
+        self._sizes = _Meanings(_plain_size)
+        self._adlers = _Meanings(_plain_adler)
+
+    def feed(self, piece: bytes) -> None:
+        """Note what the next bytes of the tar say.
+
+        Raises:
+            FormatError: they are not those of a sound tar; the message names the entry and its offset.
+            UnsupportedError: a sparse file of an unknown version, or one of too many chunks.
+        """
+        if self._held:
+            piece = self._held + piece
+            self._position -= len(self._held)
+            self._held = b""
+        try:
+            end = self._take(piece)
+        except NydusServiceError as exc:
+            name = self._name.decode(errors="backslashreplace")[:300]
+            raise type(exc)(f"tar entry {name!r} at offset {self._offset}: {exc}") from exc
+        self._held = piece[end:]
+        self._position += len(piece)
+        if len(self._out) >= _FLUSH_SIZE:
+            self._flush()
+
+    def finish(self) -> None:
+        """Complete the tar-split. Raises: FormatError: the tar ends inside an entry, or is empty."""
+        if self._held or self._headers or self._stored:  # padding behind the last content may be missing
+            name = self._name.decode(errors="backslashreplace")[:300]
+            where = f"in tar entry {name!r} at offset {self._offset}" if name else "in the header of an entry"
+            raise FormatError(f"the tar is cut off after {self._position} bytes, {where}")
+        if not self._position:
+            raise FormatError("the tar is empty: even the mark of its end is missing")
+        self._out += RECORD.pack(0, 0)
+        self._out += END.pack(self._entries, self._content_bytes, self._position)
+        self._flush()
+        self._write(self._frame.flush())
+
+    def _flush(self) -> None:
+        packed = self._frame.compress(self._out)
+        self._out.clear()
+        if packed:
+            self._write(packed)
+
+    def _take(self, piece: bytes) -> int:
+        """Take in a piece, but for a part of a block at its end; returns where that begins."""
+        at, end = 0, len(piece)
+        while at < end:
+            if self._extension_left:
+                at += self._take_extension(piece[at : at + self._extension_left])
+            elif self._map_goes_on or not (self._stored or self._padding):
+                if not self._headers:
+                    at = self._scan(piece, at)
+                if end - at < BLOCK:
+                    return at
+                self._header(piece[at : at + BLOCK], self._position + at)
+                at += BLOCK
+            elif self._stored:
+                at += self._take_content(piece, at)
+            else:
+                skipped = min(self._padding, end - at)
+                self._padding -= skipped
+                at += skipped
+        return at
+
+    def _scan(self, piece: bytes, at: int) -> int:
+        """Note the plain entries that lie whole in this piece; returns where another one begins."""
+        out, hasher, chunk_size, adler, fields = (
+            self._out, self._hasher, self._chunk_size, adler32, _FIELDS.unpack_from
+        )  # fmt: skip
+        sizes, adlers = self._sizes, self._adlers
+        view = memoryview(piece)
+        end = len(piece)
+        entries = content = 0
+        first = at
+        while end - at >= BLOCK:
+            begin = at + BLOCK
+            size_field, sum_field, kind = fields(piece, at)
+            size = sizes[size_field]
+            header = view[at:begin]
+            if size < 0 or adler(header) & 0xFFFF != adlers[sum_field]:
+                break  # not a plain one; `_header` looks again, exactly
+            if kind in _BARE:
+                size = 0
+            stop = begin + size
+            following = stop + (-size & 511)
+            if following > end:
+                break
+            if kind == _PLAIN_FILE or kind in _BARE:
+                if size > chunk_size:
+                    break
+                if self._zero_blocks:
+                    self._record_zero_blocks()
+                if at != first:
+                    out += RECORD.pack((begin - first) // BLOCK, 1 if size else 0)
+                    header = view[first:begin]
+                else:
+                    out += _ONE_BLOCK_ONE_CHUNK if size else _ONE_BLOCK_NO_CHUNK
+                out += header
+                if size:
+                    out += hasher(view[begin:stop]).digest()
+                    content += size
+                entries += 1
+                first = following
+            elif kind not in _EXTENSIONS or (kind == _PAX and self._changes_size(piece[begin:stop])):
+                break
+            at = following
+        self._entries += entries
+        self._content_bytes += content
+        return first
+
+    @staticmethod
+    def _changes_size(extension: bytes) -> bool:
+        """Whether a PAX header may change where its entry's content ends."""
+        return b"size=" in extension or b"GNU.sparse." in extension
+
+    def _header(self, block: bytes, offset: int) -> None:
+        """Take in one header block: an extension, an entry's own, or more of its sparse map."""
+        if self._map_goes_on:
+            assert self._runs is not None
+            self._headers += block
+            self._runs += gnu_runs(block[:504])
+            self._map_goes_on = block[504] != 0
+            if len(self._runs) > RUNS_MAX:
+                raise FormatError(f"a sparse map of more than {RUNS_MAX} runs")
+            if not self._map_goes_on:
+                self._begin_content()
+            return
+        if not self._headers:
+            if block == ZERO_BLOCK:
+                self._zero_blocks += 1
+                return
+            self._offset = offset
+            self._name = block[:100].partition(b"\0")[0]
+        check_checksum(block)
+        self._headers += block
+        if len(self._headers) > HEADERS_MAX:
+            raise FormatError(f"more than {HEADERS_MAX} bytes of headers")
+        kind = block[156]
+        if kind not in _EXTENSIONS:
+            self._name = (
+                self._pax.get(_LONG_NAME_KEY) or self._pax.get(b"path") or block[:100].partition(b"\0")[0]
+            )
+        if kind in _EXTENSIONS:
+            self._begin_extension(kind, header_number(block[124:136]))
+        elif kind in _BARE or (kind == _OLD_FILE and self._name.endswith(b"/")):
+            # Before POSIX, a directory had no typeflag, only a slash at the end of its name.
+            self._begin_record(0)
+            self._end_entry()
+        elif kind in _FILES:
+            self._begin_file(block, kind)
+        else:
+            raise FormatError(f"unknown typeflag {chr(kind)!r}")
+
+    def _begin_extension(self, kind: int, size: int) -> None:
+        if not 0 <= size <= EXTENSION_MAX:
+            raise FormatError(f"an extension header of {size} bytes, at most {EXTENSION_MAX} are read")
+        self._extension_kind = kind
+        self._extension_size = size
+        self._extension_left = size + (-size & 511)
+        if not size:
+            self._end_extension(b"")
+
+    def _take_extension(self, piece: bytes) -> int:
+        self._headers += piece
+        self._extension_left -= len(piece)
+        if not self._extension_left:
+            padded = self._extension_size + (-self._extension_size & 511)
+            begin = len(self._headers) - padded
+            self._end_extension(bytes(self._headers[begin : begin + self._extension_size]))
+        return len(piece)
+
+    def _end_extension(self, body: bytes) -> None:
+        """Keep what tells where the entry's content ends, and what its name is."""
+        if self._extension_kind == _LONG_NAME:
+            self._pax[_LONG_NAME_KEY] = body.partition(b"\0")[0]
+        elif self._extension_kind == _PAX:
+            # The last PAX header of several is the one that counts.
+            self._pax = {key: name for key, name in self._pax.items() if key == _LONG_NAME_KEY}
+            self._sparse_pairs = []
+            for key, value in pax_records(body):
+                if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+                    self._sparse_pairs.append(value)
+                elif value:
+                    self._pax[key] = value
+
+    def _begin_file(self, block: bytes, kind: int) -> None:
+        size = self._pax.get(b"size")
+        self._stored = self._size = header_number(block[124:136]) if size is None else decimal(size)
+        if self._stored < 0:
+            raise FormatError(f"a size of {self._stored} bytes")
+        self._padding = -self._stored & 511
+        if kind == _SPARSE_FILE:
+            self._size = header_number(block[483:495])
+            self._runs = gnu_runs(block[386:482])
+            self._map_goes_on = block[482] != 0
+        elif is_pax_sparse(self._pax) or self._sparse_pairs:
+            self._name = self._pax.get(b"GNU.sparse.name", self._name)
+            self._size = pax_sparse_size(self._pax)
+            if self._pax.get(b"GNU.sparse.major") == b"1":
+                self._stored_map = StoredMap()
+            else:
+                self._runs = pax_runs(self._pax, self._sparse_pairs)
+        if not self._map_goes_on:
+            self._begin_content()
+
+    def _begin_content(self) -> None:
+        """Everything about the file is known but its content, or first a sparse map."""
+        if self._stored_map is not None:
+            if not self._stored:
+                raise FormatError("its sparse map is missing")
+            return
+        if self._runs is not None:
+            check_runs(self._runs, self._size, self._stored)
+        chunks = -(-self._size // self._chunk_size)
+        if chunks > CHUNKS_MAX:
+            raise UnsupportedError(
+                f"a file of {self._size} bytes has {chunks} chunks, at most {CHUNKS_MAX} fit: "
+                "choose a larger chunk size"
+            )
+        self._begin_record(chunks)
+        self._content_bytes += self._size
+        self._chunks.begin(self._size, self._runs)
+        if not self._stored:
+            self._end_entry()
+
+    def _take_content(self, piece: bytes, at: int) -> int:
+        """Take in what the piece has of the stored bytes; returns how many that is."""
+        length = min(self._stored, len(piece) - at)
+        if self._stored_map is not None:
+            length = min(length, self._stored_map.room())
+            self._stored -= length
+            self._runs = self._stored_map.take(piece[at : at + length])
+            if self._runs is not None:
+                self._stored_map = None
+                self._begin_content()
+            elif not self._stored:
+                raise FormatError("its sparse map is cut off")
+            return length
+        self._stored -= length
+        self._chunks.take(memoryview(piece)[at : at + length])
+        if not self._stored:
+            self._end_entry()
+        return length
+
+    def _begin_record(self, chunks: int) -> None:
+        if self._zero_blocks:
+            self._record_zero_blocks()
+        self._out += RECORD.pack(len(self._headers) // BLOCK, chunks)
+        self._out += self._headers
+        self._entries += 1
+
+    def _record_zero_blocks(self) -> None:
+        self._out += RECORD.pack(0, self._zero_blocks)
+        self._zero_blocks = 0
+
+    def _end_entry(self) -> None:
+        self._headers.clear()
+        self._name = b""
+        self._pax = {}
+        self._sparse_pairs = []
+        self._runs = None
+
+
+class _Meanings(dict[bytes, int]):
+    """What a header's field means, by its bytes: in few headers they are new."""
+
+    def __init__(self, parse: Callable[[bytes], int]) -> None:
+        self._parse = parse
+
+    def __missing__(self, field: bytes) -> int:
+        if len(self) >= _FIELDS_KEPT:
+            self.clear()
+        value = self[field] = self._parse(field)
+        return value
+
+
+def _plain_size(field: bytes) -> int:
+    """A size of eleven digits; -1 for any other form, which `header_number` reads."""
+    return _octal(field[:11]) if field[11] <= 0x20 else -1
+
+
+def _plain_adler(field: bytes) -> int:
+    """The low half of Adler-32 of a header with this checksum of six digits; -1 for any other form.
+
+    It is one more than the sum of all bytes, modulo a prime near 2**16, which few headers exceed; the
+    checksum counts its own field as spaces.
+    """
+    checksum = _octal(field[:6]) if field[6] <= 0x20 else -1
+    adler = 1 + checksum - 8 * 0x20 + sum(field)
+    return adler if checksum >= 0 and adler < _ADLER_PRIME else -1
+
+
+def _octal(digits: bytes) -> int:
+    return -1 if digits.strip(b"01234567") else int(digits, 8)

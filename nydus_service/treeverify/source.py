@@ -1,0 +1,301 @@
+"""The layers of an image, from their tar-split to the tree that applying them would leave.
+
+The headers are parsed in full here: names, owners, times, devices, PAX records. What is accepted, and
+what counts where a tar says something twice, follows Go's archive/tar, which containerd reads with.
+"""
+
+from collections.abc import Iterator
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
+from struct import Struct
+from typing import Final
+from zlib import adler32
+
+from nydus_service.errors import FormatError, NydusServiceError
+from nydus_service.tarsplit.chunkdigests import DIGEST_SIZE
+from nydus_service.tarsplit.rawtar import (
+    BLOCK,
+    Records,
+    check_checksum,
+    decimal,
+    header_number,
+    is_pax_sparse,
+    pax_records,
+    pax_sparse_size,
+)
+from nydus_service.treeverify.apply import Node, Overlay, shown
+from nydus_service.treeverify.tarsplit import TarSplitReader
+
+_HEADER: Final = Struct("100s24s12s12s8sc100s8s64x8s8s155s12x")
+"""name; mode, uid and gid; size; mtime; checksum; typeflag; target; magic; major; minor; prefix."""
+
+_KINDS: Final = {
+    b"0": S_IFREG,
+    b"\0": S_IFREG,
+    b"7": S_IFREG,
+    b"S": S_IFREG,
+    b"1": 0,  # a hard link: of whatever it names
+    b"2": S_IFLNK,
+    b"3": S_IFCHR,
+    b"4": S_IFBLK,
+    b"5": S_IFDIR,
+    b"6": S_IFIFO,
+}
+_EXTENSIONS: Final = frozenset(b"xgLK")
+_USTAR: Final = b"ustar\0"
+_GNU: Final = b"ustar  \0"
+_SYMLINK_MAX: Final = 4095
+_ID_MAX: Final = 2**32 - 1
+_NANOSECONDS: Final = 10**9
+_TIME_MAX: Final = 2**63 - 1
+"""The latest time that containerd sets, nanoseconds since 1970; it sets 0 for later and earlier ones."""
+_XATTR: Final = b"SCHILY.xattr."
+_CACHED_MAX: Final = 1 << 14
+
+Owner = tuple[int, int, int]
+"""Permission bits, uid, gid."""
+
+
+def apply_layer(overlay: Overlay, tar_split: TarSplitReader, layer: str) -> None:
+    """Apply all entries of one layer.
+
+    Args:
+        overlay: the tree of the layers below; changed.
+        tar_split: of the layer, not yet iterated.
+        layer: its digest, for messages.
+    Raises:
+        FormatError, UnsupportedError: the tar-split is damaged, or say what containerd could not apply;
+            the message names layer, entry and offset.
+    """
+    reader = EntryReader(tar_split)
+    overlay.begin_layer()
+    apply = overlay.apply
+    try:
+        for name, node in reader:
+            apply(name, node)
+    except NydusServiceError as exc:
+        raise type(exc)(f"layer {layer}: {reader.where()}: {exc}") from exc
+    except ValueError as exc:
+        raise FormatError(f"layer {layer}: {reader.where()}: {exc}") from exc
+    if (tar_split.entries, tar_split.content_bytes) != (reader.entries, reader.content_bytes):
+        raise FormatError(
+            f"layer {layer}: the tar-split counts {tar_split.entries} entries with "
+            f"{tar_split.content_bytes} bytes, their headers say {reader.entries} with {reader.content_bytes}"
+        )
+
+
+class EntryReader:
+    """The entries of one layer's tar-split: iterate once over (name as the tar has it, node).
+
+    `name` and `offset` (in the tar) are those of the entry at hand; `entries` and `content_bytes`
+    count what came so far.
+    """
+
+    def __init__(self, tar_split: TarSplitReader) -> None:
+        self.name = b""
+        self.offset = 0
+        self.entries = 0
+        self.content_bytes = 0
+        self._tar_split = tar_split
+        # Most entries have the owner of another one, and many its time.
+        self._owners: dict[bytes, Owner] = {}
+        self._times: dict[bytes, int] = {}
+
+    def where(self) -> str:
+        """The entry at hand, for a message."""
+        return f"tar entry {shown(self.name)} at offset {self.offset}" if self.entries else "its tar-split"
+
+    def __iter__(self) -> Iterator[tuple[bytes, Node]]:
+        """Raises: FormatError, UnsupportedError, ValueError: without saying which entry it is about."""
+        tar_split, unpack, adler = self._tar_split, _HEADER.unpack, adler32
+        owners, times = self._owners, self._times
+        chunk_size = tar_split.chunk_size
+        position = 0
+        for headers, digests in tar_split:
+            self.offset = position + tar_split.zero_blocks * BLOCK
+            self.entries += 1
+            position += len(headers)
+            more = None
+            if len(headers) != BLOCK:
+                more = _Extensions(headers)
+                headers = more.header
+            name, owner, size, time, checksum, flag, target, magic, major, minor, prefix = unpack(headers)
+            self.name = name = name.partition(b"\0")[0]
+            total = (adler(headers[156:], adler(headers[:148])) & 0xFFFF) + 8 * 0x20 - 1
+            if not checksum[:6].isdigit() or checksum[6] > 0x20 or int(checksum[:6], 8) != total:
+                check_checksum(headers)
+            if prefix[0]:
+                self.name = name = _prefixed(prefix, magic, headers) + name
+            ids = owners.get(owner) or self._read_owner(owner)
+            mtime = times.get(time)
+            if mtime is None:
+                mtime = self._read_time(time)
+            mtime_nsec = 0
+            if more is not None:
+                self.name = name = more.rename(name)
+                ids = more.change_owner(ids)
+                mtime, mtime_nsec = more.change_time(mtime)
+                target = more.change_target(target)
+            kind = _KINDS.get(flag)
+            if kind is None:
+                raise FormatError(f"unknown typeflag {flag!r}")
+            if flag == b"\0" and name[-1:] == b"/":
+                kind = S_IFDIR
+            node = Node(kind | ids[0], ids[1], ids[2], mtime, mtime_nsec)
+            if kind == S_IFREG:
+                digits = size[:11]
+                stored = int(digits, 8) if digits.isdigit() and size[11] <= 0x20 else header_number(size)
+                length = stored
+                if more is not None:
+                    stored, length = more.change_size(stored, flag)
+                    self.name = name = more.rename_sparse(name)
+                elif flag == b"S":
+                    length = header_number(headers[483:495])
+                position += stored + (-stored & 511)
+                if length:
+                    node.size = length
+                    node.digests = digests
+                    self.content_bytes += length
+                if len(digests) != -(-length // chunk_size) * DIGEST_SIZE:
+                    raise FormatError(f"{len(digests) // DIGEST_SIZE} chunks recorded for {length} bytes")
+            elif kind != S_IFDIR:
+                is_v7 = magic[:6] != _USTAR and magic != _GNU
+                _read_special(node, kind, target, b"\0" if is_v7 else major, b"\0" if is_v7 else minor)
+            if more is not None and more.xattrs:
+                node.xattrs = more.xattrs
+            yield name, node
+
+    def _read_owner(self, fields: bytes) -> Owner:
+        mode, uid, gid = (header_number(fields[at : at + 8]) for at in (0, 8, 16))
+        owner = mode & 0o7777, _checked_id(uid), _checked_id(gid)
+        if len(self._owners) >= _CACHED_MAX:
+            self._owners.clear()
+        self._owners[fields] = owner
+        return owner
+
+    def _read_time(self, field: bytes) -> int:
+        seconds, _ = _settable_time(header_number(field) * _NANOSECONDS)
+        if len(self._times) >= _CACHED_MAX:
+            self._times.clear()
+        self._times[field] = seconds
+        return seconds
+
+
+class _Extensions:
+    """The headers before an entry's own, and what they change in it. `xattrs` by full name."""
+
+    __slots__ = ("_long_name", "_long_target", "_pax", "_sparse", "header", "xattrs")
+
+    def __init__(self, headers: bytes) -> None:
+        self._long_name = self._long_target = b""
+        self._pax: Records = {}
+        self.xattrs: dict[bytes, bytes] = {}
+        at = 0
+        while headers[at + 156 : at + 157] and headers[at + 156] in _EXTENSIONS:
+            header = headers[at : at + BLOCK]
+            check_checksum(header)
+            size = header_number(header[124:136])
+            at += BLOCK
+            body = headers[at : at + size]
+            if not 0 <= size == len(body):
+                raise FormatError(f"an extension header of {size} bytes leaves the entry's headers")
+            self._take(header[156:157], body)
+            at += size + (-size & 511)
+        self.header = headers[at : at + BLOCK]
+        if len(self.header) != BLOCK:
+            raise FormatError("extension headers without an entry")
+        self._sparse = is_pax_sparse(self._pax)
+
+    def _take(self, kind: bytes, body: bytes) -> None:
+        if kind == b"L":
+            self._long_name = body.partition(b"\0")[0]
+        elif kind == b"K":
+            self._long_target = body.partition(b"\0")[0]
+        elif kind == b"x":
+            self._pax = {}
+            self.xattrs = {}
+            for key, value in pax_records(body):
+                if key.startswith(_XATTR):
+                    self.xattrs[key[len(_XATTR) :]] = value
+                else:
+                    self._pax[key] = value
+
+    def rename(self, name: bytes) -> bytes:
+        """The entry's name; an empty record changes nothing, here and below."""
+        return self._long_name or self._pax.get(b"path") or name
+
+    def rename_sparse(self, name: bytes) -> bytes:
+        """PAX sparse files are stored under another name, for programs that don't know them."""
+        return (self._sparse and self._pax.get(b"GNU.sparse.name")) or name
+
+    def change_target(self, target: bytes) -> bytes:
+        return self._long_target or self._pax.get(b"linkpath") or target
+
+    def change_owner(self, owner: Owner) -> Owner:
+        uid, gid = self._pax.get(b"uid"), self._pax.get(b"gid")
+        return owner[0], _pax_id(uid) if uid else owner[1], _pax_id(gid) if gid else owner[2]
+
+    def change_time(self, mtime: int) -> tuple[int, int]:
+        """Seconds and nanoseconds: `[-]DIGITS[.DIGITS]`, what is finer is cut off."""
+        value = self._pax.get(b"mtime")
+        if not value:
+            return mtime, 0
+        whole, _, fraction = value.partition(b".")
+        negative = whole.startswith(b"-")
+        nanoseconds = decimal(whole[negative:]) * _NANOSECONDS
+        if fraction:
+            decimal(fraction[:9])
+            nanoseconds += int(fraction[:9].ljust(9, b"0"))
+        return _settable_time(-nanoseconds if negative else nanoseconds)
+
+    def change_size(self, stored: int, flag: bytes) -> tuple[int, int]:
+        """Bytes that are stored, and bytes of the file, holes filled."""
+        size = self._pax.get(b"size")
+        if size:
+            stored = decimal(size)
+        if flag == b"S":
+            return stored, header_number(self.header[483:495])
+        return stored, pax_sparse_size(self._pax) if self._sparse else stored
+
+
+def _prefixed(prefix: bytes, magic: bytes, header: bytes) -> bytes:
+    """What stands before the name, with its slash."""
+    if magic[:6] == _USTAR:
+        if header[508:] == b"tar\0":  # star keeps times behind a shorter prefix
+            prefix = prefix[:131]
+        return prefix.partition(b"\0")[0] + b"/"
+    if magic == _GNU:
+        try:  # two times; but programs in Go before 1.8 wrote a prefix into this format, too
+            header_number(prefix[:12])
+            header_number(prefix[12:24])
+        except FormatError:
+            name = prefix.partition(b"\0")[0]
+            return name + b"/" if name.isascii() else b""
+    return b""
+
+
+def _read_special(node: Node, kind: int, target: bytes, major: bytes, minor: bytes) -> None:
+    """Complete what is neither a regular file nor a directory."""
+    if kind == S_IFLNK or not kind:
+        node.target = target = target.partition(b"\0")[0]
+        if kind and not 0 < len(target) <= _SYMLINK_MAX:
+            raise FormatError(f"a symlink with a target of {len(target)} bytes, 1 to {_SYMLINK_MAX} fit")
+    elif kind != S_IFIFO:
+        high, low = header_number(major), header_number(minor)
+        # As makedev and the 32 bits that the kernel takes of it.
+        node.rdev = (low & 0xFF) | ((high & 0xFFF) << 8) | ((low & 0xFFF00) << 12)
+
+
+def _pax_id(value: bytes) -> int:
+    return _checked_id(decimal(value))
+
+
+def _checked_id(value: int) -> int:
+    if not 0 <= value <= _ID_MAX:
+        raise FormatError(f"an owner {value}, outside of 0 to {_ID_MAX}")
+    return value
+
+
+def _settable_time(nanoseconds: int) -> tuple[int, int]:
+    if not 0 <= nanoseconds <= _TIME_MAX:
+        return 0, 0
+    return divmod(nanoseconds, _NANOSECONDS)

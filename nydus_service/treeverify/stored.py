@@ -1,0 +1,187 @@
+"""Reads the chunks of an image back from its blobs: each is decompressed and its digest checked.
+
+A blob is read once, front to back, so that a pipe will do. Threads decompress and digest: both
+release the interpreter for large chunks, and small ones go in batches.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from os import cpu_count
+from typing import IO, Final
+
+from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, from_os_error
+from nydus_service.rafs.codecs import decompress
+from nydus_service.rafs.constants import (
+    BLOB_BATCH,
+    BLOB_ENCRYPTED,
+    BLOB_TARFS,
+    BLOB_ZRAN,
+    CHUNK_BATCH,
+    CHUNK_COMPRESSED,
+    CHUNK_ENCRYPTED,
+    CHUNK_HAS_CRC32,
+)
+from nydus_service.rafs.reader import Bootstrap
+from nydus_service.rafs.tree import Blob, Chunk, walk
+from nydus_service.tarsplit.chunkdigests import open_hasher
+from nydus_service.treeverify.report import Difference, Report
+
+_BATCH_SIZE: Final = 2 << 20
+_SKIP_SIZE: Final = 1 << 20
+
+Batch = list[tuple[Chunk, bytes]]
+"""Chunks and what is stored of each."""
+Problem = tuple[Chunk, str, str, str]
+"""A chunk that is not as it should be: field, wanted, found."""
+
+
+def check_stored(bootstrap: Bootstrap, paths: Mapping[str, str], report: Report) -> None:
+    """Read every chunk that a file of the image uses.
+
+    Args:
+        bootstrap: says where the chunks are.
+        paths: of the blobs, by their ids; files or pipes.
+        report: takes what is damaged.
+    Raises:
+        NotFoundError: a blob is not among them, or not there.
+        UnsupportedError: a blob cannot be read without more than itself.
+    """
+    problems: list[Problem] = []
+    for blob, chunks in _used_chunks(bootstrap).items():
+        reader = _BlobReader(blob, chunks, bootstrap.digester)
+        path = paths.get(blob.blob_id)
+        if path is None:
+            raise NotFoundError(f"blob {blob.blob_id} is used by the image, but not among the blobs given")
+        try:
+            with open(path, "rb", buffering=0) as file:
+                problems += reader.read(file)
+        except OSError as exc:
+            raise from_os_error(exc, f"read blob {blob.blob_id}") from exc
+        report.read_bytes += reader.read_bytes
+    _report(bootstrap, problems, report)
+
+
+def _used_chunks(bootstrap: Bootstrap) -> dict[Blob, list[Chunk]]:
+    """The chunks of all files by their blob, each once, in the order they are stored in."""
+    chunks = {chunk for _, inode in walk(bootstrap.root) for chunk in inode.chunks}
+    by_blob: dict[Blob, list[Chunk]] = {blob: [] for blob in bootstrap.blobs}
+    for chunk in chunks:
+        by_blob[chunk.blob].append(chunk)
+    for listed in by_blob.values():
+        listed.sort(key=lambda chunk: (chunk.compressed_offset, chunk.index))
+    return {blob: listed for blob, listed in by_blob.items() if listed}
+
+
+def _report(bootstrap: Bootstrap, problems: list[Problem], report: Report) -> None:
+    """Report each damaged chunk under the first file that has it."""
+    users: dict[int, bytes] = {id(chunk): b"" for chunk, _, _, _ in problems}
+    if users:
+        for path, inode in walk(bootstrap.root):
+            for chunk in inode.chunks:
+                if users.get(id(chunk)) == b"":
+                    users[id(chunk)] = path
+    for chunk, field, wanted, found in problems:
+        where = f"{field} of chunk {chunk.index} in blob {chunk.blob.blob_id}"
+        report.add(Difference(users[id(chunk)], where, wanted, found))
+
+
+class _BlobReader:
+    def __init__(self, blob: Blob, chunks: list[Chunk], digester: str) -> None:
+        """Raises: UnsupportedError: the chunks cannot be read one by one."""
+        special = BLOB_BATCH | BLOB_ENCRYPTED | BLOB_ZRAN | BLOB_TARFS
+        if blob.features & special or any(chunk.flags & (CHUNK_BATCH | CHUNK_ENCRYPTED) for chunk in chunks):
+            raise UnsupportedError(
+                f"cannot read the chunks of blob {blob.blob_id}: encrypted, batched or in a tar"
+            )
+        self.read_bytes = 0
+        self._blob = blob
+        self._chunks = chunks
+        self._hasher = open_hasher(digester)
+
+    def read(self, file: IO[bytes]) -> list[Problem]:
+        """Check all chunks; returns what is wrong with them."""
+        threads = cpu_count() or 1
+        problems: list[Problem] = []
+        waiting: deque[Future[list[Problem]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for batch in self._batches(file, problems):
+                waiting.append(pool.submit(self._check, batch))
+                if len(waiting) > 2 * threads:
+                    problems += waiting.popleft().result()
+            while waiting:
+                problems += waiting.popleft().result()
+        return problems
+
+    def _batches(self, file: IO[bytes], problems: list[Problem]) -> Iterator[Batch]:
+        batch: Batch = []
+        size = position = 0
+        seekable = file.seekable()
+        for chunk in self._chunks:
+            wanted = f"{chunk.compressed_size} bytes at {chunk.compressed_offset}"
+            if chunk.compressed_size > chunk.uncompressed_size:  # builders store such a chunk plain
+                problems.append((chunk, "stored bytes", f"at most {chunk.uncompressed_size} bytes", wanted))
+                continue
+            if chunk.compressed_offset != position:
+                position = _go_to(file, position, chunk.compressed_offset, seekable)
+            stored = (
+                _read_exactly(file, chunk.compressed_size) if position == chunk.compressed_offset else b""
+            )
+            position += len(stored)
+            self.read_bytes += len(stored)
+            if len(stored) != chunk.compressed_size:
+                problems.append((chunk, "stored bytes", wanted, f"{len(stored)} bytes"))
+                continue
+            batch.append((chunk, stored))
+            size += len(stored)
+            if size >= _BATCH_SIZE:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _check(self, batch: Batch) -> list[Problem]:
+        problems: list[Problem] = []
+        for chunk, stored in batch:
+            try:
+                compressor = self._blob.compressor if chunk.flags & CHUNK_COMPRESSED else "none"
+                plain = decompress(compressor, stored, chunk.uncompressed_size)
+            except FormatError as exc:
+                problems.append(
+                    (chunk, "stored bytes", f"{chunk.uncompressed_size} bytes when plain", str(exc))
+                )
+                continue
+            digest = self._hasher(plain).digest()
+            if digest != chunk.digest:
+                problems.append((chunk, "digest", chunk.digest.hex(), digest.hex()))
+            elif chunk.flags & CHUNK_HAS_CRC32 and chunk.crc32 and _crc32c(plain) != chunk.crc32:
+                problems.append((chunk, "CRC-32C", f"{chunk.crc32:08x}", f"{_crc32c(plain):08x}"))
+        return problems
+
+
+def _crc32c(data: bytes) -> int:
+    from google_crc32c import value as crc32c
+
+    checksum: int = crc32c(data)
+    return checksum
+
+
+def _go_to(file: IO[bytes], position: int, wanted: int, seekable: bool) -> int:
+    """Go to an offset, on a pipe by reading what lies before it; returns how far that got."""
+    if seekable:
+        return file.seek(wanted)
+    while position < wanted:
+        skipped = len(_read_exactly(file, min(wanted - position, _SKIP_SIZE)))
+        if not skipped:
+            break
+        position += skipped
+    return position
+
+
+def _read_exactly(file: IO[bytes], size: int) -> bytes:
+    """The next `size` bytes, fewer only at the end of the file."""
+    parts = []
+    while size and (part := file.read(min(size, _BATCH_SIZE * 8))):
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

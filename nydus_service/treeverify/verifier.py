@@ -1,0 +1,121 @@
+"""One verification from request to report."""
+
+from collections.abc import Callable
+
+from nydus_service.errors import DiffersError, FormatError, from_os_error
+from nydus_service.rafs.listing import Listing
+from nydus_service.rafs.reader import Bootstrap, read_bootstrap
+from nydus_service.rafs.tree import Blob, walk
+from nydus_service.treeverify.apply import Overlay
+from nydus_service.treeverify.compare import Comparison
+from nydus_service.treeverify.growing import GrowingFile, HasEnded
+from nydus_service.treeverify.report import Difference, Report
+from nydus_service.treeverify.request import Layer, Result, Source
+from nydus_service.treeverify.source import apply_layer
+from nydus_service.treeverify.tarsplit import TarSplitReader
+
+
+def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) -> Report:
+    """Do what is asked.
+
+    Args:
+        result: called when the source has been read; waits until there is one.
+        has_ended: whether the tar-split is all there.
+    Raises:
+        DiffersError: the bootstrap is damaged: there is no tree to compare.
+        FormatError, UnsupportedError: the tar-split is damaged, or tell of a layer that containerd could
+            not apply either.
+        NotFoundError, NotAllowedError: a file cannot be read.
+    """
+    report = Report(source.mode)
+    wanted = None if source.mode == "read" else _read_source(source.layers, has_ended)
+    found = result()
+    data = _read(found.bootstrap)
+    try:
+        if wanted is not None:
+            listing = Listing(data, found.blob_id)
+            _check_blob_table(listing.blobs, found, report)
+            wanted.compare(listing, report)
+            del listing, wanted  # or both trees would be in memory with a third one
+        if source.mode == "tree":
+            return report
+        bootstrap = read_bootstrap(data, found.blob_id)
+    except FormatError as exc:
+        raise DiffersError(f"bootstrap {found.bootstrap} is damaged: {exc}") from exc
+    if source.mode == "read":
+        _check_blob_table(bootstrap.blobs, found, report)
+        _count(bootstrap, report)
+    if found.is_read_back(source.mode):
+        # Only here: its thread pool takes a moment to import.
+        from nydus_service.treeverify.stored import check_stored
+
+        blobs = found.blobs or {}
+        paths = {blob_id: path for blob_id, path in blobs.items() if path is not None}
+        check_stored(bootstrap, paths, report)
+    return report
+
+
+class _Wanted:
+    """What the layers make, and how their content was cut and digested."""
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self.overlay = Overlay()
+        self.layers = layers
+        self.chunking: tuple[int, str] | None = None
+
+    def read(self, layer: Layer, has_ended: HasEnded) -> None:
+        with GrowingFile(layer.tar_split, has_ended) as file:
+            try:
+                tar_split = TarSplitReader(file)
+            except FormatError as exc:
+                raise FormatError(f"layer {layer.digest}: {exc}") from exc
+            apply_layer(self.overlay, tar_split, layer.digest)
+        chunking = tar_split.chunk_size, tar_split.digester
+        if self.chunking not in (None, chunking):
+            raise FormatError(
+                f"layer {layer.digest}: its tar-split has chunks of {chunking}, others {self.chunking}"
+            )
+        self.chunking = chunking
+
+    def compare(self, listing: Listing, report: Report) -> None:
+        report.set_aside = self.overlay.set_aside
+        found = listing.chunk_size, listing.digester
+        comparable = not listing.blobs or self.chunking in (None, found)
+        if not comparable:
+            report.add(Difference(b"", "chunk size and digester", str(self.chunking), str(found)))
+        digests = [layer.digest for layer in self.layers]
+        Comparison(self.overlay.root, listing, digests, report, content=comparable).run()
+
+
+def _read_source(layers: tuple[Layer, ...], has_ended: HasEnded) -> _Wanted:
+    wanted = _Wanted(layers)
+    for layer in layers:
+        try:
+            wanted.read(layer, has_ended)
+        except OSError as exc:
+            raise from_os_error(exc, f"read the tar-split of layer {layer.digest}") from exc
+    return wanted
+
+
+def _read(bootstrap: str) -> bytes:
+    try:
+        with open(bootstrap, "rb") as file:
+            return file.read()
+    except OSError as exc:
+        raise from_os_error(exc, f"read bootstrap {bootstrap}") from exc
+
+
+def _check_blob_table(blobs: list[Blob], result: Result, report: Report) -> None:
+    """Each blob that the image may use has to be there, or a reader cannot mount it."""
+    if result.blobs is not None:
+        for row, blob in enumerate(blobs):
+            if blob.blob_id not in result.blobs:
+                report.add(Difference(b"", f"blob {row} of the blob table", None, blob.blob_id))
+
+
+def _count(bootstrap: Bootstrap, report: Report) -> None:
+    files = set()
+    for _, inode in walk(bootstrap.root):
+        report.entries += 1
+        files.add(inode)
+    report.content_bytes = sum(inode.size for inode in files)

@@ -1,0 +1,206 @@
+"""Rules of the configuration: which images are converted when they come, to which names, and how. Pure.
+
+A pattern is matched with the whole name, with the case as it is. A target is a name with placeholders:
+
+    {name}        registry and repository: docker.io/library/app
+    {registry}    the first part of that: docker.io
+    {repository}  the rest of it: library/app
+    {tag}         1.2
+    {digest}      of the image's target: sha256:…
+    {hex}         the same without the algorithm, as a tag can have it
+
+An image without a tag matches no rule whose target needs one; names that are digests alone, as CRI makes
+them, match none at all. The first rule that matches counts.
+
+No loop can come of rules: a name that any rule could have made matches none (`RuleBook.is_result`).
+"""
+
+import re
+import string
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Final, NamedTuple, Self, TypeVar
+
+from nydus_service.config.reading import ConfigError
+from nydus_service.config.sections import DaemonConfig, RuleEntry
+from nydus_service.convert.options import ConvertOptions
+from nydus_service.errors import NydusServiceError, UsageError
+from nydus_service.oci.reference import ImageReference, Transport
+
+PLACEHOLDERS: Final = {
+    "name": r"[^/:@]+(?::\d+)?(?:/[^/:@]+)+",
+    "registry": r"[^/@]+",
+    "repository": r"[^:@]+",
+    "tag": r"\w[\w.-]*",
+    "digest": r"\w+:[0-9a-f]{64}",
+    "hex": r"[0-9a-f]{64}",
+}
+"""Placeholder: what can stand in its place, as a regular expression."""
+
+_IMAGE_NAME = re.compile(
+    r"(?P<name>(?P<registry>[^/@]+)/(?P<repository>[^:@]+))(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>\w+:[0-9a-f]+))?"
+)
+_T = TypeVar("_T")
+_SAMPLE_DIGEST: Final = f"sha256:{'0' * 64}"
+
+
+class Match(NamedTuple):
+    """What a rule wants of an image: the name of the result, and how it is made."""
+
+    target: str
+    options: ConvertOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule, checked.
+
+    Attributes:
+        source: pattern.
+        target: template.
+        namespaces: where it holds; none named: everywhere.
+        options: complete: the rule's own over those of the configuration.
+        result: finds the names that the template can give.
+    """
+
+    source: str
+    target: str
+    namespaces: tuple[str, ...]
+    options: ConvertOptions
+    result: re.Pattern[str]
+
+    @classmethod
+    def parse(cls, entry: RuleEntry, defaults: ConvertOptions) -> Self:
+        """Raises: UsageError, UnsupportedError: the message says what is wrong with the rule."""
+        pieces = _split_template(entry.target)
+        options = ConvertOptions.from_json(entry.options, base=defaults)
+        result = re.compile("".join(re.escape(text) + PLACEHOLDERS.get(name, "") for text, name in pieces))
+        rule = cls(entry.source, entry.target, entry.namespaces, options, result)
+        rule._check()
+        return rule
+
+    def target_for(self, image: str, namespace: str, digest: str) -> str | None:
+        """The name that this rule gives the result for an image; None if it does not match."""
+        if self.namespaces and namespace not in self.namespaces:
+            return None
+        if not fnmatchcase(image, self.source):
+            return None
+        values = _values(image, digest)
+        needed = [name for _, name in _split_template(self.target) if name]
+        if any(not values.get(name) for name in needed):
+            return None
+        return self.target.format_map(values)
+
+    def _check(self) -> None:
+        placeholders = {name for _, name in _split_template(self.target)} - {""}
+        if re.search(r"[*?\[]", self.source) and not placeholders:
+            raise UsageError(
+                f"target {self.target!r} is one name for all images like {self.source!r}: "
+                "use {name} and {tag} in it"
+            )
+        target = self.target.format_map(_values(f"registry.example/sample:{'0' * 64}", _SAMPLE_DIGEST))
+        if ImageReference.parse(target).transport is not Transport.CONTAINERD:
+            raise UsageError(f"target {self.target!r} is no name of an image in containerd")
+
+
+@dataclass(frozen=True, slots=True)
+class RuleBook:
+    """How images are converted if nobody says otherwise, and which are without being asked for."""
+
+    defaults: ConvertOptions = field(default_factory=ConvertOptions)
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def of(cls, config: DaemonConfig) -> Self:
+        """Raises: ConfigError: the values do not make sense; `problems` has each that does not."""
+        problems: list[str] = []
+        read_defaults = partial(ConvertOptions.from_json, config.convert.as_options(), base=ConvertOptions())
+        defaults = _try(problems, "[convert]", read_defaults) or ConvertOptions()
+        rules = [
+            _try(problems, f"[[rules]] {number}", partial(Rule.parse, entry, defaults))
+            for number, entry in enumerate(config.rules, 1)
+        ]
+        book = cls(defaults, tuple(rule for rule in rules if rule))
+        problems += book._rules_without_effect()
+        if problems:
+            raise ConfigError(problems)
+        return book
+
+    def match(self, image: str, namespace: str, digest: str = "") -> Match | None:
+        """Find what the rules want of an image.
+
+        Args:
+            image: its name in containerd.
+            digest: of its target.
+        Returns: None if no rule matches, or if the name is that of a result.
+        """
+        if self.is_result(image):
+            return None
+        for rule in self.rules:
+            target = rule.target_for(image, namespace, digest)
+            if target is not None and target != image:
+                return Match(target, rule.options)
+        return None
+
+    def is_result(self, image: str) -> bool:
+        """Whether a rule may have made this name, so that converting it anew would never end."""
+        return any(rule.result.fullmatch(image) for rule in self.rules)
+
+    def _rules_without_effect(self) -> list[str]:
+        """Problems of rules whose images are all taken for results, as `{name}:{tag}` would do it."""
+        problems = []
+        for number, rule in enumerate(self.rules, 1):
+            sample = _sample(rule.source)
+            makers = [maker for maker, other in enumerate(self.rules, 1) if other.result.fullmatch(sample)]
+            if makers:
+                problems.append(
+                    f"[[rules]] {number}: an image like {sample!r} could be a result of rule {makers[0]}, "
+                    "and results are never converted: give that rule's target something of its own, "
+                    'as in "{name}:{tag}-nydus"'
+                )
+        return problems
+
+
+def _split_template(template: str) -> list[tuple[str, str]]:
+    """Split into texts and the names of the placeholders after them; the last may have none: "".
+
+    Raises: UsageError: a placeholder that there is not, or braces that do not match.
+    """
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError as exc:
+        raise UsageError(f"target {template!r}: {exc}") from exc
+    for _, name, spec, conversion in pieces:
+        if name is not None and (name not in PLACEHOLDERS or spec or conversion):
+            raise UsageError(
+                f"target {template!r}: no placeholder {{{name}}}; there are {', '.join(PLACEHOLDERS)}"
+            )
+    return [(text, name or "") for text, name, _, _ in pieces]
+
+
+def _values(image: str, digest: str) -> dict[str, str]:
+    """What the placeholders stand for; empty what this image does not have."""
+    found = _IMAGE_NAME.fullmatch(image)
+    if not found:
+        return {}
+    values = {name: value or "" for name, value in found.groupdict().items()}
+    digest = digest or values["digest"]
+    return values | {"digest": digest, "hex": digest.partition(":")[2]}
+
+
+def _sample(pattern: str) -> str:
+    """An image's name that a pattern matches, if it is no unusual one."""
+    name = re.sub(r"\[[^\]]*\]|[*?]", "sample", pattern)
+    name = name if "/" in name else f"sample/{name}"
+    return name if ":" in name.rpartition("/")[2] else f"{name}:sample"
+
+
+def _try(problems: list[str], place: str, make: Callable[[], _T]) -> _T | None:
+    """What `make` gives; None, and a problem more, if it raises."""
+    try:
+        return make()
+    except NydusServiceError as exc:
+        problems.append(f"{place}: {exc}")
+        return None

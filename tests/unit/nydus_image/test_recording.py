@@ -1,0 +1,113 @@
+"""How a tar-split is recorded: by a process that all ends that ends the builder, or at once for small layers.
+
+All of it is run in processes of its own: the one of the tests has threads, and must not fork.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nydus_service.tarsplit.recorder import TarSplitRecorder
+from tests.layers import directory, file, layer
+from tests.trees import PROJECT
+from tests.unit.builder.fakes import wait_until_gone
+
+SMALL = layer(directory("d"), file("d/small", b"hello\n"))
+TAR = layer(directory("d"), file("d/small", b"hello\n"), file("d/large", os.urandom(9 << 20)))
+"""Of more pieces than there are slots."""
+
+
+def feed(tmp_path: Path, tar: bytes, tar_split: Path) -> "subprocess.CompletedProcess[bytes]":
+    """Take the tar-split of a layer whose size is told, as it is in a conversion."""
+    stored = tmp_path / "layer"
+    stored.write_bytes(tar)
+    command = [sys.executable, "-m", "nydus_service.nydus_image", "feed", "--log-level", "warn"]
+    command += [
+        "--error-format",
+        "json",
+        "--source-size",
+        str(len(tar)),
+        "--source-tar-split",
+        str(tar_split),
+    ]
+    return subprocess.run([*command, str(stored)], cwd=PROJECT, capture_output=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("tar", [SMALL, TAR], ids=["small", "large"])
+def test_notes_are_as_those_of_a_recorder(tar: bytes, tmp_path: Path) -> None:
+    expected = bytearray()
+    recorder = TarSplitRecorder(expected.extend, 1 << 20, "blake3")
+    recorder.feed(tar)
+    recorder.finish()
+    fed = feed(tmp_path, tar, tmp_path / "tar_split")
+    assert (fed.returncode, fed.stdout, fed.stderr) == (0, tar, b"")
+    assert (tmp_path / "tar_split").read_bytes() == expected
+
+
+@pytest.mark.parametrize("size", [9_999, 9 << 20], ids=["small", "large"])
+def test_what_is_wrong_with_the_tar_is_told(size: int, tmp_path: Path) -> None:
+    fed = feed(tmp_path, b"x" * size, tmp_path / "tar_split")
+    assert fed.returncode == 1
+    error = json.loads(fed.stderr)["error"]
+    assert error["code"] == "corrupt_input"
+    assert "no tar header, or damaged" in error["message"]
+
+
+@pytest.mark.parametrize("tar", [SMALL, TAR], ids=["small", "large"])
+def test_a_full_disk_is_told(tar: bytes, tmp_path: Path) -> None:
+    fed = feed(tmp_path, tar, Path("/dev/full"))
+    assert fed.returncode == 1
+    error = json.loads(fed.stderr)["error"]
+    assert error["code"] == "no_space"
+    assert "write the tar-split /dev/full: No space left" in error["message"]
+
+
+BUILD = (sys.executable, "-m", "nydus_service.nydus_image", "create", "--type", "tar-rafs")
+QUIET = ("--log-level", "warn", "--prefetch-policy", "none")
+
+
+@contextmanager
+def builder_that_waits(tmp_path: Path, *options: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A builder that has read a part of its layer, and the pid of its child."""
+    command = [*BUILD, *options, "--blob", str(tmp_path / "blob"), "--bootstrap", str(tmp_path / "boot")]
+    command += [
+        "--log-level",
+        "warn",
+        "--prefetch-policy",
+        "none",
+        "--source-tar-split",
+        str(tmp_path / "tar_split"),
+        "-",
+    ]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as builder:
+        assert builder.stdin is not None
+        builder.stdin.write(TAR[:100_000])
+        builder.stdin.flush()
+        tasks = Path(f"/proc/{builder.pid}/task/{builder.pid}/children")
+        while not (found := tasks.read_text().split()) or not (tmp_path / "tar_split").exists():
+            assert builder.poll() is None
+        yield builder, int(found[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=str)
+def test_the_builder_is_killed(number: signal.Signals, tmp_path: Path) -> None:
+    with builder_that_waits(tmp_path) as (builder, child):
+        builder.send_signal(number)
+        builder.wait(20)
+        wait_until_gone(child)
+
+
+def test_a_builder_whose_child_is_killed_says_so(tmp_path: Path) -> None:
+    with builder_that_waits(tmp_path, "--error-format", "json") as (builder, child):
+        os.kill(child, signal.SIGKILL)
+        _, said = builder.communicate(TAR[100_000:], timeout=20)
+    assert builder.returncode == 1
+    message = "the process that records the tar-split was killed by SIGKILL (out of memory?)"
+    assert json.loads(said) == {"error": {"code": "killed", "message": message}}
