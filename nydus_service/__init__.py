@@ -50,7 +50,6 @@ if TYPE_CHECKING:
         preview_image,
     )
     from nydus_service.convert.nydusblob import unpack_entry
-    from nydus_service.convert.options import ConvertOptions
     from nydus_service.convert.result import (
         ConvertResult,
         ImageResult,
@@ -97,6 +96,8 @@ if TYPE_CHECKING:
     )
     from nydus_service.oci.platform import Platform
     from nydus_service.oci.reference import ImageReference
+    from nydus_service.options.build import BuildOptions
+    from nydus_service.options.convert import ConvertOptions
     from nydus_service.rafs.blob import (
         locate,
         read_entry,
@@ -160,7 +161,8 @@ _BY_MODULE = {
         "preview_image",
     ),
     "convert.nydusblob": ("unpack_entry",),
-    "convert.options": ("ConvertOptions",),
+    "options.build": ("BuildOptions",),
+    "options.convert": ("ConvertOptions",),
     "convert.steps": (
         "convert_document",
         "convert_layer",
@@ -238,6 +240,7 @@ __all__ = [
     "BootstrapLayer",
     "BootstrapLayerOutcome",
     "BootstrapLayerRequest",
+    "BuildOptions",
     "Builder",
     "BuilderFailed",
     "BuilderIdentity",

@@ -13,7 +13,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from nydus_service.api.v1 import converter_pb2 as pb
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import UsageError
 from nydus_service.jobs.job import (
     ImageStage,
@@ -26,8 +25,8 @@ from nydus_service.jobs.job import (
     LayerState,
     LayerStatus,
 )
+from nydus_service.options.convert import TABLE, ConvertOptions
 
-_LISTS: Final = ("platforms", "prefetch_patterns")
 _NANO: Final = 10**9
 
 
@@ -56,7 +55,7 @@ def options_of(message: pb.ConvertOptions, base: ConvertOptions) -> ConvertOptio
     """
     fields = {}
     for field, value in message.ListFields():
-        fields[field.name] = list(value.values) if field.name in _LISTS else value
+        fields[field.name] = list(value.values) if isinstance(value, pb.Strings) else value
     return ConvertOptions.from_json(fields, base)
 
 
@@ -66,7 +65,8 @@ def options_message(fields: Mapping[str, Any]) -> pb.ConvertOptions:
         fields: some or all of what `ConvertOptions.as_json` gives.
     """
     values: dict[str, Any] = {
-        name: pb.Strings(values=value) if name in _LISTS else value for name, value in fields.items()
+        name: pb.Strings(values=value) if TABLE[name].option.kind.is_list else value
+        for name, value in fields.items()
     }
     return pb.ConvertOptions(**values)
 

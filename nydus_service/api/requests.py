@@ -6,11 +6,11 @@ from typing import Final
 
 from nydus_service.api.messages import options_of
 from nydus_service.api.v1 import converter_pb2 as pb
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.references import check_target
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import JobRequest
 from nydus_service.oci.reference import ImageReference, Transport
+from nydus_service.options.convert import ConvertOptions
 
 DEFAULT_NAMESPACE: Final = "default"
 """Of containerd, where a request names none; as `ctr` has it."""

@@ -18,9 +18,9 @@ from grpc_reflection.v1alpha import reflection
 from nydus_service.api.listening import binding, placed
 from nydus_service.api.requests import DEFAULT_NAMESPACE, RequestReader
 from nydus_service.api.service import SERVICE, ConverterService
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NotAllowedError, UnreachableError, UsageError, from_os_error
 from nydus_service.jobs.service import JobService, Runner
+from nydus_service.options.convert import ConvertOptions
 
 REQUEST_SIZE_MAX: Final = 1 << 20
 """Bytes of a request: references and a few options."""

@@ -21,12 +21,12 @@ from nydus_service.api.messages import job_message, named_image, refuse_unknown,
 from nydus_service.api.requests import RequestReader, reference
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.content.containerd.rpc import of_grpc
-from nydus_service.convert.options import VERIFY_MODES
 from nydus_service.errors import NydusServiceError, UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobNotFound
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.jobs.service import JobService, Runner
 from nydus_service.oci.platform import Platform
+from nydus_service.options.convert import VERIFY_MODES
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
 

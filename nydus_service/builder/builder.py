@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
 from nydus_service.errors import NydusServiceError
+from nydus_service.options.build import BuildOptions
 
 if TYPE_CHECKING:
     from nydus_service.oci.digest import Digest
@@ -22,32 +23,16 @@ class PackRequest:
     Attributes:
         source_digest: of the layer as it is stored, compressed or not; what is read is held against it.
         source_size: of the layer as it is stored.
-        compressor: of chunks: none, lz4_block or zstd.
-        chunk_size: a power of two from 0x1000 to 0x1000000.
-        digester: of chunks: blake3 or sha256.
-        fs_version: of RAFS.
-        prefetch_policy: fs, or none; with none the patterns do not count.
-        prefetch_patterns: absolute paths.
+        build: what decides the blob's bytes beside the layer.
         tar_split: where to write what the plain tar holds (tarsplit/recorder.py), to verify by.
         output_json: file where the embedded builder says what it did; without it, less is known.
-        batch_size: small chunks are compressed together up to this size; 0 for never.
-        encrypt: encrypt chunks.
-        chunk_dict: bootstrap whose chunks need not be stored again.
     """
 
     source_digest: "Digest"
     source_size: int
-    compressor: str = "zstd"
-    chunk_size: int = 0x100000
-    digester: str = "blake3"
-    fs_version: str = "6"
-    prefetch_policy: str = "fs"
-    prefetch_patterns: tuple[str, ...] = ("/",)
+    build: BuildOptions = BuildOptions()
     tar_split: Path | None = None
     output_json: Path | None = None
-    batch_size: int = 0
-    encrypt: bool = False
-    chunk_dict: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +64,7 @@ class MergeRequest:
             blob, since builders take the blob id from there.
         target: file to write the image's bootstrap to.
         output_json: file where the builder says what it did.
-        prefetch_policy: fs, or none; with none the patterns do not count.
-        prefetch_patterns: absolute paths.
-        chunk_dict: the chunk dictionary that the layers were packed with, if any.
+        build: the options that the layers were packed with.
         single_layer: the one bootstrap is of a layer that stands alone (`PackOutcome`), packed by this
             builder with this prefetch.
     """
@@ -89,9 +72,7 @@ class MergeRequest:
     bootstraps: tuple[Path, ...]
     target: Path
     output_json: Path
-    prefetch_policy: str = "fs"
-    prefetch_patterns: tuple[str, ...] = ("/",)
-    chunk_dict: Path | None = None
+    build: BuildOptions = BuildOptions()
     single_layer: bool = False
 
 

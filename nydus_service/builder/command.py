@@ -1,48 +1,40 @@
 """Requests to the arguments of a builder. Pure.
 
-Chunk and batch sizes go out in hexadecimal with 0x: nydus-image 2.2.0 takes any number for
-hexadecimal, later ones take a bare one for decimal. What a flag needs of the builder is in features.py.
+Those of the build options derive from their table (options/build.py). What a flag needs of the builder is in
+features.py.
 """
 
 import os
 from pathlib import Path
 
 from nydus_service.builder.builder import BootstrapLayerRequest, MergeRequest, PackRequest
-from nydus_service.builder.features import Feature
+from nydus_service.builder.features import BLOB_TOC, TAR_RAFS, Feature
+from nydus_service.options.build import BUILD_ROWS, BuildOptions
 
 _QUIET = ("--log-level", "warn")
 JSON_ERRORS = ("--error-format", "json")
 """For our own commands: a failure's last line is machine-readable."""
 
 
-def features_needed(request: PackRequest) -> tuple[Feature, ...]:
+def features_needed(request: PackRequest | MergeRequest) -> tuple[Feature, ...]:
     """What a builder must be capable of, the most basic first."""
-    needed = [Feature.TAR_RAFS]
-    if request.fs_version == "6":
-        needed.append(Feature.BLOB_TOC)
-    if request.batch_size:
-        needed.append(Feature.BATCH)
-    if request.encrypt:
-        needed.append(Feature.ENCRYPT)
-    if request.chunk_dict is not None:
-        needed.append(Feature.CHUNK_DICT)
-    return tuple(needed)
+    rows = request.build.beyond_basics
+    if isinstance(request, MergeRequest):
+        return tuple(Feature(f"--{row.flag}") for row in rows if row.option.merges)
+    basic = (TAR_RAFS, BLOB_TOC) if request.build.fs_version == "6" else (TAR_RAFS,)
+    return (*basic, *(Feature(f"--{row.flag}") for row in rows))
 
 
 def pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
     """`create` as every builder takes it. `source` and `blob` are paths as the builder sees them."""
-    arguments = ["create", *_QUIET, *_prefetch(request), "--blob", blob, "--whiteout-spec", "none"]
-    arguments += ["--fs-version", request.fs_version, "--type", "tar-rafs", "--blob-inline-meta"]
-    if request.fs_version == "6":
+    options = request.build
+    first, version = ("prefetch_policy", "fs_version")
+    rest = [name for name in BUILD_ROWS if name not in (first, version)]
+    arguments = ["create", *_QUIET, *options.argv(first), "--blob", blob, "--whiteout-spec", "none"]
+    arguments += [*options.argv(version), "--type", "tar-rafs", "--blob-inline-meta"]
+    if options.fs_version == "6":
         arguments += ["--features", "blob-toc"]
-    arguments += _chunk_dict(request.chunk_dict)
-    arguments += ["--compressor", request.compressor, "--digester", request.digester]
-    arguments += ["--chunk-size", hex(request.chunk_size)]
-    if request.batch_size:
-        arguments += ["--batch-size", hex(request.batch_size)]
-    if request.encrypt:
-        arguments.append("--encrypt")
-    return [*arguments, source]
+    return [*arguments, *options.argv(*rest), source]
 
 
 def embedded_pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
@@ -57,16 +49,17 @@ def feed_arguments(request: PackRequest, source: str) -> list[str]:
     """`feed`: the same checks and recording, in front of an external builder. `source` may be "-"."""
     arguments = ["feed", *_QUIET, *JSON_ERRORS, *_source_check(request)]
     if request.tar_split is not None:
-        arguments += ["--chunk-size", hex(request.chunk_size), "--digester", request.digester]
+        arguments += request.build.argv("chunk_size", "digester")
     return [*arguments, source]
 
 
 def merge_arguments(request: MergeRequest) -> list[str]:
     """`merge` as every builder takes it."""
+    first, *rest = (name for name, row in BUILD_ROWS.items() if row.option.merges)
     return [
-        *("merge", *_QUIET, *_prefetch(request)),
+        *("merge", *_QUIET, *request.build.argv(first)),
         *("--output-json", os.fspath(request.output_json), "--bootstrap", os.fspath(request.target)),
-        *_chunk_dict(request.chunk_dict),
+        *request.build.argv(*rest),
         *map(operand, request.bootstraps),
     ]
 
@@ -87,25 +80,15 @@ def bootstrap_layer_arguments(request: BootstrapLayerRequest) -> list[str]:
     ]
 
 
-def prefetch_input(request: PackRequest | MergeRequest) -> str:
-    """What the builder reads on standard input: a path a line. Without a policy it does not look."""
-    if request.prefetch_policy == "none":
-        return ""
-    return "".join(f"{pattern}\n" for pattern in request.prefetch_patterns)
+def prefetch_input(options: BuildOptions) -> str:
+    """What a builder reads on standard input: a path a line. Without a policy it does not look."""
+    return "".join(f"{pattern}\n" for pattern in options.patterns)
 
 
 def operand(path: Path) -> str:
     """A path that no builder takes for an option."""
     text = os.fspath(path)
     return f"./{text}" if text.startswith("-") else text
-
-
-def _prefetch(request: PackRequest | MergeRequest) -> tuple[str, ...]:
-    return ("--prefetch-policy", request.prefetch_policy)
-
-
-def _chunk_dict(bootstrap: Path | None) -> list[str]:
-    return [] if bootstrap is None else ["--chunk-dict", f"bootstrap={os.fspath(bootstrap)}"]
 
 
 def _source_check(request: PackRequest) -> list[str]:

@@ -53,7 +53,7 @@ class EmbeddedBuilder:
         self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
     ) -> PackOutcome:
         with ExitStack() as descriptors:
-            stdin = descriptors.enter_context(open_input(prefetch_input(request)))
+            stdin = descriptors.enter_context(open_input(prefetch_input(request.build)))
             blob = descriptors.enter_context(open_pipe())
             input = None
             inherited = [blob.writer]

@@ -80,7 +80,7 @@ class ExternalBuilder:
     ) -> PackOutcome:
         await self._require(features_needed(request))
         with ExitStack() as descriptors:
-            patterns = descriptors.enter_context(open_input(prefetch_input(request)))
+            patterns = descriptors.enter_context(open_input(prefetch_input(request.build)))
             blob = descriptors.enter_context(open_pipe())
             tar = descriptors.enter_context(open_pipe())
             input = None
@@ -102,8 +102,7 @@ class ExternalBuilder:
         return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:
-        if request.chunk_dict is not None:
-            await self._require((Feature.CHUNK_DICT,))
+        await self._require(features_needed(request))
         return await invoke.merge(self._program, request, self._limits)
 
     async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
@@ -115,11 +114,11 @@ class ExternalBuilder:
         for feature in needed:
             if feature not in features:
                 raise UnsupportedError(
-                    f"the builder {self._program} has no {feature.value}: take a newer one, "
+                    f"the builder {self._program} has no {feature}: take a newer one, "
                     "or --nydus-image embedded"
                 )
             if feature in self._without:
                 raise UnsupportedError(
-                    f"the builder {self._program} may not use {feature.value}, as NYDUS_DISABLE_TAR2RAFS "
+                    f"the builder {self._program} may not use {feature}, as NYDUS_DISABLE_TAR2RAFS "
                     "says, and there is no other way: unset that"
                 )

@@ -5,26 +5,24 @@ answer is about one program file, never about the process that asks.
 """
 
 import re
-from enum import Enum
+from typing import Final, NewType
 
 from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.options.build import FEATURES
 
+Feature = NewType("Feature", str)
+"""The option by which a feature is known, as messages name it: "--type tar-rafs"."""
 
-class Feature(Enum):
-    """Value: the option by which it is known, to be named in messages."""
-
-    TAR_RAFS = "--type tar-rafs"
-    BLOB_TOC = "--features blob-toc"
-    BATCH = "--batch-size"
-    ENCRYPT = "--encrypt"
-    CHUNK_DICT = "--chunk-dict"
+TAR_RAFS: Final = Feature("--type tar-rafs")
+BLOB_TOC: Final = Feature("--features blob-toc")
+KNOWN_FEATURES: Final = frozenset((TAR_RAFS, BLOB_TOC, *map(Feature, FEATURES)))
 
 
 def parse_features(help_text: str) -> frozenset[Feature]:
     """Read the help text of `create`. A feature is there if its words are."""
     text = re.sub(r"-\n\s+", "-", help_text)  # wrapped at a hyphen: "targz-\n  rafs"
     return frozenset(
-        feature for feature in Feature if all(re.search(_word(word), text) for word in feature.value.split())
+        feature for feature in KNOWN_FEATURES if all(re.search(_word(word), text) for word in feature.split())
     )
 
 

@@ -43,7 +43,7 @@ async def merge(
         arguments = [*merge_arguments(request), *JSON_ERRORS]
     else:
         arguments = merge_arguments(request)
-    with open_input(prefetch_input(request)) as stdin:
+    with open_input(prefetch_input(request.build)) as stdin:
         spawn = Spawn(Command(program, tuple(arguments)), stdin, fork_server=fork_server)
         done = await supervise(spawn, limits=limits)
     blobs = parse_blobs(_read(request.output_json), str(request.output_json))

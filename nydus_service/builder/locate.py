@@ -7,7 +7,7 @@ from pathlib import Path
 from nydus_service.builder.builder import Builder, BuilderFailed
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.external import ExternalBuilder
-from nydus_service.builder.features import Feature
+from nydus_service.builder.features import TAR_RAFS, Feature
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.probe import ProbeCache, ProgramFile
 
@@ -55,5 +55,5 @@ def make_builder(
     """
     if program is None:
         return EmbeddedBuilder(limits=limits)
-    without = frozenset({Feature.TAR_RAFS}) if disable_tar_rafs else frozenset[Feature]()
+    without = frozenset({TAR_RAFS}) if disable_tar_rafs else frozenset[Feature]()
     return ExternalBuilder(program, known, without=without, limits=limits)

@@ -11,13 +11,11 @@ from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.cli.builders import choose_builder, choose_work_dir
 from nydus_service.cli.options import (
     REFERENCES,
-    VERIFY_MODES,
+    OptionGroups,
     add_builder,
     add_common,
     add_containerd,
     add_later,
-    add_layer_format,
-    add_prefetch,
     add_socket,
     add_work_dir,
     available_cores,
@@ -29,10 +27,11 @@ from nydus_service.cli.stores import choose_daemon
 from nydus_service.config.environment import load_settings
 from nydus_service.content.open_stores import fetch_advice, open_stores
 from nydus_service.convert.image import Location, convert_image, preview_image
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.references import check_target
 from nydus_service.errors import UsageError
 from nydus_service.oci.reference import ImageReference
+from nydus_service.options.arguments import add_argument
+from nydus_service.options.convert import TABLE, ConvertOptions
 
 LATER = (
     "--oci-ref", "--chunk-dict", "--batch-size", "--encrypt", "--encrypt-recipient", "--decryption-key",
@@ -41,11 +40,8 @@ LATER = (
     "--cache", "--hosts-dir", "--insecure-registry",
 )  # fmt: skip
 
-OPTIONS = (
-    "fs_version", "compressor", "chunk_size", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer",
-    "verify", "force",
-)  # fmt: skip
-"""What is said of the result; the names are those of `ConvertOptions`, whose defaults these have."""
+GIVEN = [row for name, row in TABLE.items() if name != "platforms"]
+"""The options that are arguments as they are; `--platform` has `--all-platforms` for its opposite."""
 
 NOT_REMOTE = ("address", "nydus_image", "builder_timeout", "work_dir", "jobs")
 ONLY_REMOTE = ("socket", "priority")
@@ -54,27 +50,14 @@ ONLY_REMOTE = ("socket", "priority")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="the image to convert")
     parser.add_argument("target", metavar="DST", help="the name of the nydus image, in this or another store")
-    group = parser.add_argument_group("what")
-    which = group.add_mutually_exclusive_group()
-    which.add_argument(
-        "--platform", action="append", default=[], metavar="OS/ARCH", help="convert only this; repeatable"
-    )
+    groups = OptionGroups(parser)
+    which = groups.group("what").add_mutually_exclusive_group()
+    add_argument(which, TABLE["platforms"], action="append", default=[], type=str)
     which.add_argument("--all-platforms", action="store_true", help="convert all of them (the default)")
-    group.add_argument("--oci", action="store_true", help="make OCI types of Docker types")
-    group.add_argument(
-        "--with-referrer", action="store_true", help="name the source's manifest as subject of the new one"
-    )
-    add_layer_format(parser)
-    add_prefetch(parser)
-    group = parser.add_argument_group("how")
-    group.add_argument(
-        "--verify",
-        choices=VERIFY_MODES,
-        help="before the name moves: metadata, and content by digests (tree, the default), "
-        "or every chunk read back, too (full)",
-    )
+    for title in ("what", "nydus blobs", "prefetch", "how"):
+        groups.add(row for row in GIVEN if row.option.group == title)
+    group = groups.group("how")
     group.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
-    group.add_argument("--force", action="store_true", help="convert even if the target is there and right")
     group.add_argument(
         "--jobs",
         type=positive_count,
@@ -93,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_socket(group)
     add_common(parser)
-    parser.set_defaults(**dict.fromkeys(OPTIONS))  # to tell what was not said from what is said
     parser.epilog = REFERENCES
     add_later(parser, *LATER)
 
@@ -139,9 +121,10 @@ async def run(args: argparse.Namespace) -> int:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line says of the result, as `ConvertOptions.from_json` reads it; the rest is open."""
-    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    if args.platform or args.all_platforms:
-        given["platforms"] = args.platform
+    values = ((row.name, getattr(args, row.name)) for row in GIVEN)
+    given = {name: value for name, value in values if value is not None}
+    if args.platforms or args.all_platforms:
+        given["platforms"] = args.platforms
     return given
 
 

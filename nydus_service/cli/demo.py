@@ -20,7 +20,6 @@ from nydus_service.config.environment import temporary_root
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import Stores
 from nydus_service.convert.image import Location, convert_image
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.result import ConvertResult
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import DiffersError, from_os_error
@@ -28,6 +27,7 @@ from nydus_service.imagecheck.manifestcheck import Checked, ManifestCheck
 from nydus_service.imagecheck.manifests import find_manifests
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.reference import ImageReference
+from nydus_service.options.convert import ConvertOptions
 from nydus_service.sample.image import write_sample
 
 SAMPLE, NYDUS = "sample", "sample-nydus"

@@ -82,7 +82,7 @@ async def _builders(settings: Settings) -> list[Finding]:
         program = find_builder(wanted, None, search_path())
         assert program is not None  # only "embedded" has none
         facts = ProbeCache()
-        features = ", ".join(sorted(each.value for each in await facts.features(program))) or "no features"
+        features = ", ".join(sorted(await facts.features(program))) or "no features"
         detail = f"{program}: {await facts.identity(program)}; {features}"
         found.append(Finding("native builder", "ok", detail))
     except BuilderFailed as exc:

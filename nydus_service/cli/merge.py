@@ -13,11 +13,13 @@ from nydus_service.builder.builder import BootstrapLayerRequest, Builder, MergeO
 from nydus_service.cli.builders import choose_builder, choose_work_dir
 from nydus_service.cli.files import READ_SIZE, digest_file, open_replacement
 from nydus_service.cli.options import (
+    OptionGroups,
     add_builder,
     add_common,
     add_later,
-    add_prefetch,
     add_work_dir,
+    build_options_of,
+    build_rows,
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.content.layout import LayoutReader
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the tar.gz that is an image's last layer, not the bare bootstrap",
     )
-    add_prefetch(parser)
+    OptionGroups(parser).add(build_rows(merge=True))
     add_builder(parser)
     add_work_dir(parser)
     add_common(parser)
@@ -57,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
+    build = build_options_of(args, build_rows(merge=True))
     builder = choose_builder(args)
     async with open_work_dir(choose_work_dir(args)) as work_dir:
         blobs = [await take_apart(path, work_dir) for path in args.blobs]
@@ -65,8 +68,7 @@ async def run(args: argparse.Namespace) -> int:
             bootstraps=tuple(blob.metadata.bootstrap for blob in blobs),
             target=merged,
             output_json=work_dir / "merge.json",
-            prefetch_policy=args.prefetch_policy,
-            prefetch_patterns=args.prefetch_patterns,
+            build=build,
         )
         outcome = await builder.merge(request)
         if args.bootstrap_layer:

@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nydus_service.errors import UnsupportedError
-
-VERIFY_MODES = ("tree", "full", "none")
-COMPRESSORS = ("none", "lz4_block", "zstd")
+from nydus_service.options.arguments import add_argument
+from nydus_service.options.build import BUILD_ROWS, BuildOptions
+from nydus_service.options.option import AbsolutePaths, Row
 
 REFERENCES = """\
 An image is one of
@@ -72,32 +72,34 @@ def add_socket(parser: "argparse._ActionsContainer") -> None:
     )
 
 
-def add_layer_format(parser: argparse.ArgumentParser) -> None:
-    """How a layer's content is stored."""
-    group = parser.add_argument_group("nydus blobs")
-    group.add_argument(
-        "--fs-version", choices=("5", "6"), default="6", help="RAFS version; 5 is not there yet"
-    )
-    group.add_argument("--compressor", choices=COMPRESSORS, default="zstd", help="of chunks (default: zstd)")
-    group.add_argument(
-        "--chunk-size",
-        type=_chunk_size,
-        default=0x100000,
-        metavar="BYTES",
-        help="power of two from 0x1000 to 0x1000000 (default: 0x100000)",
-    )
+class OptionGroups:
+    """Adds options of the table to a parser, each under the title of its group."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+        self._groups: dict[str, argparse._ArgumentGroup] = {}
+
+    def group(self, title: str) -> "argparse._ArgumentGroup":
+        """The group of this title, made when it is asked for first."""
+        if title not in self._groups:
+            self._groups[title] = self._parser.add_argument_group(title)
+        return self._groups[title]
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            special = {"type": _read_paths} if isinstance(row.option.kind, AbsolutePaths) else {}
+            add_argument(self.group(row.option.group), row, **special)
 
 
-def add_prefetch(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("prefetch")
-    group.add_argument("--prefetch-policy", choices=("fs", "none"), default="fs", help="default: fs")
-    group.add_argument(
-        "--prefetch-patterns",
-        type=_prefetch_paths,
-        default=("/",),
-        metavar="PATHS",
-        help="absolute paths with commas between, or - for one a line on stdin (default: /)",
-    )
+def build_rows(*, merge: bool = False) -> list[Row]:
+    """The build options that a command can have. With `merge` only those that a merge takes."""
+    return [row for row in BUILD_ROWS.values() if row.option.number and (row.option.merges or not merge)]
+
+
+def build_options_of(args: argparse.Namespace, rows: Iterable[Row]) -> BuildOptions:
+    """Read the build options among the arguments. Raises: as `BuildOptions.of`."""
+    given = {row.name: getattr(args, row.name) for row in rows}
+    return BuildOptions.of({name: value for name, value in given.items() if value is not None})
 
 
 def add_later(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -106,11 +108,6 @@ def add_later(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(name, action=_NotThereYet, help=argparse.SUPPRESS)
     said = parser.epilog + "\n\n" if parser.epilog else ""
     parser.epilog = f"{said}Not there yet: {_wrap(names)}."
-
-
-def refuse_rafs_5(fs_version: str) -> None:
-    if fs_version != "6":
-        raise UnsupportedError(f"--fs-version {fs_version} is not there yet: only RAFS v6 is written")
 
 
 class _NotThereYet(argparse.Action):
@@ -129,28 +126,16 @@ def _wrap(names: Sequence[str]) -> str:
     return textwrap.fill(", ".join(names), 100, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _prefetch_paths(text: str) -> tuple[str, ...]:
-    """Split `--prefetch-patterns`. "-" reads stdin here, while parsing, where Ctrl-C still just ends all."""
+def _read_paths(text: str) -> tuple[str, ...]:
+    """Parse paths; "-" reads them from stdin, a path a line, while Ctrl-C still simply ends the command."""
     parts = sys.stdin.read().splitlines() if text == "-" else text.split(",")
-    paths = tuple(part.strip() for part in parts if part.strip())
-    for path in paths:
-        if not path.startswith("/"):
-            raise argparse.ArgumentTypeError(f"{path!r} is not an absolute path")
-    return paths
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
-    return value
-
-
-def _chunk_size(text: str) -> int:
-    """Parse as nydus-image does: decimal, or hexadecimal after 0x."""
-    value = int(text, 16 if text.lower().startswith("0x") else 10)
-    if not 0x1000 <= value <= 0x1000000 or value & (value - 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a power of two from 0x1000 to 0x1000000")
     return value
 
 

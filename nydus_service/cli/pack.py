@@ -10,12 +10,12 @@ from nydus_service.builder.builder import BuilderIdentity, PackOutcome, PackRequ
 from nydus_service.cli.builders import choose_builder
 from nydus_service.cli.files import digest_file, open_replacement
 from nydus_service.cli.options import (
+    OptionGroups,
     add_builder,
     add_common,
     add_later,
-    add_layer_format,
-    add_prefetch,
-    refuse_rafs_5,
+    build_options_of,
+    build_rows,
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table
@@ -27,15 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target", metavar="DST", type=Path, help="where the nydus blob goes; replaced if there"
     )
-    add_layer_format(parser)
-    add_prefetch(parser)
+    OptionGroups(parser).add(build_rows())
     add_builder(parser)
     add_common(parser)
     add_later(parser, "--batch-size", "--chunk-dict", "--encrypt", "--oci-ref")
 
 
 async def run(args: argparse.Namespace) -> int:
-    refuse_rafs_5(args.fs_version)
+    build = build_options_of(args, build_rows())
     builder = choose_builder(args)
     identity = await builder.identify()
     begun = time.monotonic()
@@ -43,11 +42,7 @@ async def run(args: argparse.Namespace) -> int:
     request = PackRequest(
         source_digest,
         source_size,
-        compressor=args.compressor,
-        chunk_size=args.chunk_size,
-        fs_version=args.fs_version,
-        prefetch_policy=args.prefetch_policy,
-        prefetch_patterns=args.prefetch_patterns,
+        build,
     )
     digester = Digester()
     with open_replacement(args.target) as file:

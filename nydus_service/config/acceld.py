@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from nydus_service.config.writing import format_tables
 from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.options import option
+from nydus_service.options.convert import TABLE
 
 TOKEN_FILE: Final = "/etc/nydus-service/token"
 _DRIVER: Final = "converter.driver.config."
@@ -149,6 +151,15 @@ def _listed(separator: str) -> Callable[[Any], list[str]]:
     return lambda value: [part.strip() for part in str(value).split(separator) if part.strip()]
 
 
+def _reader_of(kind: option.Kind[Any]) -> Callable[[Any], Any]:
+    """How acceld writes an option of this kind: as a text."""
+    if isinstance(kind, option.Flag):
+        return _flag
+    if isinstance(kind, option.Number):
+        return _whole
+    return _listed("\n") if kind.is_list else str
+
+
 _SAME: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "provider.containerd.address": ("containerd.address", str),
     "provider.work_dir": ("daemon.work_dir", str),
@@ -156,11 +167,11 @@ _SAME: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "converter.platforms": ("convert.platforms", _listed(",")),
     f"{_DRIVER}work_dir": ("daemon.work_dir", str),
     f"{_DRIVER}builder": ("builder.nydus_image", str),
-    f"{_DRIVER}compressor": ("convert.compressor", str),
-    f"{_DRIVER}fs_chunk_size": ("convert.chunk_size", _whole),
-    f"{_DRIVER}prefetch_patterns": ("convert.prefetch_patterns", _listed("\n")),
-    f"{_DRIVER}docker2oci": ("convert.oci", _flag),
-    f"{_DRIVER}with_referrer": ("convert.with_referrer", _flag),
+    **{
+        f"{_DRIVER}{row.option.acceld}": (f"convert.{row.name}", _reader_of(row.option.kind))
+        for row in TABLE.values()
+        if row.option.acceld
+    },
 }
 """acceld's name: our key, and how the value is read. Values of the driver's part are all texts there."""
 

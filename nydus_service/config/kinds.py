@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from nydus_service.options import option
+
 _SIZE_UNITS: Final = {
     "": 1,
     "B": 1,
@@ -184,3 +186,14 @@ def one_of(choices: Sequence[str]) -> Kind:
         return str(value)
 
     return Kind(f"one of {', '.join(choices)}", read)
+
+
+def kind_of(kind: option.Kind[Any]) -> Kind:
+    """The kind of values that an option of conversions has in the configuration."""
+    if isinstance(kind, option.Flag):
+        return FLAG
+    if isinstance(kind, option.Size):
+        return SIZE
+    if isinstance(kind, option.Number):
+        return whole(kind.least, kind.most)
+    return TEXTS if kind.is_list else TEXT

@@ -5,9 +5,9 @@ each for people.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
 
 from nydus_service.config.kinds import (
     DURATION,
@@ -21,9 +21,11 @@ from nydus_service.config.kinds import (
     TEXTS,
     URL,
     Kind,
+    kind_of,
     one_of,
     whole,
 )
+from nydus_service.options.convert import TABLE
 
 _MIB: Final = 1 << 20
 
@@ -129,25 +131,38 @@ class BuilderSection:
     timeout: Annotated[float, DURATION] = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertSection:
-    """How images are converted; requests and rules may say otherwise. As in `convert.options.ConvertOptions`.
+CONVERT_ROWS: Final = tuple(row for row in TABLE.values() if row.option.is_configurable)
 
-    Whether the values go together is for that to say: see `triggers.rules.RuleBook`.
-    """
 
-    platforms: Annotated[tuple[str, ...], TEXTS] = ()
-    compressor: Annotated[str, TEXT] = "zstd"
-    chunk_size: Annotated[int, SIZE] = _MIB
-    prefetch_policy: Annotated[str, TEXT] = "fs"
-    prefetch_patterns: Annotated[tuple[str, ...], TEXTS] = ("/",)
-    oci: Annotated[bool, FLAG] = False
-    with_referrer: Annotated[bool, FLAG] = False
-    verify: Annotated[str, TEXT] = "tree"
+def _as_options(self: object) -> dict[str, Any]:
+    values = {row: getattr(self, row.name) for row in CONVERT_ROWS}
+    return {row.name: value for row, value in values.items() if value != row.default}
 
-    def as_options(self) -> dict[str, Any]:
-        """For `ConvertOptions.from_json`."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+if TYPE_CHECKING:
+
+    class ConvertSection:
+        """How images are converted; requests and rules may say otherwise.
+
+        Its keys are the options of options/convert.py that a configuration may set. Whether the values go
+        together is checked there, too: see `triggers.rules.RuleBook`.
+        """
+
+        def __init__(self, **values: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+        def as_options(self) -> dict[str, Any]:
+            """Those that are not as they would be anyway, for `ConvertOptions.from_json`."""
+
+else:
+    ConvertSection = make_dataclass(
+        "ConvertSection",
+        [(row.name, Annotated[object, kind_of(row.option.kind)], row.default) for row in CONVERT_ROWS],
+        namespace={"as_options": _as_options},
+        frozen=True,
+        slots=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +222,7 @@ class DaemonConfig:
     http: HttpSection = HttpSection()
     jobs: JobsSection = JobsSection()
     builder: BuilderSection = BuilderSection()
-    convert: ConvertSection = ConvertSection()
+    convert: ConvertSection = ConvertSection()  # noqa: RUF009 - immutable, as the others are
     triggers: TriggersSection = TriggersSection()
     log: LogSection = LogSection()
     tracing: TracingSection = TracingSection()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nydus_service.builder.builder import BuilderIdentity
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.plan import Dropped, ImagePlan, Kept, Plan
 from nydus_service.convert.rewrite import (
     NydusLayers,
@@ -21,6 +20,7 @@ from nydus_service.convert.rewrite import (
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Config, Index, Manifest
+from nydus_service.options.convert import ConvertOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _assemble_image(
         plan.manifest,
         config,
         layers,
-        fs_version=options.fs_version,
+        fs_version=options.build.fs_version,
         builder=builder,
         oci=options.oci,
         with_referrer=options.with_referrer,

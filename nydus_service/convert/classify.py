@@ -1,11 +1,11 @@
 """What a manifest is: an image to convert, one that cannot be, or something to leave as it is. Pure."""
 
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import UnsupportedError
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Manifest
+from nydus_service.options.convert import ConvertOptions
 
 
 def why_kept(manifest: Manifest) -> str | None:

@@ -25,8 +25,8 @@ from nydus_service.content.store import ContentNotFound, Image, Lease, Stores, f
 from nydus_service.content.transfer import copy_image
 from nydus_service.convert.assemble import Assembly, NewDocument, assemble
 from nydus_service.convert.failures import about, first_cause
+from nydus_service.convert.fingerprint import image_fingerprint, layer_fingerprint
 from nydus_service.convert.layer import LayerPacker
-from nydus_service.convert.options import ConvertOptions, image_fingerprint, layer_fingerprint
 from nydus_service.convert.pipeline import Builders, ConvertedImage, Pipeline
 from nydus_service.convert.plan import (
     Dropped,
@@ -53,6 +53,7 @@ from nydus_service.convert.verification import Verifier
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
+from nydus_service.options.convert import ConvertOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +262,7 @@ class _Conversion:
             request.source.stores.content,
             lease,
             request.options,
-            fingerprint=layer_fingerprint(request.options, request.identity),
+            fingerprint=layer_fingerprint(request.options.build, request.identity),
             work_dir=work_dir,
             progress=self._progress,
         )

@@ -21,13 +21,13 @@ from nydus_service.content.transfer import copy_image
 from nydus_service.convert.classify import is_nydus
 from nydus_service.convert.failures import about
 from nydus_service.convert.nydusblob import BlobMetadata, BlobTail, check_end, extract
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import LayerFinished, LayerProgress, LayerStarted, Progress
 from nydus_service.convert.rewrite import blob_descriptor
 from nydus_service.errors import FormatError, from_os_error
 from nydus_service.oci.annotations import UNCOMPRESSED
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
+from nydus_service.options.convert import ConvertOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class LayerPacker:
         """
         Args:
             lease: of the store to write to; its id is the job's, and goes into the refs.
-            fingerprint: of the options and the builder, `options.layer_fingerprint`.
+            fingerprint: of the options and the builder, `fingerprint.layer_fingerprint`.
             work_dir: this job's own.
         """
         self._builder = builder
@@ -142,12 +142,7 @@ class LayerPacker:
         request = PackRequest(
             source_digest=layer.digest,
             source_size=layer.size,
-            compressor=self._options.compressor,
-            chunk_size=self._options.chunk_size,
-            digester=self._options.digester,
-            fs_version=self._options.fs_version,
-            prefetch_policy=self._options.prefetch_policy,
-            prefetch_patterns=self._options.prefetch_patterns,
+            build=self._options.build,
             tar_split=tar_split,
             output_json=directory / "create.json",
         )

@@ -18,10 +18,10 @@ from nydus_service.builder.builder import (
 )
 from nydus_service.content.store import PIECE_SIZE, Ingester
 from nydus_service.convert.layer import PackedLayer
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.rewrite import BootstrapLayer
 from nydus_service.errors import FormatError, UnsupportedError, from_os_error
 from nydus_service.oci.annotations import UNCOMPRESSED
+from nydus_service.options.build import BuildOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class MergedImage:
 
 
 async def merge_layers(
-    builder: Builder, layers: Sequence[PackedLayer], options: ConvertOptions, directory: Path
+    builder: Builder, layers: Sequence[PackedLayer], build: BuildOptions, directory: Path
 ) -> MergedImage:
     """Merge an image's layers.
 
@@ -57,8 +57,7 @@ async def merge_layers(
         bootstraps=tuple(layer.metadata.bootstrap for layer in layers),
         target=bootstrap,
         output_json=directory / "merge.json",
-        prefetch_policy=options.prefetch_policy,
-        prefetch_patterns=options.prefetch_patterns,
+        build=build,
         single_layer=len(layers) == 1 and layers[0].single_layer,
     )
     with _naming_layers(layers):

@@ -28,7 +28,6 @@ from nydus_service.convert.classify import name_layer
 from nydus_service.convert.failures import about
 from nydus_service.convert.layer import LayerPacker, PackedLayer
 from nydus_service.convert.merge import MergedImage, commit_bootstrap_layer, merge_layers
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.plan import ImagePlan
 from nydus_service.convert.progress import (
     MergeFinished,
@@ -42,6 +41,7 @@ from nydus_service.convert.rewrite import BootstrapLayer, NydusLayers
 from nydus_service.convert.verification import ImageVerification, Verification, Verifier
 from nydus_service.errors import from_os_error
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.options.convert import ConvertOptions
 
 if TYPE_CHECKING:
     from nydus_service.oci.digest import Digest
@@ -186,7 +186,7 @@ class Pipeline:
             except OSError as exc:
                 raise from_os_error(exc, f"make {directory}") from exc
             self._progress(MergeStarted(image_name(plan)))
-            merged = await merge_layers(self._builders.builder, layers, self._options, directory)
+            merged = await merge_layers(self._builders.builder, layers, self._options.build, directory)
         self._progress(MergeFinished(image_name(plan), merged.duration_s))
         return merged
 

@@ -15,7 +15,6 @@ from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider, UnexpectedContent
 from nydus_service.convert.classify import check_layers, name_layer, why_kept
 from nydus_service.convert.failures import about
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.rewrite import check_diff_ids
 from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 from nydus_service.oci import annotations as keys
@@ -23,6 +22,7 @@ from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Config, Document, Index, Manifest
 from nydus_service.oci.platform import Platform
+from nydus_service.options.convert import ConvertOptions
 
 D = TypeVar("D", bound=Document)
 P = TypeVar("P")

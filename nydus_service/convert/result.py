@@ -82,7 +82,7 @@ class ConvertResult:
         reason: why nothing was done; empty if something was.
         source_name, target_name: as messages name them.
         source, target: what these names point to.
-        fingerprint: of the options and the builder, `options.image_fingerprint`.
+        fingerprint: of the options and the builder, `fingerprint.image_fingerprint`.
         images: manifests that were converted now; `kept` and `dropped` are the others.
         verified: none, tree or full: how the target was, now or when it was made.
         duration_s: of it all.

@@ -26,9 +26,9 @@ from nydus_service.convert import merge
 from nydus_service.convert.assemble import NewDocument
 from nydus_service.convert.classify import is_nydus
 from nydus_service.convert.failures import about
+from nydus_service.convert.fingerprint import layer_fingerprint
 from nydus_service.convert.layer import LayerPacker, PackedLayer
 from nydus_service.convert.nydusblob import BlobTail, extract
-from nydus_service.convert.options import ConvertOptions, layer_fingerprint
 from nydus_service.convert.plan import ImagePlan, make_plan
 from nydus_service.convert.progress import Progress, silent
 from nydus_service.convert.rewrite import (
@@ -43,6 +43,7 @@ from nydus_service.errors import UsageError, from_os_error
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Index
+from nydus_service.options.convert import ConvertOptions
 
 
 async def convert_layer(
@@ -77,7 +78,7 @@ async def convert_layer(
             source,
             lease,
             replace(options, verify="none"),
-            fingerprint=layer_fingerprint(options, identity),
+            fingerprint=layer_fingerprint(options.build, identity),
             work_dir=work_dir,
             progress=progress,
         )
@@ -110,7 +111,7 @@ async def merge_layers(
         layers = [taken[blob] for blob in blobs]
         # Its name makes the ingest's ref one of its own: a lease may have several merges under way.
         directory = await _make_directory(work_dir / uuid.uuid4().hex)
-        merged = await merge.merge_layers(builder, layers, options, directory)
+        merged = await merge.merge_layers(builder, layers, options.build, directory)
         return await merge.commit_bootstrap_layer(builder, lease.content, layers, merged, directory, lease.id)
 
 
@@ -171,7 +172,7 @@ async def _convert_manifest(
         plan.manifest,
         config,
         layers,
-        fs_version=options.fs_version,
+        fs_version=options.build.fs_version,
         builder=await builder.identify(),
         oci=options.oci,
         with_referrer=options.with_referrer,

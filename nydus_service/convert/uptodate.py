@@ -8,18 +8,18 @@ from typing import Final
 
 from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Image, ImageNotFound, Provider, Stores
-from nydus_service.convert.options import VERIFY_MODES
 from nydus_service.errors import FormatError
 from nydus_service.oci.annotations import OWN_PREFIX, is_attestation
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Index, Manifest
 from nydus_service.oci.mediatypes import is_foreign_layer, is_index, is_manifest
+from nydus_service.options.convert import VERIFY_MODES
 
 SOURCE: Final = f"{OWN_PREFIX}source"
 """Digest that the source's name pointed to."""
 FINGERPRINT: Final = f"{OWN_PREFIX}fingerprint"
-"""`options.image_fingerprint` of the conversion."""
+"""`fingerprint.image_fingerprint` of the conversion."""
 VERIFIED: Final = f"{OWN_PREFIX}verified"
 """How it was verified: none, tree or full."""
 

@@ -16,7 +16,6 @@ from nydus_service.config.environment import Settings, search_path
 from nydus_service.config.sections import DaemonConfig
 from nydus_service.content.open_stores import ContainerdEndpoint, fetch_advice, open_stores
 from nydus_service.convert.image import Location, convert_image, preview_image
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import ConvertResult, Preview
 from nydus_service.convert.tracing import traced
@@ -28,6 +27,7 @@ from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import Tracing
 from nydus_service.oci.platform import Platform
 from nydus_service.oci.reference import ImageReference
+from nydus_service.options.convert import ConvertOptions
 
 
 class Worker:

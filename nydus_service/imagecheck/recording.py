@@ -12,6 +12,7 @@ from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Input, Spawn, supervise
 from nydus_service.content.store import Provider, read_pieces
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.options.build import BuildOptions
 
 
 async def record_tar_split(
@@ -35,7 +36,7 @@ async def record_tar_split(
         ContentNotFound: it is not there.
     """
     request = PackRequest(
-        layer.digest, layer.size, chunk_size=chunk_size, digester=digester, tar_split=tar_split
+        layer.digest, layer.size, BuildOptions(chunk_size=chunk_size, digester=digester), tar_split
     )
     async with provider.open_reader(layer) as reader:
         with ExitStack() as descriptors:

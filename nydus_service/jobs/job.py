@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NotFoundError
+from nydus_service.options.convert import ConvertOptions
 
 
 class JobNotFound(NotFoundError):

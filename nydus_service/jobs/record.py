@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import FormatError, NydusServiceError
 from nydus_service.jobs.job import Job, JobRequest, JobState
+from nydus_service.options.convert import ConvertOptions
 
 
 class Record(NamedTuple):
@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
 def request_key(request: JobRequest) -> str:
     """What all requests have in common that ask for the same: sha256 in hex."""
-    asked = [request.source, request.target, request.namespace, request.options.as_json()]
+    asked = [request.source, request.target, request.namespace, request.options.identity()]
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
 
 

@@ -9,6 +9,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from nydus_service.options.arguments import add_argument
+from nydus_service.options.build import BUILD_ROWS, BuildOptions
+
 TAR_TYPES = ("tar-rafs", "targz-rafs", "estargz-rafs")
 _OTHER_TYPES = (
     "directory",
@@ -19,6 +22,8 @@ _OTHER_TYPES = (
     "stargz_index",
     "tar-tarfs",
 )
+_BUILD_OPTIONS = ("chunk_size", "compressor", "compression_level", "digester")
+"""Those that `nydus-image` has in the same form; the others differ in choices and defaults."""
 LEVELS = ("trace", "debug", "info", "warn", "error")
 _LATER_CREATE = {
     "--chunk-dict": 1,
@@ -73,14 +78,10 @@ class _Later(argparse.Action):
             namespace.__dict__.setdefault("_later", []).append(option)
 
 
-def _size(text: str) -> int:
-    """A chunk size: decimal, or hexadecimal with 0x. Its bounds are the caller's to check."""
-    try:
-        return int(text[2:], 16) if text.startswith(("0x", "0X")) else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number nor 0x and a hexadecimal one"
-        ) from None
+def build_options_of(args: argparse.Namespace) -> BuildOptions:
+    """What the arguments say of how to build. Raises: UsageError, UnsupportedError: as `BuildOptions.of`."""
+    given = {name: getattr(args, name, None) for name in _BUILD_OPTIONS}
+    return BuildOptions.of({name: value for name, value in given.items() if value is not None})
 
 
 def _list(text: str) -> list[str]:
@@ -187,24 +188,8 @@ def _add_create(commands: Any) -> None:
         help="put the metadata into the blob",
     )
     option("--blob-id", action=_Once, default="", metavar="ID", help="id of the blob, instead of its digest")
-    option(
-        "--chunk-size",
-        action=_Once,
-        type=_size,
-        default=0x100000,
-        metavar="N",
-        help="a power of two, 0x1000-0x1000000 [default: 0x100000]",
-    )
-    option(
-        "--compressor",
-        action=_Once,
-        choices=("none", "lz4_block", "zstd"),
-        default="zstd",
-        help="[default: zstd]",
-    )
-    option(
-        "--digester", action=_Once, choices=("blake3", "sha256"), default="blake3", help="[default: blake3]"
-    )
+    for name in _BUILD_OPTIONS:
+        add_argument(parser, BUILD_ROWS[name], action=_Once)
     option("-v", "--fs-version", action=_Once, choices=("5", "6"), default="6", help="[default: 6]")
     option("--features", action=_Once, choices=("blob-toc",), help="optional parts of the format")
     option("--repeatable", action=_Once, nargs=0, default=False, help="do not record uid and gid")
@@ -324,12 +309,8 @@ def _add_feed(commands: Any) -> None:
     parser = _command(commands, "feed", "Write a stored layer's plain tar to stdout, checked and recorded.")
     parser.add_argument("source", metavar="SOURCE", help="layer: a file, a FIFO, or - for stdin")
     _add_source_check(parser)
-    parser.add_argument(
-        "--chunk-size", action=_Once, type=_size, default=0x100000, metavar="N", help="for the tar-split"
-    )
-    parser.add_argument(
-        "--digester", action=_Once, choices=("blake3", "sha256"), default="blake3", help="for the tar-split"
-    )
+    for name in ("chunk_size", "digester"):
+        add_argument(parser, BUILD_ROWS[name], action=_Once)
 
 
 def _add_bootstrap_layer(commands: Any) -> None:

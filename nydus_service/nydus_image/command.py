@@ -22,7 +22,13 @@ from nydus_service.errors import (
     UnsupportedError,
     UsageError,
 )
-from nydus_service.nydus_image.arguments import LATER_COMMANDS, LEVELS, TAR_TYPES, build_parser
+from nydus_service.nydus_image.arguments import (
+    LATER_COMMANDS,
+    LEVELS,
+    TAR_TYPES,
+    build_options_of,
+    build_parser,
+)
 from nydus_service.version import VERSION
 
 
@@ -61,24 +67,20 @@ def _source_options(args: argparse.Namespace) -> tuple[Any, Any]:
 
     _check_digest(args.source_digest)
     check = SourceCheck(args.source_digest, args.source_size)
-    tar_split = (
-        TarSplitOptions(args.source_tar_split, args.chunk_size, args.digester)
-        if args.source_tar_split
-        else None
-    )
-    return check, tar_split
+    build = build_options_of(args)
+    if not args.source_tar_split:
+        return check, None
+    return check, TarSplitOptions(args.source_tar_split, build.chunk_size, build.digester)
 
 
 def _create(args: argparse.Namespace) -> object:
     from nydus_service.nydus_image.create import CreateOptions, create
-    from nydus_service.rafs.v6 import is_chunk_size
 
     if args.type not in TAR_TYPES:
         raise UnsupportedError(f"--type {args.type} is not there yet; {', '.join(TAR_TYPES)} are")
     if args.fs_version != "6":
         raise UnsupportedError(f"--fs-version {args.fs_version} is not there: this builder writes version 6")
-    if not is_chunk_size(args.chunk_size):
-        raise UsageError(f"--chunk-size {args.chunk_size:#x} is no power of two from 0x1000 to 0x1000000")
+    build = build_options_of(args)
     if args.blob is None and args.blob_dir is None:
         raise UsageError("either --blob or --blob-dir is needed")
     if args.bootstrap is None and args.blob_dir is None and not args.blob_inline_meta:
@@ -98,9 +100,7 @@ def _create(args: argparse.Namespace) -> object:
             inline_meta=args.blob_inline_meta,
             blob_toc=args.features == "blob-toc",
             blob_id=args.blob_id,
-            compressor=args.compressor,
-            digester=args.digester,
-            chunk_size=args.chunk_size,
+            build=build,
             repeatable=args.repeatable,
             prefetch=_patterns(args),
             check=check,
@@ -108,7 +108,7 @@ def _create(args: argparse.Namespace) -> object:
         )
     )
     more = {"single_layer": result.single_layer}
-    _finish(args, result.blob_ids, result.bootstrap, args.compressor, started, result.counters, more)
+    _finish(args, result.blob_ids, result.bootstrap, build.compressor, started, result.counters, more)
     return result.root
 
 

@@ -11,6 +11,7 @@ from nydus_service.nydus_image.pipeline import ChunkPipeline, Data
 from nydus_service.nydus_image.prefetch import find_inodes
 from nydus_service.nydus_image.recording import TarSplitOptions
 from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_source
+from nydus_service.options.build import BuildOptions
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import pack_header
 from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1
@@ -22,7 +23,6 @@ from nydus_service.rafs.constants import (
     BLOB_HAS_TOC,
     BLOB_INLINED_CHUNK_DIGEST,
     BLOB_INLINED_FS_META,
-    DEFAULT_CHUNK_SIZE,
 )
 from nydus_service.rafs.toc import TocEntry
 from nydus_service.rafs.tree import NO_CHUNKS, Blob, Chunk, Inode
@@ -34,7 +34,12 @@ INLINE_BLOB_ID = "x" * 64
 
 @dataclass(frozen=True, slots=True)
 class CreateOptions:
-    """What `nydus-image create` is asked for. Sizes in bytes; exactly one of `blob`, `blob_dir`."""
+    """What `nydus-image create` is asked for; exactly one of `blob`, `blob_dir`.
+
+    Attributes:
+        build: all but the prefetch patterns, which come on standard input.
+        prefetch: these patterns as components.
+    """
 
     source: str
     blob: Path | None = None
@@ -43,9 +48,7 @@ class CreateOptions:
     inline_meta: bool = False
     blob_toc: bool = False
     blob_id: str = ""
-    compressor: str = "zstd"
-    digester: str = "blake3"
-    chunk_size: int = DEFAULT_CHUNK_SIZE
+    build: BuildOptions = BuildOptions()
     repeatable: bool = False
     prefetch: tuple[tuple[bytes, ...], ...] = ()
     check: SourceCheck = field(default_factory=SourceCheck)
@@ -102,7 +105,8 @@ class _LayerBuilder:
             features |= BLOB_HAS_TOC | BLOB_INLINED_CHUNK_DIGEST
         if self.framed:
             features |= BLOB_HAS_TAR_HEADER
-        self.blob = Blob("", options.chunk_size, options.compressor, options.digester, features)
+        build = options.build
+        self.blob = Blob("", build.chunk_size, build.compressor, build.digester, features)
         self.tree = LayerTree(own_ids=not options.repeatable)
         self.data_digest = hashlib.sha256()
 
@@ -133,10 +137,10 @@ class _LayerBuilder:
 
     def _store_content(self) -> list[Chunk]:
         """Read the whole tar: entries to the tree, content to the blob."""
-        pipeline = ChunkPipeline(self.blob, self._write_data)
+        pipeline = ChunkPipeline(self.blob, self._write_data, level=self.options.build.compression_level)
         try:
             reader = LayerTarReader(self.source.read)
-            add_entry, add_chunk, chunk_size = self.tree.add, pipeline.add, self.options.chunk_size
+            add_entry, add_chunk, chunk_size = self.tree.add, pipeline.add, self.options.build.chunk_size
             for entry in reader:
                 if entry.path in ESTARGZ_ENTRIES:
                     continue
@@ -204,8 +208,8 @@ class _LayerBuilder:
         self.toc.append(TocEntry(name, compressor, digest, self.output.position, len(stored), len(plain)))
 
     def _bootstrap(self) -> memoryview:
-        options = self.options
-        image = ImageFormat(options.chunk_size, options.compressor, options.digester, not options.repeatable)
+        options, build = self.options, self.options.build
+        image = ImageFormat(build.chunk_size, build.compressor, build.digester, not options.repeatable)
         blobs = [self.blob] if self.blob.chunk_count else []
         prefetch = find_inodes(self.tree.root, options.prefetch)
         data, _ = write_bootstrap(self.tree.root, image, blobs, prefetch)

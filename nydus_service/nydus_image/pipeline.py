@@ -20,7 +20,7 @@ from google_crc32c import value as crc32c
 
 from nydus_service.errors import FormatError
 from nydus_service.nydus_image.channel import Channel, Closed
-from nydus_service.rafs.codecs import open_compressor
+from nydus_service.rafs.codecs import ZSTD_LEVEL, open_compressor
 from nydus_service.rafs.constants import (
     BLOCK_SIZE,
     CHUNK_COMPRESSED,
@@ -62,14 +62,23 @@ class ChunkPipeline:
     Args of the constructor:
         blob: the row that the chunks belong to; its chunk count and uncompressed size grow.
         write: takes the stored bytes, in order, from a thread of the pipeline.
+        level: of the compressor, if it is zstd.
         threads: how many compress; by default one a processor.
 
     `chunks` lists all chunks by index. `finish` waits until everything is written, `close` ends
     the threads in any state; without `finish` what was written is incomplete.
     """
 
-    def __init__(self, blob: Blob, write: Callable[[Data], object], threads: int | None = None) -> None:
+    def __init__(
+        self,
+        blob: Blob,
+        write: Callable[[Data], object],
+        *,
+        level: int = ZSTD_LEVEL,
+        threads: int | None = None,
+    ) -> None:
         self._blob = blob
+        self._level = level
         self._write = write
         self._hasher = _HASHERS[blob.digester]
         self._batch = _Batch()
@@ -165,7 +174,7 @@ class ChunkPipeline:
         self._order.close()
 
     def _compress_all(self) -> None:
-        compress = open_compressor(self._blob.compressor)
+        compress = open_compressor(self._blob.compressor, self._level)
         while True:
             try:
                 batch = self._work.get()

@@ -40,14 +40,19 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def open_compressor(name: str) -> Compressor:
-    """A compressor by its nydus name. Raises: UnsupportedError: none that can be written."""
+def open_compressor(name: str, level: int = ZSTD_LEVEL) -> Compressor:
+    """Open a compressor by its nydus name.
+
+    Args:
+        level: of zstd, 1 to 19; others have none.
+    Raises: UnsupportedError: none that can be written.
+    """
     if name == "none":
         return _store_plain
     if name == "lz4_block":
         return _lz4_compressor()
     if name == "zstd":
-        return _zstd_compressor()
+        return _zstd_compressor(level)
     raise UnsupportedError(f"cannot compress with {name!r}; choose one of {', '.join(WRITABLE)}")
 
 
@@ -55,10 +60,10 @@ def _store_plain(pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memory
     return list(pieces)
 
 
-def _zstd_compressor() -> Compressor:
+def _zstd_compressor(level: int) -> Compressor:
     import zstandard
 
-    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+    compressor = zstandard.ZstdCompressor(level=level)
 
     def compress(pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memoryview]":
         if len(pieces) < _MANY:

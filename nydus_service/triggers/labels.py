@@ -27,12 +27,13 @@ from enum import StrEnum
 from typing import Any, Final
 
 from nydus_service.content.store import Image
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.uptodate import FINGERPRINT
 from nydus_service.errors import NydusServiceError, UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobRequest, JobState
 from nydus_service.oci.annotations import OWN_PREFIX
 from nydus_service.oci.reference import ImageReference, Transport
+from nydus_service.options.convert import TABLE, ConvertOptions, find_row
+from nydus_service.options.option import Flag
 from nydus_service.triggers.rules import RuleBook
 
 CONVERT: Final = f"{OWN_PREFIX}convert"
@@ -160,7 +161,7 @@ def wish_by_rule(namespace: str, image: Image, rules: RuleBook) -> Wish | None:
     def make() -> JobRequest:
         return _request(namespace, image, match.target, match.options)
 
-    options = json.dumps(match.options.as_json(), sort_keys=True)
+    options = json.dumps(match.options.identity(), sort_keys=True)
     return _wish(BY_RULE, (image.target.digest, match.target, options), make)
 
 
@@ -228,15 +229,17 @@ def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:
     values: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         key, equals, value = (each.strip() for each in part.partition("="))
-        name = _NAMES.get(key, key.replace("-", "_"))
-        if name in values and name not in _LISTS:
+        row = find_row(_NAMES.get(key, key.replace("-", "_")))
+        if row.option.kind.is_list:
+            values.setdefault(row.name, []).append(value)
+            continue
+        if row.name in values:
             raise UsageError(f"option {key} is there twice")
-        if name in _LISTS:
-            values.setdefault(name, []).append(value)
-        elif name in _FLAGS:
-            values[name] = _flag(key, value if equals else "true")
-        else:
-            values[name] = _size(key, value) if name in _SIZES else value
+        try:
+            is_bare_flag = isinstance(row.option.kind, Flag) and not equals
+            values[row.name] = True if is_bare_flag else row.option.kind.parse(value)
+        except ValueError as exc:
+            raise UsageError(f"option {key}: {exc}") from None
     return ConvertOptions.from_json(values, base=defaults)
 
 
@@ -256,23 +259,8 @@ def _cut(text: str, size_max: int) -> str:
     return data[: size_max - len("…".encode())].decode(errors="ignore") + "…"
 
 
-_LISTS: Final = ("platforms", "prefetch_patterns")
-_FLAGS: Final = ("oci", "with_referrer", "force")
-_SIZES: Final = ("chunk_size",)
-_NAMES: Final = {"platform": "platforms"}
-
-
-def _flag(key: str, value: str) -> bool:
-    if value not in ("true", "false"):
-        raise UsageError(f"option {key}: {value!r} is neither true nor false")
-    return value == "true"
-
-
-def _size(key: str, value: str) -> int:
-    try:
-        return int(value, 0)
-    except ValueError:
-        raise UsageError(f"option {key}: {value!r} is no number of bytes, as 0x100000 is") from None
+_NAMES: Final = {row.flag: name for name, row in TABLE.items()}
+"""Option as it is written: its name."""
 
 
 def _wish(slot: Slot, asked: tuple[str, str, str], make: Callable[[], JobRequest]) -> Wish:

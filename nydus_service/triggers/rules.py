@@ -25,9 +25,9 @@ from typing import Final, NamedTuple, Self, TypeVar
 
 from nydus_service.config.reading import ConfigError
 from nydus_service.config.sections import DaemonConfig, RuleEntry
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.oci.reference import ImageReference, Transport
+from nydus_service.options.convert import ConvertOptions
 
 PLACEHOLDERS: Final = {
     "name": r"[^/:@]+(?::\d+)?(?:/[^/:@]+)+",

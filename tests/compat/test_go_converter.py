@@ -13,8 +13,8 @@ from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.convert.image import Location, convert_image
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import UsageError
+from nydus_service.options.convert import ConvertOptions
 from tests.compat.goconverter import (
     ABSENT,
     Difference,
@@ -65,7 +65,7 @@ async def convert_with_both(
     """
     converter, native = require_go_converter(), require_tool("rafs-reference", (0, 1)).path
     options = options or ConvertOptions()
-    words = [f"-compressor={options.compressor}", f"-oci={str(options.oci).lower()}"]
+    words = [f"-compressor={options.build.compressor}", f"-oci={str(options.oci).lower()}"]
     words += ["-referrer"] if options.with_referrer else []
     words += [f"-prefetch={pattern}" for pattern in prefetch]
     go = convert_with_go(converter, native, result_of(memory, "source"), work, *words)

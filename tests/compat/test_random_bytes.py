@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from nydus_service.nydus_image.create import CreateOptions, create
 from nydus_service.nydus_image.merge import MergeOptions, merge
+from nydus_service.options.build import BuildOptions
 from tests.compat.builders import Builder, assert_same, clear_marks, save_layer
 from tests.compat.stacks import ANY_STACKS, Entry, Layer, tar_of
 
@@ -74,7 +75,14 @@ def compare(oracle: Builder, stack: list[Layer], work: Path) -> None:
         theirs = oracle.create(work / f"{number}", tar, *options)
         blob, boot = work / f"{number}.blob", work / f"{number}.boot"
         source = str(work / f"{number}" / "tar")
-        create(CreateOptions(source, blob=blob, bootstrap=boot, compressor="none", chunk_size=CHUNK_SIZE))
+        create(
+            CreateOptions(
+                source,
+                blob=blob,
+                bootstrap=boot,
+                build=BuildOptions(compressor="none", chunk_size=CHUNK_SIZE),
+            )
+        )
         assert_same(blob.read_bytes(), theirs.blob)
         assert_same(clear_marks(boot.read_bytes()), theirs.bootstrap)
         sources.append(save_layer(theirs, work, tag=str(number)))

@@ -182,7 +182,7 @@ async def test_other_options_by_a_reload(place: Path) -> None:
             await anyio.sleep(0.01)
         async with open_client(service.socket) as client:
             job = (await client.submit(source, f"oci:{place}/layout:n")).job
-        assert job.request.options.compressor == "lz4_block"
+        assert job.request.options.build.compressor == "lz4_block"
         assert service.stop() == 0
 
 

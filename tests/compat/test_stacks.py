@@ -15,6 +15,7 @@ from hypothesis import Phase, given, settings
 from nydus_service.errors import FormatError
 from nydus_service.nydus_image.create import CreateOptions, create
 from nydus_service.nydus_image.merge import MergeOptions, merge
+from nydus_service.options.build import BuildOptions
 from nydus_service.rafs.reader import read_bootstrap
 from tests.compat.builders import bootstrap_of
 from tests.compat.containerd import Containerd, assert_left_by
@@ -48,7 +49,13 @@ def convert(stack: list[Layer], work: Path) -> tuple[Path, Path]:
         tar.write_bytes(tar_of(entries))
         blob = work / f"{number}.blob"
         created = create(
-            CreateOptions(str(tar), blob=blob, inline_meta=True, blob_toc=True, chunk_size=CHUNK_SIZE)
+            CreateOptions(
+                str(tar),
+                blob=blob,
+                inline_meta=True,
+                blob_toc=True,
+                build=BuildOptions(chunk_size=CHUNK_SIZE),
+            )
         )
         (blob_id,) = created.blob_ids
         sources.append(work / f"{blob_id}.boot")

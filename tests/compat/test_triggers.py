@@ -177,7 +177,7 @@ async def test_a_label_alone(place: Location) -> None:
     assert labels[JOB] == job.id
     assert ERROR not in labels
     assert (job.origin, job.request.namespace) == ("label", place.namespace)
-    assert (job.request.options.compressor, job.request.options.chunk_size) == ("none", 0x1000)
+    assert (job.request.options.build.compressor, job.request.options.build.chunk_size) == ("none", 0x1000)
     assert job.request.source.startswith("app:1@sha256:")
 
 
@@ -274,7 +274,7 @@ async def test_new_images_by_rule(place: Location) -> None:
         names = ("docker.io/library/before:1", "docker.io/library/new:1")
         found = await place.until(lambda labels: labels.get(RULE_STATUS) == "done", *names)
         jobs = service.jobs()
-    assert {job.request.options.compressor for job in jobs} == {"none"}
+    assert {job.request.options.build.compressor for job in jobs} == {"none"}
     assert {job.origin for job in jobs} == {"event"}
     assert {labels[RULE_RESULT].partition("@")[0] for labels in found.values()} == {
         f"{name}-nydus" for name in names

@@ -10,17 +10,18 @@ from typing import Any
 from nydus_service.api.client import ApiClient, open_client
 from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_api_server
 from nydus_service.builder.builder import BuilderIdentity
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.plan import Kept
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import ConvertResult, Preview
 from nydus_service.errors import UnsupportedError
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
 from tests.tools import require_tool
 from tests.unit.api.jobservice import MemoryBoard, descriptor
 
-DEFAULTS = ConvertOptions(compressor="lz4_block", with_referrer=True, jobs=1)
+DEFAULTS = ConvertOptions(build=BuildOptions(compressor="lz4_block"), with_referrer=True, jobs=1)
 """Options of the daemon's configuration, other than anybody's own defaults."""
 
 

@@ -27,7 +27,6 @@ from nydus_service.api.service import SERVICE, WATCHERS_MAX
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.content.store import ContentNotFound
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import (
     DiffersError,
     FormatError,
@@ -40,6 +39,8 @@ from nydus_service.errors import (
 )
 from nydus_service.jobs.job import JobState
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
 from tests.contract.apiserver import (
     DEFAULTS,
     AnsweringRunner,
@@ -57,7 +58,9 @@ async def test_submit_fills_in_what_the_configuration_says(tmp_path: Path) -> No
     async with serving(tmp_path) as served:
         job, joined = await served.client.submit(SOURCE, TARGET, options={"chunk_size": 0x10000, "oci": True})
         assert not joined
-        options = ConvertOptions(compressor="lz4_block", with_referrer=True, chunk_size=0x10000, oci=True)
+        options = ConvertOptions(
+            build=BuildOptions(compressor="lz4_block", chunk_size=0x10000), with_referrer=True, oci=True
+        )
         assert job.request.options.as_json() == options.as_json()
         assert (job.request.source, job.request.target, job.request.namespace) == (SOURCE, TARGET, "default")
         assert (job.state, job.origin) == (JobState.QUEUED, "grpc")
@@ -258,10 +261,10 @@ async def test_plan(tmp_path: Path) -> None:
         assert (told["status"], told["reason"]) == ("would be unchanged", "it is a nydus image")
         assert told["target"] == {"name": TARGET}
         (request,) = served.runner.asked[0]
-        assert (request.namespace, request.options.force, request.options.compressor) == (
+        assert (request.namespace, request.options.force, request.options.build.compressor) == (
             "k8s.io",
             True,
-            DEFAULTS.compressor,
+            DEFAULTS.build.compressor,
         )
 
 

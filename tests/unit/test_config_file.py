@@ -258,4 +258,4 @@ def test_rules_take_every_key_of_convert(tmp_path: Path) -> None:
         if re.match(r"#\w+ = ", line)
     )
     (rule,) = load(tmp_path, f'[[rules]]\nsource = "*"\ntarget = "{{name}}:x"\n{text}').rules
-    assert rule.options == ConvertSection().as_options()
+    assert rule.options == {key: getattr(ConvertSection(), key) for key in KINDS[ConvertSection]}

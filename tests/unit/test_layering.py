@@ -26,20 +26,21 @@ OVER_PROTOCOLS = {"content.documents", "content.transfer"}
 
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
-CHECKING_MAY = FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
+CHECKING_MAY = FOUNDATION | {"options"} | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
 ALL_BELOW = CHECKING_MAY | {"imagecheck"}
 
 MAY_IMPORT = {
     "errors": set(),
     "version": set(),
-    "config": FOUNDATION,
+    "options": FOUNDATION | {"oci"},
+    "config": FOUNDATION | {"options"},
     "observe": FOUNDATION,
     "oci": FOUNDATION,
     "rafs": FOUNDATION | {"oci"},
     **dict.fromkeys(TAR_PARSERS, FOUNDATION | {"oci"}),
-    "nydus_image": FOUNDATION | PURE,
+    "nydus_image": FOUNDATION | PURE | {"options"},
     "treeverify": FOUNDATION | PURE - {"layertar"},
-    **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS),
+    **dict.fromkeys(EDGES | WORK, FOUNDATION | {"options"} | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS),
     "imagecheck": CHECKING_MAY,
     "jobs": ALL_BELOW,
     "triggers": ALL_BELOW | {"jobs"},
@@ -191,6 +192,10 @@ def test_what_the_builder_imports_for_its_help() -> None:
         "nydus_service.nydus_image",
         "nydus_service.nydus_image.arguments",
         "nydus_service.nydus_image.command",
+        "nydus_service.options",
+        "nydus_service.options.arguments",
+        "nydus_service.options.build",
+        "nydus_service.options.option",
         "nydus_service.version",
     }
     foreign = {name.split(".")[0] for name in imported} - {PACKAGE} - set(sys.stdlib_module_names)

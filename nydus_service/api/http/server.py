@@ -24,9 +24,9 @@ from nydus_service.api.http.conversions import Conversions, json_response
 from nydus_service.api.http.page import Page
 from nydus_service.api.http.submissions import SubmissionReader
 from nydus_service.config.sections import HttpSection
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NydusServiceError, UsageError, from_os_error
 from nydus_service.jobs.service import JobService
+from nydus_service.options.convert import ConvertOptions
 
 METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 """`prometheus_client.CONTENT_TYPE_LATEST`, what `generate_latest` writes."""

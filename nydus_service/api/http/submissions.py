@@ -13,10 +13,10 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 import msgspec
 
 from nydus_service.api.http.access import AllowedSources, check_remote
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import JobRequest
 from nydus_service.oci.reference import ImageReference, Transport
+from nydus_service.options.convert import ConvertOptions
 
 PUSH_ARTIFACT: Final = "PUSH_ARTIFACT"
 PRIORITY_MAX: Final = 1000

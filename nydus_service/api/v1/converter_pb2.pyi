@@ -66,7 +66,7 @@ class ConvertRequest(_message.Message):
     def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., namespace: _Optional[str] = ..., options: _Optional[_Union[ConvertOptions, _Mapping]] = ...) -> None: ...
 
 class ConvertOptions(_message.Message):
-    __slots__ = ("platforms", "fs_version", "compressor", "chunk_size", "digester", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer", "verify", "force")
+    __slots__ = ("platforms", "fs_version", "compressor", "chunk_size", "digester", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer", "verify", "force", "compression_level")
     PLATFORMS_FIELD_NUMBER: _ClassVar[int]
     FS_VERSION_FIELD_NUMBER: _ClassVar[int]
     COMPRESSOR_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,7 @@ class ConvertOptions(_message.Message):
     WITH_REFERRER_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_LEVEL_FIELD_NUMBER: _ClassVar[int]
     platforms: Strings
     fs_version: str
     compressor: str
@@ -89,7 +90,8 @@ class ConvertOptions(_message.Message):
     with_referrer: bool
     verify: str
     force: bool
-    def __init__(self, platforms: _Optional[_Union[Strings, _Mapping]] = ..., fs_version: _Optional[str] = ..., compressor: _Optional[str] = ..., chunk_size: _Optional[int] = ..., digester: _Optional[str] = ..., prefetch_policy: _Optional[str] = ..., prefetch_patterns: _Optional[_Union[Strings, _Mapping]] = ..., oci: _Optional[bool] = ..., with_referrer: _Optional[bool] = ..., verify: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+    compression_level: int
+    def __init__(self, platforms: _Optional[_Union[Strings, _Mapping]] = ..., fs_version: _Optional[str] = ..., compressor: _Optional[str] = ..., chunk_size: _Optional[int] = ..., digester: _Optional[str] = ..., prefetch_policy: _Optional[str] = ..., prefetch_patterns: _Optional[_Union[Strings, _Mapping]] = ..., oci: _Optional[bool] = ..., with_referrer: _Optional[bool] = ..., verify: _Optional[str] = ..., force: _Optional[bool] = ..., compression_level: _Optional[int] = ...) -> None: ...
 
 class Strings(_message.Message):
     __slots__ = ("values",)

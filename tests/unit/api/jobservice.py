@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.jobs.job import (
     ImageStage,
@@ -24,6 +23,7 @@ from nydus_service.jobs.job import (
     LayerStatus,
 )
 from nydus_service.jobs.service import Submitted
+from nydus_service.options.convert import ConvertOptions
 
 BEGIN = 1_795_000_000.0
 """When the first job of a job_service comes, Unix seconds."""

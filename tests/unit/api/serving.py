@@ -10,8 +10,9 @@ import aiohttp
 
 from nydus_service.api.http.server import HttpServer, Timeouts, open_http_server
 from nydus_service.config.sections import HttpSection
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.jobs.service import JobService
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
 
 TOKEN = "0123456789abcdef-token"
 METRICS = b"# TYPE nydus_jobs gauge\nnydus_jobs 3\n"
@@ -56,7 +57,7 @@ async def served(
         HttpSection(address, token_file, allowed_sources, max_body),
         metrics_text=lambda: METRICS,
         ready=lambda: unready[0] if unready else "",
-        defaults=ConvertOptions(compressor="lz4_block", jobs=1),
+        defaults=ConvertOptions(build=BuildOptions(compressor="lz4_block"), jobs=1),
         timeouts=timeouts or Timeouts(),
     ) as server:
         url = f"http://{server.addresses[0]}"

@@ -16,7 +16,6 @@ import pytest
 from nydus_service.api.http.answers import job_details
 from nydus_service.api.http.server import Timeouts, open_http_server
 from nydus_service.config.sections import HttpSection
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import (
     FormatError,
     NoSpaceError,
@@ -27,6 +26,8 @@ from nydus_service.errors import (
 )
 from nydus_service.jobs.job import Job, JobError, JobState
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
 from tests.unit.api.jobservice import MemoryBoard, a_job
 from tests.unit.api.serving import CONVERSIONS, METRICS, TOKEN, Served, served
 
@@ -240,7 +241,7 @@ async def test_a_request_by_hand_becomes_a_job(tmp_path: Path) -> None:
         REQUEST["target"],
         "k8s.io",
     )
-    assert request.options == ConvertOptions(compressor="lz4_block", oci=True, jobs=1)
+    assert request.options == ConvertOptions(build=BuildOptions(compressor="lz4_block"), oci=True, jobs=1)
     assert (origin, priority) == ("http", 7)
     assert job["joined"] is False
     assert shown["options"]["compressor"] == "lz4_block"

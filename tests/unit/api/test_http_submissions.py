@@ -8,15 +8,18 @@ import pytest
 
 from nydus_service.api.http.access import AllowedSources
 from nydus_service.api.http.submissions import SubmissionReader
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import NotAllowedError, NydusServiceError, UnsupportedError, UsageError
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
 
 HARBOR = Path(__file__).parents[2] / "samples" / "harbor-push-artifact.json"
 DIGEST = "sha256:954b378c375d852eb3c63ab88978f640b4348b01c1b3456a024a81536dafbbf4"
 
 
 def reader(*allowed: str) -> SubmissionReader:
-    return SubmissionReader(AllowedSources(allowed), ConvertOptions(compressor="none", jobs=1), "default")
+    return SubmissionReader(
+        AllowedSources(allowed), ConvertOptions(build=BuildOptions(compressor="none"), jobs=1), "default"
+    )
 
 
 def body(**fields: Any) -> bytes:
@@ -77,7 +80,7 @@ def test_a_request_by_hand() -> None:
 def test_what_a_request_by_hand_leaves_out() -> None:
     (request,) = reader().read(body()).requests
     assert request.namespace == "default"
-    assert request.options == ConvertOptions(compressor="none", jobs=1)
+    assert request.options == ConvertOptions(build=BuildOptions(compressor="none"), jobs=1)
 
 
 @pytest.mark.parametrize(

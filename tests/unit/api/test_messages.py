@@ -15,7 +15,6 @@ from nydus_service.api.messages import (
     refuse_unknown,
 )
 from nydus_service.api.v1 import converter_pb2 as pb
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import UsageError
 from nydus_service.jobs.job import (
     ImageStage,
@@ -29,6 +28,7 @@ from nydus_service.jobs.job import (
     LayerStatus,
 )
 from nydus_service.oci.platform import Platform
+from nydus_service.options.convert import ConvertOptions
 from tests.unit.api.jobservice import a_job
 
 SIZES = st.integers(0, 2**63 - 1)

@@ -17,6 +17,7 @@ from nydus_service.builder.limits import Limits
 from nydus_service.builder.probe import ProbeCache
 from nydus_service.oci.digest import Digest
 from tests.layers import directory, file, layer
+from tests.options import grouped
 
 TAR = layer(directory("d"), file("d/small", b"hello\n"), file("d/large", os.urandom(3 << 20)))
 GZIP = gzip.compress(TAR, 1, mtime=0)
@@ -59,7 +60,7 @@ def fake_builder(tmp_path: Path, body: str, timeout_s: float | None = None) -> E
 def request_for(stored: bytes, **options: Any) -> PackRequest:
     """A request for a layer of these stored bytes."""
     digest = Digest.parse(f"sha256:{sha256(stored).hexdigest()}")
-    return PackRequest(digest, len(stored), **options)
+    return PackRequest(digest, len(stored), **grouped(options))
 
 
 class Collected:

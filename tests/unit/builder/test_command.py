@@ -16,8 +16,9 @@ from nydus_service.builder.command import (
     pack_arguments,
     prefetch_input,
 )
-from nydus_service.builder.features import Feature
+from nydus_service.builder.features import BLOB_TOC, KNOWN_FEATURES, TAR_RAFS
 from nydus_service.oci.digest import Digest
+from nydus_service.options.build import BuildOptions
 
 DIGEST = "sha256:" + "ab" * 32
 PACK = PackRequest(Digest.parse(DIGEST), 1234)
@@ -35,13 +36,15 @@ def test_pack() -> None:
 def test_pack_with_everything() -> None:
     request = replace(
         PACK,
-        compressor="lz4_block",
-        chunk_size=0x10000,
-        digester="sha256",
-        prefetch_policy="none",
-        batch_size=0x80000,
-        encrypt=True,
-        chunk_dict=Path("dict"),
+        build=PACK.build._replace(
+            compressor="lz4_block",
+            chunk_size=0x10000,
+            digester="sha256",
+            prefetch_policy="none",
+            batch_size=0x80000,
+            encrypt=True,
+            chunk_dict=Path("dict"),
+        ),
     )
     assert pack_arguments(request, "SOURCE", "BLOB") == (
         "create --log-level warn --prefetch-policy none --blob BLOB --whiteout-spec none --fs-version 6 "
@@ -51,11 +54,11 @@ def test_pack_with_everything() -> None:
 
 
 def test_version_5_has_no_toc() -> None:
-    request = replace(PACK, fs_version="5")
+    request = replace(PACK, build=PACK.build._replace(fs_version="5"))
     arguments = pack_arguments(request, "SOURCE", "BLOB")
     assert "--features" not in arguments
     assert arguments[arguments.index("--fs-version") + 1] == "5"
-    assert features_needed(request) == (Feature.TAR_RAFS,)
+    assert features_needed(request) == (TAR_RAFS,)
 
 
 def test_embedded_pack_checks_and_notes() -> None:
@@ -72,7 +75,9 @@ def test_feed() -> None:
     assert feed_arguments(PACK, "-") == (
         f"feed --log-level warn --error-format json --source-digest {DIGEST} --source-size 1234 -"
     ).split(" ")
-    recorded = replace(PACK, tar_split=Path("tar_split"), chunk_size=0x1000, digester="sha256")
+    recorded = replace(
+        PACK, tar_split=Path("tar_split"), build=PACK.build._replace(chunk_size=0x1000, digester="sha256")
+    )
     assert " ".join(feed_arguments(recorded, "SOURCE")).endswith(
         "--source-tar-split tar_split --chunk-size 0x1000 --digester sha256 SOURCE"
     )
@@ -82,7 +87,9 @@ def test_merge() -> None:
     assert merge_arguments(MERGE) == (
         "merge --log-level warn --prefetch-policy fs --output-json w/json --bootstrap w/boot w/aa w/bb"
     ).split(" ")
-    assert "--chunk-dict bootstrap=dict" in " ".join(merge_arguments(replace(MERGE, chunk_dict=Path("dict"))))
+    assert "--chunk-dict bootstrap=dict" in " ".join(
+        merge_arguments(replace(MERGE, build=MERGE.build._replace(chunk_dict=Path("dict"))))
+    )
 
 
 def test_bootstrap_layer() -> None:
@@ -97,9 +104,9 @@ def test_bootstrap_layer() -> None:
 
 
 def test_prefetch_patterns() -> None:
-    assert prefetch_input(PACK) == "/\n"
-    assert prefetch_input(replace(PACK, prefetch_patterns=("/usr/bin", "/ö"))) == "/usr/bin\n/ö\n"
-    assert prefetch_input(replace(PACK, prefetch_policy="none")) == ""
+    assert prefetch_input(PACK.build) == "/\n"
+    assert prefetch_input(PACK.build._replace(prefetch_patterns=("/usr/bin", "/ö"))) == "/usr/bin\n/ö\n"
+    assert prefetch_input(PACK.build._replace(prefetch_policy="none")) == ""
 
 
 @pytest.mark.parametrize(
@@ -110,6 +117,9 @@ def test_no_path_is_an_option(path: str, expected: str) -> None:
 
 
 def test_features_needed() -> None:
-    assert features_needed(PACK) == (Feature.TAR_RAFS, Feature.BLOB_TOC)
-    request = replace(PACK, batch_size=0x1000, encrypt=True, chunk_dict=Path("dict"))
-    assert set(features_needed(request)) == set(Feature)
+    assert features_needed(PACK) == (TAR_RAFS, BLOB_TOC)
+    request = replace(
+        PACK,
+        build=BuildOptions(batch_size=0x1000, encrypt=True, chunk_dict=Path("dict"), compression_level=9),
+    )
+    assert set(features_needed(request)) == KNOWN_FEATURES

@@ -188,7 +188,7 @@ class TestConvertRemote:
             assert (origin, priority, request.namespace) == ("grpc", 5, "k8s.io")
             assert request.source == f"oci:{os.getcwd()}/lay:a"
             options = request.options
-            assert (options.oci, options.compressor, options.with_referrer) == (True, "zstd", True)
+            assert (options.oci, options.build.compressor, options.with_referrer) == (True, "zstd", True)
             (job_id,) = served.job_service.jobs
             served.job_service.move(job_id, JobState.DONE)
             told = (await ended(process)).json
@@ -197,7 +197,7 @@ class TestConvertRemote:
     async def test_what_is_not_said_the_configuration_says(self, tmp_path: Path, socket: Path) -> None:
         async with serving(tmp_path) as served, running(socket, "convert", "--remote", SOURCE, TARGET):
             await until_watched(served)
-            assert served.job_service.submitted[0][0].options.compressor == "lz4_block"
+            assert served.job_service.submitted[0][0].options.build.compressor == "lz4_block"
 
     async def test_who_is_interrupted_watches_no_longer(self, tmp_path: Path, socket: Path) -> None:
         async with (

@@ -34,6 +34,6 @@ async def test_the_example_of_the_readme(layout: Path) -> None:
         ns.Location(images, "example"),
         ns.EmbeddedBuilder(),
         ns.VerifierProcess(),
-        ns.ConvertOptions(compressor="lz4_block"),
+        ns.ConvertOptions(build=ns.BuildOptions(compressor="lz4_block")),
     )
     assert names(layout)["example"]["digest"] == result.target.digest

@@ -33,7 +33,6 @@ from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import ContentNotFound, Stores
 from nydus_service.convert.image import Location, convert_image, preview_image
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import (
     Event,
     LayerFinished,
@@ -52,9 +51,11 @@ from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Config, Index, Manifest
 from nydus_service.oci.platform import Platform
+from nydus_service.options.convert import ConvertOptions
 from nydus_service.rafs.reader import read_bootstrap
 from nydus_service.rafs.tree import walk
 from tests.layers import directory, file, layer, symlink
+from tests.options import grouped
 from tests.tools import require_tool
 from tests.unit.convert.makers import AMD64, ARM64, BASE, DOCKER, EMPTY, OCI, TOP, JsonMap, Maker, config_of
 from tests.unit.convert.memory import Memory
@@ -108,7 +109,7 @@ class Run:
             Location(self.target, to),
             self.builder,
             VerifierProcess(),
-            ConvertOptions(**options),
+            ConvertOptions(**grouped(options)),
             work_root=self.work_root,
             progress=self.events.append,
         )
@@ -609,7 +610,7 @@ class TestForeignBuilders:
             Location(layout.target, "foreign"),
             builder,
             VerifierProcess(),
-            ConvertOptions(**options),
+            ConvertOptions(**grouped(options)),
             work_root=layout.work_root,
         )
 

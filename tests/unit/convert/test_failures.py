@@ -31,7 +31,6 @@ from nydus_service.content.layout import open_layout
 from nydus_service.content.store import ContentNotFound, ImageNotFound, UnexpectedContent
 from nydus_service.convert.failures import about, first_cause
 from nydus_service.convert.image import Location, convert_image
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import (
     Event,
     LayerFinished,
@@ -57,7 +56,9 @@ from nydus_service.errors import (
     UnsupportedError,
 )
 from nydus_service.oci.digest import Digest
+from nydus_service.options.convert import ConvertOptions
 from tests.layers import directory, file, hardlink, layer
+from tests.options import grouped
 from tests.unit.builder.fakes import ALL_READ, fake_builder, nothing_left
 from tests.unit.convert.makers import BASE, OCI, TOP, JsonMap, Maker, config_of
 from tests.unit.convert.memory import Memory
@@ -111,7 +112,7 @@ class Scene:
             Location(self.stores, "app-nydus"),
             builder or EmbeddedBuilder(),
             VerifierProcess(),
-            ConvertOptions(**options),
+            ConvertOptions(**grouped(options)),
             work_root=self.root / "work",
             progress=progress,
         )

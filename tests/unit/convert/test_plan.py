@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from nydus_service.content.store import ContentNotFound, UnexpectedContent
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.plan import (
     NESTING_MAX,
     Dropped,
@@ -24,6 +23,8 @@ from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, U
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.platform import Platform
+from nydus_service.options.convert import ConvertOptions
+from tests.options import grouped
 from tests.unit.convert.makers import (
     AMD64,
     ARM64,
@@ -55,7 +56,7 @@ def make(memory: Memory) -> Maker:
 
 
 async def plan(make: Maker, target: JsonMap, **options: Any) -> Plan:
-    return await make_plan(make.stores.content, Descriptor(target), ConvertOptions(**options))
+    return await make_plan(make.stores.content, Descriptor(target), ConvertOptions(**grouped(options)))
 
 
 async def manifest_of(make: Maker, *layers: JsonMap, config_type: str = "", **config: Any) -> JsonMap:

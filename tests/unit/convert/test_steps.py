@@ -11,12 +11,13 @@ from nydus_service.content.documents import read_document
 from nydus_service.content.store import Lease, Provider
 from nydus_service.convert.image import Location, convert_image
 from nydus_service.convert.nydusblob import unpack_entry
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.steps import convert_document, convert_layer, merge_layers
 from nydus_service.errors import FormatError, UsageError
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Index, Manifest
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
 from nydus_service.rafs.reader import read_bootstrap
 from nydus_service.rafs.tree import walk as walk_tree
 from tests.unit.convert.makers import AMD64, ARM64, BASE, DOCKER, EMPTY, OCI, TOP, Maker, Types
@@ -41,8 +42,8 @@ async def walk(source: Provider, lease: Lease, root: Descriptor, options: Conver
     ("types", "options"),
     [
         (OCI, ConvertOptions(with_referrer=True)),
-        (DOCKER, ConvertOptions(oci=True, compressor="lz4_block", chunk_size=0x1000)),
-        (DOCKER, ConvertOptions(prefetch_patterns=("/etc",))),
+        (DOCKER, ConvertOptions(oci=True, build=BuildOptions(compressor="lz4_block", chunk_size=0x1000))),
+        (DOCKER, ConvertOptions(build=BuildOptions(prefetch_patterns=("/etc",)))),
     ],
 )
 async def test_the_steps_make_what_the_whole_makes(types: Types, options: ConvertOptions) -> None:

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import anyio
 
 from nydus_service.builder.builder import BuilderIdentity
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import CONVERTED, ConvertResult, Preview
 from nydus_service.errors import UnsupportedError
@@ -19,6 +18,8 @@ from nydus_service.jobs.job import Job, JobRequest, JobState
 from nydus_service.jobs.journal import open_journal
 from nydus_service.jobs.queue import JobQueue, QueueLimits
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.options.convert import ConvertOptions
+from tests.options import grouped
 
 Action: TypeAlias = Callable[[Job, Progress], Awaitable[None]]
 
@@ -31,7 +32,7 @@ def request(name: str = "app", **options: Any) -> JobRequest:
         source=f"docker.io/library/{name}:1",
         target=f"docker.io/library/{name}:1-nydus",
         namespace="default",
-        options=ConvertOptions(**options),
+        options=ConvertOptions(**grouped(options)),
     )
 
 

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from nydus_service.builder.builder import BuilderKilled
 from nydus_service.content.containerd.rpc import RefLocked
 from nydus_service.content.locks import LockTimeout
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.errors import FormatError, NoSpaceError, NydusServiceError, UnreachableError, UsageError
 from nydus_service.jobs import transitions
 from nydus_service.jobs.index import JobIndex
@@ -18,6 +17,8 @@ from nydus_service.jobs.record import pack, request_key, unpack
 from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, pause_s
 from nydus_service.jobs.waiting import WaitingJobs
 from nydus_service.oci.platform import Platform
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
 from tests.unit.jobs.runner import request, result
 
 PASSING = JobError(code="unreachable", message="no answer", retryable=True)
@@ -35,8 +36,7 @@ class TestRecord:
     def test_everything_comes_back(self) -> None:
         options = ConvertOptions(
             platforms=(Platform("linux", "arm", "v6"), Platform("linux", "amd64")),
-            compressor="lz4_block",
-            prefetch_patterns=("/bin", "/etc/ß"),
+            build=BuildOptions(compressor="lz4_block", prefetch_patterns=("/bin", "/etc/ß")),
             force=True,
         )
         asked = msgspec.structs.replace(request(), options=options)

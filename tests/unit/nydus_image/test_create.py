@@ -16,11 +16,13 @@ from nydus_service.nydus_image.create import CreateOptions, CreateResult, create
 from nydus_service.nydus_image.pipeline import ChunkPipeline
 from nydus_service.nydus_image.recording import TarSplitOptions
 from nydus_service.nydus_image.source import SourceCheck
+from nydus_service.options.build import BuildOptions
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.codecs import decompress
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
 from nydus_service.rafs.tree import Blob, walk
 from tests.layers import directory, file, hardlink, layer, pax_sparse
+from tests.options import grouped
 
 CHUNK = 0x1000
 
@@ -29,7 +31,15 @@ def build(tmp_path: Path, data: bytes, **options: Any) -> tuple[bytes, Bootstrap
     """Make an inline blob of a layer; returns it and the bootstrap in it."""
     source, blob = tmp_path / "layer", tmp_path / "blob"
     source.write_bytes(data)
-    create(CreateOptions(str(source), blob, inline_meta=True, blob_toc=True, chunk_size=CHUNK, **options))
+    create(
+        CreateOptions(
+            str(source),
+            blob,
+            inline_meta=True,
+            blob_toc=True,
+            **grouped(options, BuildOptions(chunk_size=CHUNK)),
+        )
+    )
     stored = blob.read_bytes()
     boot = sections.run(
         sections.read_entry(sections.BOOTSTRAP, len(stored)), lambda at, size: stored[at : at + size]
@@ -74,7 +84,7 @@ def test_threads_have_no_say_in_the_bytes(pieces: list[bytes], threads: int) -> 
     def run(threads: int) -> tuple[bytes, list[tuple[int, int]]]:
         blob = Blob("", CHUNK, "zstd", "blake3", 1)
         stored: list[bytes] = []
-        pipeline = ChunkPipeline(blob, lambda data: stored.append(bytes(data)), threads)
+        pipeline = ChunkPipeline(blob, lambda data: stored.append(bytes(data)), threads=threads)
         for piece in pieces:
             for at in range(0, len(piece), CHUNK):
                 pipeline.add(piece[at : at + CHUNK], at)
@@ -94,7 +104,11 @@ def test_equal_content_is_stored_once(tmp_path: Path) -> None:
 def test_a_sparse_file_of_128_gib_costs_one_chunk_of_zeros(tmp_path: Path) -> None:
     source, blob = tmp_path / "layer", tmp_path / "blob"
     source.write_bytes(layer(pax_sparse("big", 1 << 37, [(1 << 36, b"data")])))
-    result = create(CreateOptions(str(source), blob, inline_meta=True, blob_toc=True, chunk_size=0x100_0000))
+    result = create(
+        CreateOptions(
+            str(source), blob, inline_meta=True, blob_toc=True, build=BuildOptions(chunk_size=0x100_0000)
+        )
+    )
     assert result.counters["chunks"] == 2
 
 
@@ -120,7 +134,9 @@ def test_the_bootstrap_may_be_separate_and_named_by_digest(tmp_path: Path) -> No
 def failing(tmp_path: Path, data: bytes, **options: Any) -> CreateResult:
     source = tmp_path / "layer"
     source.write_bytes(data)
-    return create(CreateOptions(str(source), tmp_path / "blob", inline_meta=True, blob_toc=True, **options))
+    return create(
+        CreateOptions(str(source), tmp_path / "blob", inline_meta=True, blob_toc=True, **grouped(options))
+    )
 
 
 TAR = layer(*(file(f"f{n}", bytes([n % 251]) * 3000) for n in range(500)))
@@ -182,3 +198,20 @@ def test_a_missing_layer_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no-such-layer"):
         create(CreateOptions(str(tmp_path / "no-such-layer"), tmp_path / "blob", inline_meta=True))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_level_is_of_chunks_only(tmp_path: Path) -> None:
+    """Tables and bootstrap are compressed as ever, so that a layer without content stays the same."""
+    text = b"".join(b"line %d of a text that compresses well\n" % (number % 977) for number in range(20_000))
+    sizes = []
+    for level in (1, 19):
+        options = {"chunk_size": 0x100000, "compression_level": level}
+        blob, bootstrap = build(tmp_path, layer(file("f", text)), **options)
+        ((_, _), (_, inode)) = walk(bootstrap.root)
+        (chunk,) = inode.chunks
+        stored = blob[chunk.compressed_offset :][: chunk.compressed_size]
+        assert decompress("zstd", stored, len(text)) == text
+        sizes.append(chunk.compressed_size)
+    assert sizes[1] < sizes[0]
+    empty = [build(tmp_path, layer(directory("d")), compression_level=level)[0] for level in (1, 19)]
+    assert empty[0] == empty[1]

@@ -13,6 +13,7 @@ from nydus_service.rafs.constants import BLOB_INLINED_FS_META
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
 from nydus_service.rafs.tree import walk
 from tests.layers import directory, file, hardlink, layer
+from tests.options import grouped
 
 IDS = [f"{n}" * 64 for n in range(10)]
 
@@ -22,7 +23,11 @@ def make_layer(tmp_path: Path, index: int, *entries: bytes, **options: Any) -> P
     tar = tmp_path / f"{index}.tar"
     tar.write_bytes(layer(*entries))
     bootstrap = tmp_path / IDS[index]
-    create(CreateOptions(str(tar), tmp_path / f"{index}.blob", bootstrap=bootstrap, blob_toc=True, **options))
+    create(
+        CreateOptions(
+            str(tar), tmp_path / f"{index}.blob", bootstrap=bootstrap, blob_toc=True, **grouped(options)
+        )
+    )
     return bootstrap
 
 

@@ -16,6 +16,7 @@ from nydus_service.nydus_image.promote import promote
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import locate, run
 from tests.layers import char_device, directory, fifo, file, hardlink, layer, opaque, symlink, whiteout
+from tests.options import grouped
 
 BLOB_ID = "ab" * 32
 XATTRS = {"security.capability": b"\1\0"}
@@ -26,7 +27,7 @@ def built(directory: Path, *entries: bytes, **options: Any) -> tuple[CreateResul
     tar, bootstrap = directory / "tar", directory / BLOB_ID
     tar.write_bytes(layer(*entries))
     result = create(
-        CreateOptions(str(tar), directory / "blob", bootstrap=bootstrap, blob_toc=True, **options)
+        CreateOptions(str(tar), directory / "blob", bootstrap=bootstrap, blob_toc=True, **grouped(options))
     )
     return result, bootstrap
 

@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from nydus_service.config.sections import DaemonConfig, RuleEntry
 from nydus_service.content.store import Image
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.uptodate import FINGERPRINT
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobError, JobRequest, JobState
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.mediatypes import OCI_MANIFEST
+from nydus_service.options.convert import ConvertOptions
 from nydus_service.triggers.labels import (
     BY_LABEL,
     BY_RULE,
@@ -41,6 +41,7 @@ from nydus_service.triggers.labels import (
     wish_by_rule,
 )
 from nydus_service.triggers.rules import RuleBook
+from tests.options import grouped
 
 DEFAULTS = ConvertOptions(jobs=1)
 
@@ -78,7 +79,9 @@ def test_what_is_asked() -> None:
     assert asked.request
     assert asked.request.source == f"app:1@{Digest.of(b'one')}"
     assert asked.request.target == "app:1-nydus"
-    assert asked.request.options == dataclasses.replace(DEFAULTS, compressor="none")
+    assert asked.request.options == dataclasses.replace(
+        DEFAULTS, build=DEFAULTS.build._replace(compressor="none")
+    )
     assert decide(asked, Answer(), nothing) == Ask()
 
 
@@ -133,7 +136,7 @@ def test_what_is_not_supported() -> None:
     ],
 )
 def test_options(text: str, options: dict[str, Any]) -> None:
-    assert parse_options(text, DEFAULTS) == dataclasses.replace(DEFAULTS, **options)
+    assert parse_options(text, DEFAULTS) == dataclasses.replace(DEFAULTS, **grouped(options, DEFAULTS.build))
 
 
 def test_platforms() -> None:

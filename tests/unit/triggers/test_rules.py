@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from nydus_service.config.reading import ConfigError
 from nydus_service.config.sections import ConvertSection, DaemonConfig, RuleEntry
-from nydus_service.convert.options import ConvertOptions
 from nydus_service.oci.platform import Platform
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
 from nydus_service.triggers.rules import RuleBook
 
 DIGEST = f"sha256:{'ab' * 32}"
@@ -77,7 +78,7 @@ def test_first_rule_that_matches_counts() -> None:
     match = rules.match("docker.io/library/app:1", "default", DIGEST)
     assert match is not None
     assert match.target == "docker.io/library/app:1-lz4"
-    assert match.options.compressor == "lz4_block"
+    assert match.options.build.compressor == "lz4_block"
     assert target(rules, "docker.io/library/other:1") == "docker.io/library/other:1-nydus"
 
 
@@ -100,7 +101,7 @@ def test_options_of_a_rule_are_over_those_of_the_section() -> None:
     match = rules.match("docker.io/library/app:1", "default", DIGEST)
     assert match is not None
     assert match.options == ConvertOptions(
-        compressor="none", platforms=(Platform.parse("linux/arm64"),), oci=True
+        build=BuildOptions(compressor="none"), platforms=(Platform.parse("linux/arm64"),), oci=True
     )
 
 

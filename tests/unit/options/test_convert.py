@@ -6,18 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nydus_service.builder.builder import BuilderIdentity
-from nydus_service.convert.options import ConvertOptions, image_fingerprint, layer_fingerprint
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.oci.platform import Platform
-
-BUILDER = BuilderIdentity("nydus-image-py", "1.0 (zstd 1.5.7)")
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
+from tests.options import grouped
 
 
 def test_the_defaults_are_those_of_the_go_package() -> None:
     options = ConvertOptions()
-    assert (options.fs_version, options.compressor, options.chunk_size) == ("6", "zstd", 0x100000)
-    assert (options.digester, options.prefetch_policy, options.prefetch_patterns) == ("blake3", "fs", ("/",))
+    build = options.build
+    assert (build.fs_version, build.compressor, build.chunk_size) == ("6", "zstd", 0x100000)
+    assert (build.digester, build.prefetch_policy, build.prefetch_patterns) == ("blake3", "fs", ("/",))
+    assert build.compression_level == 3
     assert (options.oci, options.verify, options.force) == (False, "tree", False)
     assert options.jobs >= 1
 
@@ -39,12 +40,12 @@ def test_the_defaults_are_those_of_the_go_package() -> None:
 )
 def test_a_value_that_there_is_not_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        ConvertOptions(**wrong)
+        ConvertOptions(**grouped(wrong))
 
 
 def test_other_versions_of_rafs_are_not_supported() -> None:
     with pytest.raises(UnsupportedError, match="'5'"):
-        ConvertOptions(fs_version="5")
+        ConvertOptions(build=BuildOptions(fs_version="5"))
 
 
 def test_no_platform_named_means_all_of_them() -> None:
@@ -52,60 +53,6 @@ def test_no_platform_named_means_all_of_them() -> None:
     chosen = ConvertOptions(platforms=(Platform.parse("linux/amd64"),)).matcher
     assert chosen.match(Platform("linux", "x86_64"))
     assert not chosen.match(Platform("linux", "386"))
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"compressor": "none"},
-        {"chunk_size": 0x1000},
-        {"digester": "sha256"},
-        {"prefetch_patterns": ("/usr",)},
-        {"prefetch_policy": "none"},
-    ],
-)
-def test_what_decides_a_blob_s_bytes_is_in_both_fingerprints(other: dict[str, Any]) -> None:
-    options = ConvertOptions()
-    for fingerprint in (layer_fingerprint, image_fingerprint):
-        assert fingerprint(replace(options, **other), BUILDER) != fingerprint(options, BUILDER)
-
-
-@pytest.mark.parametrize(
-    "other", [{"oci": True}, {"with_referrer": True}, {"platforms": (Platform("linux", "386"),)}]
-)
-def test_what_decides_documents_alone_is_in_the_image_s_fingerprint(other: dict[str, Any]) -> None:
-    options = ConvertOptions()
-    changed = replace(options, **other)
-    assert layer_fingerprint(changed, BUILDER) == layer_fingerprint(options, BUILDER)
-    assert image_fingerprint(changed, BUILDER) != image_fingerprint(options, BUILDER)
-
-
-@pytest.mark.parametrize("other", [{"verify": "full"}, {"force": True}, {"jobs": 7}])
-def test_what_changes_no_byte_is_in_no_fingerprint(other: dict[str, Any]) -> None:
-    options = ConvertOptions()
-    for fingerprint in (layer_fingerprint, image_fingerprint):
-        assert fingerprint(replace(options, **other), BUILDER) == fingerprint(options, BUILDER)
-
-
-@pytest.mark.parametrize(
-    "other", [BuilderIdentity("nydus-image", BUILDER.version), BuilderIdentity(BUILDER.name, "1.1")]
-)
-def test_the_builder_s_name_and_version_are_in_both_fingerprints(other: BuilderIdentity) -> None:
-    options = ConvertOptions()
-    for fingerprint in (layer_fingerprint, image_fingerprint):
-        assert fingerprint(options, other) != fingerprint(options, BUILDER)
-
-
-def test_patterns_that_do_not_count_are_in_no_fingerprint() -> None:
-    without = ConvertOptions(prefetch_policy="none")
-    patterns = replace(without, prefetch_patterns=("/usr",))
-    assert layer_fingerprint(without, BUILDER) == layer_fingerprint(patterns, BUILDER)
-
-
-def test_the_order_and_spelling_of_platforms_do_not_count() -> None:
-    one = ConvertOptions(platforms=(Platform("linux", "amd64"), Platform("linux", "arm64")))
-    other = ConvertOptions(platforms=(Platform("linux", "aarch64", "v8"), Platform("linux", "x86_64")))
-    assert image_fingerprint(one, BUILDER) == image_fingerprint(other, BUILDER)
 
 
 OPTIONS = st.builds(
@@ -121,11 +68,19 @@ OPTIONS = st.builds(
         ),
         max_size=2,
     ).map(tuple),
-    compressor=st.sampled_from(["none", "lz4_block", "zstd"]),
-    chunk_size=st.sampled_from([0x1000, 0x1000000]),
-    digester=st.sampled_from(["blake3", "sha256"]),
-    prefetch_policy=st.sampled_from(["fs", "none"]),
-    prefetch_patterns=st.lists(st.sampled_from(["/", "/usr", "/a,b"])).map(tuple),
+    build=st.builds(
+        BuildOptions,
+        fs_version=st.just("6"),
+        chunk_dict=st.none(),
+        compressor=st.sampled_from(["none", "lz4_block", "zstd"]),
+        chunk_size=st.sampled_from([0x1000, 0x1000000]),
+        digester=st.sampled_from(["blake3", "sha256"]),
+        prefetch_policy=st.sampled_from(["fs", "none"]),
+        prefetch_patterns=st.lists(st.sampled_from(["/", "/usr", "/a,b"])).map(tuple),
+        batch_size=st.just(0),
+        encrypt=st.just(False),
+        compression_level=st.sampled_from([3, 9]),
+    ).map(lambda build: build if build.compressor == "zstd" else build._replace(compression_level=3)),
     oci=st.booleans(),
     with_referrer=st.booleans(),
     verify=st.sampled_from(["none", "tree", "full"]),

@@ -1,0 +1,49 @@
+"""What decides a result beside its source, in one word: fingerprints of options and builder. Pure."""
+
+import hashlib
+import json
+from typing import Any
+
+from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.options.build import BuildOptions
+from nydus_service.options.convert import ConvertOptions
+from nydus_service.version import VERSION
+
+
+def layer_fingerprint(options: BuildOptions, builder: BuilderIdentity) -> str:
+    """Name all that decides a nydus blob's bytes beside the layer: sha256 in hex.
+
+    It is part of the names of ingests, so that two conversions of a layer with different options never
+    share one.
+    """
+    return _digest(_layer_fields(options, builder))
+
+
+def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
+    """Name all that decides a whole result beside the source image: sha256 in hex.
+
+    It is recorded with the result's name: the same source and the same fingerprint need no work. How much is
+    verified is recorded separately, since it changes no byte.
+    """
+    platforms = sorted(str(platform.normalised()) for platform in options.platforms)
+    return _digest(
+        _layer_fields(options.build, builder)
+        | {
+            "converter": VERSION,  # the rules by which documents are rewritten
+            "oci": options.oci,
+            "platforms": platforms or None,
+            "with_referrer": options.with_referrer,
+        }
+    )
+
+
+def _layer_fields(options: BuildOptions, builder: BuilderIdentity) -> dict[str, Any]:
+    return options.fingerprint_fields() | {
+        "builder": {"name": builder.name, "version": builder.version},
+        "oci_ref": False,  # no option yet; fingerprints have had it from the start
+    }
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

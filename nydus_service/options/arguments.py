@@ -1,0 +1,38 @@
+"""Options as arguments of `argparse`, for the command line and for the embedded builder."""
+
+import argparse
+from functools import partial
+from typing import Any
+
+from nydus_service.options.option import Flag, Row
+
+
+def add_argument(parser: "argparse._ActionsContainer", row: Row, **special: Any) -> None:
+    """Add an option to a parser, under its name, with its help. One that is not given is None.
+
+    Values are parsed here, and checked with all others when options are made of them.
+
+    Args:
+        special: arguments of `add_argument` that replace those derived from the option.
+    """
+    kind = row.option.kind
+    help = ", ".join(filter(None, (row.meaning, row.option.note)))
+    derived: dict[str, Any] = {"dest": row.name, "default": None}
+    if isinstance(kind, Flag):
+        derived |= {"action": "store_true", "help": help}
+    else:
+        bounds = f", {kind.bounds}" if kind.bounds and not kind.choices else ""
+        default = f" (default: {text})" if (text := kind.to_text(row.default)) else ""
+        derived["help"] = f"{help}{bounds}{default}"
+        if kind.choices:
+            derived["choices"] = kind.choices
+        else:
+            derived |= {"type": partial(_parse, row), "metavar": kind.metavar}
+    parser.add_argument(f"--{row.flag}", **(derived | special))
+
+
+def _parse(row: Row, text: str) -> Any:
+    try:
+        return row.option.kind.parse(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None

@@ -1,0 +1,194 @@
+"""What decides the bytes of a blob and of a bootstrap, apart from the layer itself. Pure."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+from nydus_service.errors import UnsupportedError
+from nydus_service.options.option import (
+    AbsolutePaths,
+    BootstrapFile,
+    Choice,
+    Flag,
+    Number,
+    Option,
+    PowerOfTwo,
+    Row,
+    Size,
+    check_needs,
+    rows_of,
+)
+
+_LAYERS: Final = "nydus blobs"
+_PREFETCH: Final = "prefetch"
+
+
+class BuildOptions(NamedTuple):
+    """How layers are built and merged. The defaults are those of nydus-snapshotter's `pkg/converter`.
+
+    A value is not checked when it is made, but by `check`. Builders refuse what they cannot do by themselves.
+    Their arguments have the order of these fields.
+    """
+
+    prefetch_policy: Annotated[
+        str,
+        Option(
+            Choice("fs", "none"),
+            "what a node reads ahead: the patterns (fs) or nothing (none)",
+            number=6,
+            group=_PREFETCH,
+            from_start=True,
+            argv="always",
+            merges=True,
+        ),
+    ] = "fs"
+    prefetch_patterns: Annotated[
+        tuple[str, ...],
+        Option(
+            AbsolutePaths(),
+            "absolute paths in the image that a node reads ahead",
+            "with commas between, or - for one a line on stdin",
+            number=7,
+            group=_PREFETCH,
+            acceld="prefetch_patterns",
+            from_start=True,
+            argv="never",  # builders read them from standard input
+            merges=True,
+        ),
+    ] = ("/",)
+    fs_version: Annotated[
+        str,
+        Option(
+            Choice("5", "6"),
+            "version of RAFS; 5 is not there yet",
+            number=2,
+            group=_LAYERS,
+            from_start=True,
+            argv="always",
+        ),
+    ] = "6"
+    chunk_dict: Annotated[
+        Path | None,
+        Option(BootstrapFile(), "bootstrap whose chunks are not stored again", from_start=True, merges=True),
+    ] = None
+    compressor: Annotated[
+        str,
+        Option(
+            Choice("none", "lz4_block", "zstd"),
+            "compressor of chunks",
+            number=3,
+            group=_LAYERS,
+            acceld="compressor",
+            from_start=True,
+            argv="always",
+        ),
+    ] = "zstd"
+    digester: Annotated[
+        str,
+        Option(
+            Choice("blake3", "sha256"),
+            "digester of chunks",
+            number=5,
+            group=_LAYERS,
+            from_start=True,
+            argv="always",
+        ),
+    ] = "blake3"
+    chunk_size: Annotated[
+        int,
+        Option(
+            PowerOfTwo(0x1000, 0x1000000),
+            "bytes of a chunk",
+            number=4,
+            group=_LAYERS,
+            acceld="fs_chunk_size",
+            from_start=True,
+            argv="always",
+        ),
+    ] = 0x100000
+    batch_size: Annotated[
+        int,
+        Option(Size(0, 0x1000000), "bytes up to which small chunks are compressed together", from_start=True),
+    ] = 0
+    encrypt: Annotated[bool, Option(Flag(), "encrypt chunks", from_start=True)] = False
+    compression_level: Annotated[
+        int,
+        Option(
+            Number(1, 19),
+            "zstd level of chunks",
+            number=12,
+            group=_LAYERS,
+            needs=("compressor", "zstd"),
+        ),
+    ] = 3
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], base: "BuildOptions | None" = None) -> "BuildOptions":
+        """Make options of those that somebody gives, and check them.
+
+        Args:
+            given: values by name; one that needs another is refused without that, even at its default.
+            base: has the values of the others; None: the defaults.
+        Raises: as `check`.
+        """
+        options = (base or cls())._replace(**given)
+        options.check()
+        for name in given:
+            check_needs(BUILD_ROWS[name], options.__getattribute__)
+        return options
+
+    def check(self) -> None:
+        """Check that the values are in bounds and go together.
+
+        Raises:
+            UsageError: a value does not exist, or lacks one that it needs; the message names it.
+            UnsupportedError: a version of RAFS that is not written here.
+        """
+        if self.fs_version != "6":
+            raise UnsupportedError(
+                f"RAFS version {self.fs_version!r} is not supported: only 6 is written, "
+                f"--fs-version {self.fs_version} is not there yet"
+            )
+        for name, row in BUILD_ROWS.items():
+            value = getattr(self, name)
+            row.option.kind.check(name, value)
+            if value != row.default:
+                check_needs(row, self.__getattribute__)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The prefetch patterns that count."""
+        return () if self.prefetch_policy == "none" else self.prefetch_patterns
+
+    @property
+    def beyond_basics(self) -> Iterator[Row]:
+        """The options in use that not every builder has."""
+        rows = (row for row in BUILD_ROWS.values() if row.option.argv == "if set")
+        return (row for row in rows if getattr(self, row.name) != row.default)
+
+    def argv(self, *names: str) -> list[str]:
+        """Some of the options as arguments of a builder."""
+        arguments = []
+        for name in names:
+            row, value = BUILD_ROWS[name], getattr(self, name)
+            if row.option.argv == "always" or (row.option.argv == "if set" and value != row.default):
+                arguments += row.option.kind.argv(f"--{row.flag}", value)
+        return arguments
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """What a fingerprint holds of them."""
+        fields = {
+            name: row.option.kind.to_json(getattr(self, name))
+            for name, row in BUILD_ROWS.items()
+            if row.option.from_start or getattr(self, name) != row.default
+        }
+        del fields["prefetch_policy"], fields["prefetch_patterns"]
+        # A layer's own bootstrap, inside its blob, lists what it has of the patterns.
+        return fields | {"prefetch": list(self.patterns)}
+
+
+BUILD_ROWS: Final = rows_of(BuildOptions.__annotations__, BuildOptions._field_defaults)
+"""The options by name, in the order of the fields."""
+
+FEATURES: Final = tuple(f"--{row.flag}" for row in BUILD_ROWS.values() if row.option.argv == "if set")
+"""Options by which a builder that can do more is known."""

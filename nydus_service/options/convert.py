@@ -1,0 +1,168 @@
+"""How an image is converted: the build options, and what decides documents and verification. Pure."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Final, Self
+
+from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.oci.platform import Platform, PlatformMatcher, match_everything, match_strictly
+from nydus_service.options.build import BUILD_ROWS, BuildOptions
+from nydus_service.options.option import Choice, Flag, ListOf, Option, Row, has_needs, rows_of
+
+VERIFY_MODES: Final = ("none", "tree", "full")
+"""How much is verified, the least first."""
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """How an image is converted.
+
+    Attributes:
+        build: what decides the bytes of blobs and bootstraps.
+        jobs: how many builder processes run at the same time; no option of the result.
+    """
+
+    build: BuildOptions = BuildOptions()
+    platforms: Annotated[
+        tuple[Platform, ...],
+        Option(
+            ListOf("OS/ARCH", Platform.parse),
+            "platforms of an index to convert; without any, all of them",
+            "repeatable",
+            number=1,
+            group="what",
+            flag="platform",
+            from_start=True,
+        ),
+    ] = ()
+    oci: Annotated[
+        bool,
+        Option(
+            Flag(),
+            "turn documents of Docker types into those of OCI types",
+            number=8,
+            group="what",
+            acceld="docker2oci",
+            from_start=True,
+        ),
+    ] = False
+    with_referrer: Annotated[
+        bool,
+        Option(
+            Flag(),
+            "name the source's manifest as the subject of the new one",
+            number=9,
+            group="what",
+            acceld="with_referrer",
+            from_start=True,
+        ),
+    ] = False
+    verify: Annotated[
+        str,
+        Option(
+            Choice(*VERIFY_MODES, noun="verification"),
+            "what is compared before the name moves: nothing (none), metadata and digests of content (tree), "
+            "or every chunk, read back (full)",
+            number=10,
+            group="how",
+            from_start=True,
+        ),
+    ] = "tree"
+    force: Annotated[
+        bool,
+        Option(
+            Flag(),
+            "convert even if the target is there and right",
+            number=11,
+            group="how",
+            from_start=True,
+            is_configurable=False,
+        ),
+    ] = False
+    jobs: int = field(default_factory=_cores)
+
+    def __post_init__(self) -> None:
+        """Raises:
+        UsageError: a value does not exist, or does not go with another; the message names it.
+        UnsupportedError: a version of RAFS, or a build option, that conversions do not have.
+        """
+        self.build.check()
+        for name, row in BUILD_ROWS.items():
+            if not row.option.number and getattr(self.build, name) != row.default:
+                raise UnsupportedError(f"--{row.flag} is not there yet in conversions of images")
+        for name, row in _OWN_ROWS.items():
+            row.option.kind.check(name, getattr(self, name))
+        if self.jobs < 1:
+            raise UsageError(f"{self.jobs} jobs: at least one has to run")
+
+    @property
+    def matcher(self) -> PlatformMatcher:
+        """Which entries of an index are wanted: the platforms themselves, not what else they could run."""
+        return match_strictly(self.platforms) if self.platforms else match_everything()
+
+    def as_json(self) -> dict[str, Any]:
+        """All options of the result that have a meaning together, flat, by their names."""
+        return {
+            name: row.option.kind.to_json(self._get(name))
+            for name, row in TABLE.items()
+            if has_needs(row, self._get)
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """As `as_json`, without later options at their default, which change no request.
+
+        Requests of older versions stay equal to themselves by it.
+        """
+        values = self.as_json()
+        return {
+            name: value
+            for name, value in values.items()
+            if TABLE[name].option.from_start or self._get(name) != TABLE[name].default
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any], base: Self) -> Self:
+        """Read what `as_json` writes.
+
+        Args:
+            base: has what `given` does not say.
+        Raises:
+            UsageError: a name or a value that does not exist; the message has the nearest name.
+            UnsupportedError: as the constructor.
+        """
+        values = {name: find_row(name).option.kind.read(name, value) for name, value in given.items()}
+        own = {name: value for name, value in values.items() if name in _OWN_ROWS}
+        build = {name: value for name, value in values.items() if name in BUILD_ROWS}
+        return replace(base, build=BuildOptions.of(build, base.build), **own)
+
+    def _get(self, name: str) -> Any:
+        return getattr(self.build if name in BUILD_ROWS else self, name)
+
+
+_OWN_ROWS: Final = rows_of(
+    ConvertOptions.__annotations__,
+    {each.name: each.default for each in fields(ConvertOptions)},
+)
+
+
+def _numbered(rows: Iterable[Row]) -> list[Row]:
+    return sorted((row for row in rows if row.option.number), key=lambda row: row.option.number)
+
+
+TABLE: Final = {row.name: row for row in _numbered([*BUILD_ROWS.values(), *_OWN_ROWS.values()])}
+"""The options that requests may have, by name, in the order in which they came to the API."""
+
+
+def find_row(name: str) -> Row:
+    """Look up an option. Raises: UsageError: it does not exist; the message has the nearest name."""
+    if name not in TABLE:
+        nearest = difflib.get_close_matches(name, TABLE, n=1)
+        hint = f", did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(TABLE)}"
+        raise UsageError(f"no option {name!r}{hint}")
+    return TABLE[name]

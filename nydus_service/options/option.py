@@ -1,0 +1,324 @@
+"""What an option is: the kind of its values, and what the doors need to know of it. Pure.
+
+A kind reads a value from JSON (`read`) and from text (`parse`), checks it (`check`), and writes it as JSON
+and as an argument of a builder. It knows no single option.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+
+from nydus_service.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+T = TypeVar("T")
+
+
+class Kind(Generic[T]):
+    """A kind of values.
+
+    Attributes:
+        metavar: stands for a value in help; empty where `choices` do.
+        choices: all values that there are; empty: there are too many to list.
+        proto: type of the field in the API.
+        is_list: whether an option of this kind may be given several times.
+    """
+
+    metavar = ""
+    choices: tuple[str, ...] = ()
+    proto = "optional string"
+    is_list = False
+
+    def read(self, name: str, value: object) -> T:
+        """Take a value from JSON or TOML. Raises: UsageError: it has another type."""
+        raise NotImplementedError
+
+    def parse(self, text: str) -> T:
+        """Read a value from text. Raises: ValueError: the text is no such value; the reason names it."""
+        raise NotImplementedError
+
+    def check(self, name: str, value: T) -> None:
+        """Raises: UsageError: the value is out of bounds."""
+
+    def to_json(self, value: T) -> Any:
+        return value
+
+    def to_text(self, value: T) -> str:
+        """As `parse` reads it; for help and for builders."""
+        return str(value)
+
+    def argv(self, flag: str, value: T) -> list[str]:
+        """As arguments of a builder."""
+        return [flag, self.to_text(value)]
+
+    @property
+    def bounds(self) -> str:
+        """The values that there are, in words; empty if any will do."""
+        return ", ".join(self.choices)
+
+
+class Flag(Kind[bool]):
+    """True or false."""
+
+    proto = "optional bool"
+
+    def read(self, name: str, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise UsageError(f"option {name}: {value!r} is neither true nor false")
+        return value
+
+    def parse(self, text: str) -> bool:
+        if text not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text == "true"
+
+    def to_text(self, value: bool) -> str:
+        return str(value).lower()
+
+    def argv(self, flag: str, value: bool) -> list[str]:
+        return [flag] if value else []
+
+
+class Choice(Kind[str]):
+    """One of a few words."""
+
+    def __init__(self, *choices: str, noun: str = "") -> None:
+        """
+        Args:
+            noun: what messages call such a word, if that is not the option's name.
+        """
+        self.choices = choices
+        self._noun = noun
+
+    def read(self, name: str, value: object) -> str:
+        if not isinstance(value, str):
+            raise UsageError(f"option {name}: {value!r} is no text")
+        return value
+
+    def parse(self, text: str) -> str:
+        return text
+
+    def check(self, name: str, value: str) -> None:
+        if value not in self.choices:
+            raise UsageError(f"{self._noun or spoken(name)} {value!r} is none of {self.bounds}")
+
+
+class Number(Kind[int]):
+    """A whole number. Bounds are inclusive."""
+
+    proto = "optional uint32"
+    metavar = "N"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        self.most = most
+
+    def read(self, name: str, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageError(f"option {name}: {value!r} is no whole number")
+        return value
+
+    def parse(self, text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no whole number") from None
+
+    def check(self, name: str, value: int) -> None:
+        if not self.least <= value <= self.most:
+            raise UsageError(f"{spoken(name)} {value} is not {self.bounds}")
+
+    @property
+    def bounds(self) -> str:
+        return f"from {self.least} to {self.most}"
+
+
+class Size(Number):
+    """A number of bytes, written in hexadecimal.
+
+    Builders need the 0x: nydus-image 2.2.0 takes any number for hexadecimal, later ones take a bare one for
+    decimal.
+    """
+
+    proto = "optional uint64"
+    metavar = "BYTES"
+
+    def parse(self, text: str) -> int:
+        try:
+            return int(text, 0)
+        except ValueError:
+            reason = "it is neither a number nor 0x and a hexadecimal one"
+            raise ValueError(f"{text!r} is no number of bytes: {reason}") from None
+
+    def to_text(self, value: int) -> str:
+        return hex(value)
+
+    def check(self, name: str, value: int) -> None:
+        if not self.least <= value <= self.most:
+            raise UsageError(f"{spoken(name)} {value:#x} is not {self.bounds}")
+
+    @property
+    def bounds(self) -> str:
+        return f"from {self.least:#x} to {self.most:#x}"
+
+
+class PowerOfTwo(Size):
+    """A number of bytes that is a power of two."""
+
+    def check(self, name: str, value: int) -> None:
+        super().check(name, value)
+        if value & (value - 1):
+            raise UsageError(f"{spoken(name)} {value:#x} is not {self.bounds}")
+
+    @property
+    def bounds(self) -> str:
+        return f"a power of two {super().bounds}"
+
+
+class ListOf(Kind[tuple[T, ...]]):
+    """Several values; text has commas between them."""
+
+    proto = "Strings"
+    is_list = True
+
+    def __init__(self, metavar: str, item: Callable[[str], T]) -> None:
+        """
+        Args:
+            item: makes a value of text; raises UsageError.
+        """
+        self.metavar = metavar
+        self._item = item
+
+    def read(self, name: str, value: object) -> tuple[T, ...]:
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"option {name}: {value!r} is no list")
+        for each in value:
+            if not isinstance(each, str):
+                raise UsageError(f"option {name}: {each!r} is no text")
+        return tuple(map(self._item, value))
+
+    def parse(self, text: str) -> tuple[T, ...]:
+        return tuple(self._item(part.strip()) for part in text.split(",") if part.strip())
+
+    def to_json(self, value: tuple[T, ...]) -> list[str]:
+        return list(map(str, value))
+
+    def to_text(self, value: tuple[T, ...]) -> str:
+        return ",".join(map(str, value))
+
+
+class AbsolutePaths(ListOf[str]):
+    """Paths in an image, which have no place for line ends: builders read one a line."""
+
+    def __init__(self) -> None:
+        super().__init__("PATHS", str)
+
+    def check(self, name: str, value: tuple[str, ...]) -> None:
+        for path in value:
+            if not path.startswith("/") or "\n" in path or "\0" in path:
+                one = spoken(name).removesuffix("s")
+                raise UsageError(f"{one} {path!r} is not an absolute path on one line")
+
+
+class BootstrapFile(Kind["Path | None"]):
+    """A bootstrap on this machine; None for none. It reaches no door but callers in Python."""
+
+    metavar = "PATH"
+
+    def argv(self, flag: str, value: "Path | None") -> list[str]:
+        return [] if value is None else [flag, f"bootstrap={os.fspath(value)}"]
+
+    def to_json(self, value: "Path | None") -> str | None:
+        return None if value is None else os.fspath(value)
+
+
+class Option(NamedTuple):
+    """What the doors need to know of an option beside its name, type and default.
+
+    Attributes:
+        kind: of its values.
+        help: what it means, as the begin of a sentence.
+        note: how the command line takes it.
+        number: of its field in the API's message; 0: no door has it, only callers in Python.
+        group: under which title help lists it.
+        flag: its name on the command line and in labels, if that is not the field's.
+        acceld: its name in the driver's configuration of acceld; empty: it has none.
+        from_start: part of fingerprints, and of what makes a request another one, even at its default. Later
+            options are left out there, so that older results and requests stay what they are.
+        argv: when a builder gets it as an argument. One that a builder gets only if it is set has to be among
+            the builder's features.
+        merges: whether a merge gets it, too.
+        needs: name and value of the option without which it has no meaning.
+        is_configurable: whether the configuration may set it for all images.
+    """
+
+    kind: Kind[Any]
+    help: str
+    note: str = ""
+    number: int = 0
+    group: str = ""
+    flag: str = ""
+    acceld: str = ""
+    from_start: bool = False
+    argv: Literal["always", "if set", "never"] = "if set"
+    merges: bool = False
+    needs: tuple[str, str] | None = None
+    is_configurable: bool = True
+
+
+class Row(NamedTuple):
+    """An option with its name and default: a row of the table."""
+
+    name: str
+    default: Any
+    option: Option
+
+    @property
+    def meaning(self) -> str:
+        """What the option means, and what it needs."""
+        if self.option.needs is None:
+            return self.option.help
+        other, value = self.option.needs
+        return f"{self.option.help}, with {spoken(other)} {value} only"
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line and in labels, without dashes in front."""
+        return self.option.flag or dashed(self.name)
+
+
+def rows_of(annotations: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Row]:
+    """The rows that a class declares, by their names, in the order of the declaration."""
+    return {
+        name: Row(name, defaults[name], hint.__metadata__[0])
+        for name, hint in annotations.items()
+        if hasattr(hint, "__metadata__")
+    }
+
+
+def has_needs(row: Row, values: Callable[[str], object]) -> bool:
+    """Whether an option has what it needs.
+
+    Args:
+        values: gives the values of all options by their names.
+    """
+    return row.option.needs is None or values(row.option.needs[0]) == row.option.needs[1]
+
+
+def check_needs(row: Row, values: Callable[[str], object]) -> None:
+    """Raises: UsageError: an option lacks what it needs; the message names both."""
+    if not has_needs(row, values):
+        assert row.option.needs is not None
+        other, wanted = row.option.needs
+        found = f"{spoken(other)} is {values(other)}"
+        raise UsageError(f"{spoken(row.name)} goes with {spoken(other)} {wanted} only; {found}")
+
+
+def spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
