@@ -21,7 +21,7 @@ TAR_PARSERS = {"layertar", "tarsplit"}
 """The builder's and the verification's: neither sees the other, or a mistake of one would be one of both."""
 SETTINGS = {"config", "observe"}
 PROTOCOLS = {"content.store", "builder.builder", "backends.backend", "crypt.scheme", "cache.cache"}
-OVER_PROTOCOLS = {"content.documents", "content.transfer"}
+OVER_PROTOCOLS = {"content.documents", "content.transfer", "content.walk"}
 """Functions that take any store by its protocols, so that they belong to none."""
 
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
