@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nydus_service.content.documents import read_document
-from nydus_service.content.store import ContentNotFound, Image, Provider, Stores, find_image
+from nydus_service.content.store import ContentNotFound, Provider
 from nydus_service.content.walk import Node, entries, fold
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Config, Index, Manifest
 from nydus_service.oci.platform import Platform
-from nydus_service.oci.reference import ImageReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +38,6 @@ class FoundManifest:
         if self.bootstrap_layer:
             return "nydus image"
         return "OCI image" if self.config else "artifact"
-
-
-async def resolve(stores: Stores, reference: ImageReference) -> Image:
-    """Look up the image of a reference. Raises: ImageNotFound, UsageError."""
-    return await find_image(stores.images, reference.name, reference.digest)
 
 
 async def find_manifests(provider: Provider, root: Descriptor) -> list[FoundManifest]:
