@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -86,11 +86,8 @@ class ContainerdLeases:
         self._root = root
         self._jobs_dir = jobs_dir.absolute()
 
-    def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
-        return self._open_lease(lease_id)
-
     @asynccontextmanager
-    async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
+    async def open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
         lock = self._jobs_dir / lease_id
         fd = await in_thread(f"lock {lock}", self._claim, lock)
         ended = False
