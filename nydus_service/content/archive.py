@@ -20,7 +20,6 @@ from pathlib import Path
 import anyio
 from anyio.from_thread import check_cancelled
 
-from nydus_service.content import locks
 from nydus_service.content.archivefile import ArchiveFile, Blob, BlobSource, write_archive
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.layout import LayoutContent
@@ -41,6 +40,7 @@ from nydus_service.content.store import (
 )
 from nydus_service.content.transfer import closure
 from nydus_service.errors import UnsupportedError
+from nydus_service.locks import acquire, release
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Index
@@ -264,7 +264,7 @@ class ArchiveImages:
         """Give the new archive its name; not if the archive is another one by now."""
         path = self._archive.path
         lock_path = path.parent / f".{path.name}.nydus-service-lock"
-        lock = locks.lock(lock_path)
+        lock = acquire(lock_path)
         try:
             if not old.files.is_current() if old else path.exists():
                 return False
@@ -275,7 +275,7 @@ class ArchiveImages:
             return True
         finally:
             lock_path.unlink()
-            os.close(lock)
+            release(lock)
 
 
 class ArchiveLease:
