@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Ingester,
         Lease,
         LeaseStore,
+        Location,
         Provider,
         ReaderAt,
         Stores,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
         is_nydus_image,
     )
     from nydus_service.convert.image import (
-        Location,
         convert_image,
         preview_image,
     )
@@ -146,6 +146,7 @@ _BY_MODULE = {
         "Ingester",
         "Lease",
         "LeaseStore",
+        "Location",
         "Provider",
         "ReaderAt",
         "Stores",
@@ -156,7 +157,6 @@ _BY_MODULE = {
         "is_nydus_image",
     ),
     "convert.image": (
-        "Location",
         "convert_image",
         "preview_image",
     ),

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 
 import anyio
 
@@ -18,9 +17,9 @@ from nydus_service.cli.options import (
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
-from nydus_service.content.open_stores import open_stores
+from nydus_service.content.open_stores import open_locations
 from nydus_service.errors import DiffersError
-from nydus_service.imagecheck.image import Checkable, CheckResult, check_image
+from nydus_service.imagecheck.image import CheckResult, check_image
 from nydus_service.imagecheck.manifestcheck import Checked
 from nydus_service.oci.platform import Platform
 from nydus_service.oci.reference import ImageReference
@@ -51,17 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
-    reference = ImageReference.parse(args.image)
-    against = ImageReference.parse(args.against) if args.against else None
+    references = map(ImageReference.parse, [args.image, args.against] if args.against else [args.image])
     platforms = [Platform.parse(text) for text in args.platform]
-    daemon = choose_daemon(args)
-    async with open_stores(reference, daemon) as stores, AsyncExitStack() as sources:
-        source_stores = None
-        if against:
-            source_stores = await sources.enter_async_context(open_stores(against, daemon))
+    async with open_locations([*references], choose_daemon(args)) as locations:
         result = await check_image(
-            Checkable(stores, reference),
-            Checkable(source_stores, against) if source_stores and against else None,
+            *locations,
             mode=args.verify,
             platforms=platforms,
             limiter=anyio.CapacityLimiter(args.jobs),
@@ -76,7 +69,7 @@ def _tell(args: argparse.Namespace, result: CheckResult) -> None:
         print_json(result.as_json())
         return
     print_checked(result.checked)
-    shown = f"{result.reference}@{result.target.digest}"
+    shown = f"{result.image}@{result.target.digest}"
     print_verdict(result.verdict, shown, "ok" if result.is_good else "bad")
 
 

@@ -1,7 +1,6 @@
 """`convert`: an image to a nydus image, in any two stores."""
 
 import argparse
-from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -25,8 +24,8 @@ from nydus_service.cli.progress import open_progress
 from nydus_service.cli.results import tell_preview, tell_result
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.config.environment import load_settings
-from nydus_service.content.open_stores import fetch_advice, open_stores
-from nydus_service.convert.image import Location, convert_image, preview_image
+from nydus_service.content.open_stores import open_pair
+from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.references import check_target
 from nydus_service.errors import UsageError
 from nydus_service.oci.reference import ImageReference
@@ -90,19 +89,7 @@ async def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise UsageError(f"--{name} goes with --remote only")
     builder = choose_builder(args)
-    daemon = choose_daemon(args)
-    async with AsyncExitStack() as stack:
-        stack.enter_context(fetch_advice(source, daemon))
-        same = source.store == target.store
-        sweep = not args.dry_run
-        source_stores = await stack.enter_async_context(open_stores(source, daemon, sweep=same and sweep))
-        target_stores = source_stores
-        if not same:
-            target_stores = await stack.enter_async_context(open_stores(target, daemon, sweep=sweep))
-        places = (
-            Location(source_stores, source.name, source.digest, str(source)),
-            Location(target_stores, target.name, None, str(target)),
-        )
+    async with open_pair(source, target, choose_daemon(args), sweep=not args.dry_run) as places:
         if args.dry_run:
             tell_preview(args, (await preview_image(*places, builder, options)).as_json())
             return 0

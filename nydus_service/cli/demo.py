@@ -18,8 +18,8 @@ from nydus_service.cli.results import tell_result
 from nydus_service.cli.table import format_seconds, print_heading, print_verdict
 from nydus_service.config.environment import temporary_root
 from nydus_service.content.layout import open_layout
-from nydus_service.content.store import Stores
-from nydus_service.convert.image import Location, convert_image
+from nydus_service.content.store import Location, Stores
+from nydus_service.convert.image import convert_image
 from nydus_service.convert.result import ConvertResult
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import DiffersError, from_os_error

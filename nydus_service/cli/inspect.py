@@ -13,12 +13,12 @@ from nydus_service.cli.options import REFERENCES, add_common, add_containerd, ad
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
-from nydus_service.content.open_stores import open_stores
+from nydus_service.content.open_stores import open_locations
 from nydus_service.content.store import Provider
 from nydus_service.convert.failures import about
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.imagecheck.bootstraps import describe_bootstrap, extract_bootstrap
-from nydus_service.imagecheck.manifests import FoundManifest, find_manifests, resolve
+from nydus_service.imagecheck.manifests import FoundManifest, find_manifests
 from nydus_service.nydus_image.check import load
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
@@ -43,11 +43,12 @@ async def run(args: argparse.Namespace) -> int:
             _print_bootstrap(bootstrap)
         return 0
     reference = ImageReference.parse(args.image)
-    async with open_stores(reference, choose_daemon(args)) as stores:
-        image = await resolve(stores, reference)
+    async with open_locations([reference], choose_daemon(args)) as (location,):
+        image = await location.find()
+        provider = location.stores.content
         manifests = [
-            await _describe(stores.content, found, choose_work_dir(args))
-            for found in await find_manifests(stores.content, image.target)
+            await _describe(provider, found, choose_work_dir(args))
+            for found in await find_manifests(provider, image.target)
         ]
     if args.format == "json":
         print_json({"image": str(reference), "target": image.target.to_json(), "manifests": manifests})

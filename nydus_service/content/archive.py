@@ -14,13 +14,12 @@ it vanishes when it ends, and what a killed process left is swept by the next on
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 from anyio.from_thread import check_cancelled
 
-from nydus_service.content import locks
 from nydus_service.content.archivefile import ArchiveFile, Blob, BlobSource, write_archive
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.layout import LayoutContent
@@ -41,6 +40,7 @@ from nydus_service.content.store import (
 )
 from nydus_service.content.transfer import closure
 from nydus_service.errors import UnsupportedError
+from nydus_service.locks import acquire, release
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Index
@@ -152,11 +152,8 @@ class ArchiveContent:
         self._archive = archive
         self._written = written
 
-    def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
-        return self._open_reader(desc)
-
     @asynccontextmanager
-    async def _open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
+    async def open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
         if self._archive.scratch_path(desc.digest):
             async with (await self._scratch()).open_reader(desc) as reader:
                 yield reader
@@ -174,11 +171,8 @@ class ArchiveContent:
         file, blob = await self._find(digest)
         return ContentInfo(digest, file.size(blob))
 
-    def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
-        return self._open_ingest(ref)
-
     @asynccontextmanager
-    async def _open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
+    async def open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
         async with (await self._scratch()).open_ingest(ref) as ingest:
             yield ingest
 
@@ -270,7 +264,7 @@ class ArchiveImages:
         """Give the new archive its name; not if the archive is another one by now."""
         path = self._archive.path
         lock_path = path.parent / f".{path.name}.nydus-service-lock"
-        lock = locks.lock(lock_path)
+        lock = acquire(lock_path)
         try:
             if not old.files.is_current() if old else path.exists():
                 return False
@@ -281,7 +275,7 @@ class ArchiveImages:
             return True
         finally:
             lock_path.unlink()
-            os.close(lock)
+            release(lock)
 
 
 class ArchiveLease:
@@ -302,11 +296,8 @@ class ArchiveLeases:
     def __init__(self, archive: _Archive) -> None:
         self._archive = archive
 
-    def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
-        return self._open_lease(lease_id)
-
     @asynccontextmanager
-    async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
+    async def open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
         directory, _ = await self._archive.scratch()
         doing = f"work on {self._archive}"
         fd = await in_thread(doing, directory.begin_lease, f"user-{lease_id}")

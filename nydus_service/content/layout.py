@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -133,11 +133,8 @@ class LayoutContent:
         self._directory = directory
         self._lease = lease
 
-    def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
-        return self._open_reader(desc)
-
     @asynccontextmanager
-    async def _open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
+    async def open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
         fd = await in_thread(f"read {desc.digest}", self._open, desc.digest)
         try:
             size = os.fstat(fd).st_size
@@ -151,11 +148,8 @@ class LayoutContent:
     async def info(self, digest: Digest) -> ContentInfo:
         return await in_thread(f"look for {digest}", self._info, digest)
 
-    def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
-        return self._open_ingest(ref)
-
     @asynccontextmanager
-    async def _open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
+    async def open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
         doing = f"write {ref} to {self._directory}"
         fd, path = await in_thread(doing, self._directory.begin_ingest)
         ingest = LayoutIngest(self._directory, ref, (fd, path), self._lease)
@@ -239,11 +233,8 @@ class LayoutLeases:
     def __init__(self, directory: LayoutDir) -> None:
         self._directory = directory
 
-    def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
-        return self._open_lease(lease_id)
-
     @asynccontextmanager
-    async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
+    async def open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
         doing = f"work on {self._directory}"
         fd = await in_thread(doing, self._directory.begin_lease, lease_id)
         try:

@@ -4,12 +4,12 @@
     blobs/<algorithm>/<hex>      whole and synced as soon as it has its name
     .nydus-service/              only while a process of ours writes here; the last one removes it
         lock                     held for each change of anything in here, of index.json, of blobs
-        ingest-<random>          bytes of a write under way, claimed by its process (locks.py)
-        lease-<id>               claimed while the lease lasts; names the blobs that were new with it
+        ingest-<random>          bytes of a write under way, locked by its process (locks.py)
+        lease-<id>               locked while the lease lasts; names the blobs that were new with it
         index.json               the next one, on its way
         made                     the directories that were missing before us
 
-- What is claimed is left alone. What isn't, is of a killed process: ingests are removed at once, leases
+- What is locked is left alone. What isn't, is of a killed process: ingests are removed at once, leases
   when no other lease is alive, because that one may count on a blob that the dead one wrote.
 - A lease that ends, or is found dead, takes with it the blobs that were new with it and that index.json
   does not lead to. Blobs from before, or of others, are never touched.
@@ -34,8 +34,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from nydus_service.content.locks import claim, is_claimed, lock
 from nydus_service.errors import FormatError, NydusServiceError, UnsupportedError, UsageError
+from nydus_service.locks import acquire, acquire_nowait, is_held, release
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import DOCUMENT_SIZE_MAX, Index, decode, encode
 from nydus_service.oci.mediatypes import OCI_INDEX
@@ -125,7 +125,7 @@ class LayoutDir:
         """Create a temporary file: its descriptor, and its name."""
         with self._changing():
             path = self._work / f"{_INGEST}{secrets.token_hex(8)}"
-            return claim(path), path
+            return acquire_nowait(path), path
 
     def place(self, ingest: Path, digest: Digest, lease: int | None) -> None:
         """Give a complete, synced ingest its name as a blob; one that is there already is replaced by it.
@@ -146,7 +146,7 @@ class LayoutDir:
         """Forget an ingest, and its bytes if they were not placed."""
         if not placed:
             path.unlink(missing_ok=True)
-        os.close(fd)
+        release(fd)
         if not leased:  # else the lease tidies up
             self.tidy()
 
@@ -162,13 +162,13 @@ class LayoutDir:
         with self._changing():
             self._sweep()
             try:
-                return claim(self._work / f"{_LEASE}{lease_id}")
+                return acquire_nowait(self._work / f"{_LEASE}{lease_id}")
             except FileExistsError:
                 raise UsageError(f"{self}: lease {lease_id} is in use") from None
 
     def end_lease(self, fd: int) -> None:
         """End a lease, and remove what it alone kept."""
-        os.close(fd)
+        release(fd)
         self.tidy()
 
     def tidy(self) -> None:
@@ -202,12 +202,12 @@ class LayoutDir:
         dead, alive = [], False
         for name in os.listdir(self._work):
             path = self._work / name
-            if name.startswith(_INGEST) and not is_claimed(path):
+            if name.startswith(_INGEST) and not is_held(path):
                 path.unlink(missing_ok=True)
             elif name.startswith(_LEASE):
-                claimed = is_claimed(path)
-                alive = alive or claimed
-                dead += [] if claimed else [path]
+                held = is_held(path)
+                alive = alive or held
+                dead += [] if held else [path]
         if dead and not alive:
             self._end_leases(dead)
 
@@ -255,7 +255,7 @@ class LayoutDir:
                 self._tidy()
             raise
         finally:
-            os.close(held)
+            release(held)
 
     def _enter(self) -> int:
         made: list[Path] = []
@@ -267,13 +267,13 @@ class LayoutDir:
                     # not exist_ok, which looks again at a directory that may be gone by then
                     with suppress(FileExistsError):
                         self._work.mkdir()
-                    held = lock(self._work / _LOCK)
+                    held = acquire(self._work / _LOCK)
             if made:
                 _append(self._work / _MADE, b"".join(os.fsencode(each) + b"\0" for each in made))
         except BaseException:  # a full disk, say: nothing tells anybody later that these are ours
             if held >= 0:
                 self._tidy()
-                os.close(held)
+                release(held)
             _remove_empty([self._work, *reversed(made)])
             raise
         return held

@@ -1,14 +1,14 @@
-"""Which stores a reference means."""
+"""Opens the stores that references mean. The only place that knows which kind of store a reference needs."""
 
 import shlex
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from nydus_service.content.archive import open_archive
 from nydus_service.content.layout import open_layout
-from nydus_service.content.store import ContentNotFound, Stores
+from nydus_service.content.store import ContentNotFound, Location, Stores
 from nydus_service.errors import UnsupportedError
 from nydus_service.oci.reference import ImageReference, Transport
 
@@ -23,17 +23,47 @@ class ContainerdEndpoint:
 
 
 @asynccontextmanager
-async def open_stores(
-    reference: ImageReference, daemon: ContainerdEndpoint, *, sweep: bool = False
-) -> AsyncIterator[Stores]:
-    """Open the stores of one place.
+async def open_locations(
+    references: Sequence[ImageReference], daemon: ContainerdEndpoint, *, sweep: bool = False
+) -> AsyncIterator[list[Location]]:
+    """Open the stores of some references. References to one store share its `Stores`.
 
     Args:
-        sweep: remove from containerd what dead processes of ours left, even if nothing is written then.
+        sweep: remove from the store of the last reference what dead processes of ours left in it, if
+            that is containerd. Without it this happens when a lease is opened.
+    Returns:
+        A location for each reference.
     Raises:
-        UnsupportedError: they are not there yet.
+        UnsupportedError: a kind of store that is not there yet.
         UnreachableError, NotAllowedError, UsageError: there is no containerd, or not for us.
     """
+    opened: dict[str, Stores] = {}
+    async with AsyncExitStack() as stack:
+        for reference in references:
+            if reference.store not in opened:
+                swept = sweep and reference.store == references[-1].store
+                opening = _open_stores(reference, daemon, sweep=swept)
+                opened[reference.store] = await stack.enter_async_context(opening)
+        yield [Location(opened[each.store], each.name, each.digest, str(each)) for each in references]
+
+
+@asynccontextmanager
+async def open_pair(
+    source: ImageReference, target: ImageReference, daemon: ContainerdEndpoint, *, sweep: bool = False
+) -> AsyncIterator[tuple[Location, Location]]:
+    """Open the stores of an image to read and of one to write, as `open_locations` does.
+
+    If a part of an image in containerd is missing, the error says how to fetch the source.
+    """
+    with _fetch_advice(source, daemon):
+        async with open_locations((source, target), daemon, sweep=sweep) as (here, there):
+            yield here, there
+
+
+@asynccontextmanager
+async def _open_stores(
+    reference: ImageReference, daemon: ContainerdEndpoint, *, sweep: bool
+) -> AsyncIterator[Stores]:
     if reference.transport is Transport.LAYOUT:
         yield open_layout(Path(reference.path))
     elif reference.transport in (Transport.ARCHIVE, Transport.DOCKER_ARCHIVE):
@@ -52,8 +82,8 @@ async def open_stores(
 
 
 @contextmanager
-def fetch_advice(reference: ImageReference, daemon: ContainerdEndpoint) -> Iterator[None]:
-    """Tell, where a part of an image of containerd's is missing, how it gets there."""
+def _fetch_advice(reference: ImageReference, daemon: ContainerdEndpoint) -> Iterator[None]:
+    """Add to an error about missing content how containerd fetches it."""
     try:
         yield
     except ContentNotFound as exc:

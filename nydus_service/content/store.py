@@ -243,6 +243,29 @@ class Stores:
     collects: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an image is, or is to be.
+
+    Attributes:
+        name: in its store.
+        digest: that the image must have; for sources.
+        shown: how messages name it; by default store and name.
+    """
+
+    stores: Stores
+    name: str
+    digest: Digest | None = None
+    shown: str = ""
+
+    async def find(self) -> Image:
+        """Look up the image. Raises: as `find_image`."""
+        return await find_image(self.stores.images, self.name, self.digest)
+
+    def __str__(self) -> str:
+        return self.shown or f"{self.stores.where}:{self.name}"
+
+
 async def read_pieces(reader: ReaderAt, piece_size: int = PIECE_SIZE) -> AsyncIterator[bytes]:
     """All bytes in order, in pieces of `piece_size`, the last shorter. Not verified."""
     for offset in range(0, reader.size, piece_size):

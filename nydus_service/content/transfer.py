@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from nydus_service.content.documents import read_bytes, write_document
+from nydus_service.content.documents import write_document
 from nydus_service.content.store import ContentNotFound, Ingester, Lease, Provider, read_pieces
+from nydus_service.content.walk import children, walk
 from nydus_service.oci.annotations import gc_labels
 from nydus_service.oci.descriptor import Descriptor
-from nydus_service.oci.document import Index, Manifest
-from nydus_service.oci.mediatypes import is_foreign_layer, is_index, is_manifest
+from nydus_service.oci.mediatypes import is_foreign_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +26,12 @@ class Transfer:
 async def closure(provider: Provider, root: Descriptor) -> list[Descriptor]:
     """All content that an image consists of, each once, children before their parents.
 
-    Only documents are read; whether the rest is there is not looked at. A manifest's subject does not
-    belong to it: referrers stand by themselves.
+    Only documents are read; the rest need not be there.
 
     Raises:
-        ContentNotFound, FormatError, UnsupportedError: as `read_document`.
+        ContentNotFound, FormatError, UnsupportedError: as `walk.children`.
     """
-    found: list[Descriptor] = []
-    seen = set()
-    waiting = [(root, False)]
-    while waiting:
-        desc, complete = waiting.pop()
-        key = (desc.digest, desc.media_type)
-        if complete:
-            found.append(desc)
-        elif key not in seen:
-            seen.add(key)
-            waiting.append((desc, True))
-            if _is_document(desc):
-                inner = _children(await read_bytes(provider, desc), desc)
-                waiting += [(child, False) for child in reversed(inner)]
-    return found
+    return [node.descriptor async for node in walk(root, children(provider))]
 
 
 async def copy_image(provider: Provider, lease: Lease, root: Descriptor) -> Transfer:
@@ -63,11 +48,11 @@ async def copy_image(provider: Provider, lease: Lease, root: Descriptor) -> Tran
         NoSpaceError, NotAllowedError, UnreachableError: by either store.
     """
     copied, absent = [], []
-    for desc in await closure(provider, root):
-        if _is_document(desc):
-            data = await read_bytes(provider, desc)
-            labels = gc_labels(_children(data, desc))
-            await write_document(lease.content, data, desc.digest, labels=labels, job_id=lease.id)
+    async for node in walk(root, children(provider)):
+        desc = node.descriptor
+        if node.document:
+            labels = gc_labels(node.document.children)
+            await write_document(lease.content, node.data, desc.digest, labels=labels, job_id=lease.id)
             copied.append(desc)
         elif not await _holds(lease, desc):
             try:
@@ -105,14 +90,3 @@ async def _holds(lease: Lease, desc: Descriptor) -> bool:
     except ContentNotFound:
         return False
     return True
-
-
-def _is_document(desc: Descriptor) -> bool:
-    return is_index(desc.media_type) or is_manifest(desc.media_type)
-
-
-def _children(data: bytes, desc: Descriptor) -> tuple[Descriptor, ...]:
-    if is_index(desc.media_type):
-        return Index.decode(data, desc.digest).manifests
-    manifest = Manifest.decode(data, desc.digest)
-    return (manifest.config, *manifest.layers)

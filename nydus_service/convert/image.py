@@ -21,7 +21,7 @@ import anyio
 
 from nydus_service.builder.builder import Builder, BuilderIdentity
 from nydus_service.content.documents import write_document
-from nydus_service.content.store import ContentNotFound, Image, Lease, Stores, find_image
+from nydus_service.content.store import ContentNotFound, Image, Lease, Location
 from nydus_service.content.transfer import copy_image
 from nydus_service.convert.assemble import Assembly, NewDocument, assemble
 from nydus_service.convert.failures import about, first_cause
@@ -52,27 +52,7 @@ from nydus_service.convert.uptodate import VERIFIED, find_image_named, is_comple
 from nydus_service.convert.verification import Verifier
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.oci.descriptor import Descriptor
-from nydus_service.oci.digest import Digest
 from nydus_service.options.convert import ConvertOptions
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where an image is, or is to be.
-
-    Attributes:
-        name: in its store.
-        digest: that the image must have; for sources.
-        shown: how messages name it; by default store and name.
-    """
-
-    stores: Stores
-    name: str
-    digest: Digest | None = None
-    shown: str = ""
-
-    def __str__(self) -> str:
-        return self.shown or f"{self.stores.where}:{self.name}"
 
 
 async def convert_image(
@@ -168,7 +148,7 @@ class _Request:
 async def _look_up(source: Location, target: Location, builder: Builder, options: ConvertOptions) -> _Request:
     started = anyio.current_time()
     with about(str(source)):
-        image = await find_image(source.stores.images, source.name, source.digest)
+        image = await source.find()
     with about(str(target)):
         existing = await find_image_named(target.stores, target.name)
     identity = await builder.identify()

@@ -7,28 +7,25 @@ Everything that can be refused is refused here, before a builder runs: layers th
 another size, encrypted, of unknown kinds. Nothing is written, so a dry run ends here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider, UnexpectedContent
+from nydus_service.content.walk import Node, entries, fold
 from nydus_service.convert.classify import check_layers, name_layer, why_kept
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_ids
-from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, UsageError
+from nydus_service.errors import NotFoundError, UnsupportedError, UsageError
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
-from nydus_service.oci.document import Config, Document, Index, Manifest
+from nydus_service.oci.document import Config, Index, Manifest
 from nydus_service.oci.platform import Platform
 from nydus_service.options.convert import ConvertOptions
 
-D = TypeVar("D", bound=Document)
 P = TypeVar("P")
-
-NESTING_MAX = 8
-"""Indexes inside each other. One inside another is rare, more are nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +123,8 @@ async def make_plan(provider: Provider, root: Descriptor, options: ConvertOption
         UnsupportedError: a layer cannot be converted.
         UsageError: the options do not fit this image.
     """
-    plan = await _Walk(provider, options).plan(root, depth=0)
+    planner = _Planner(provider, options)
+    plan = await fold(root, planner.expand, planner.plan)
     if isinstance(plan, Dropped):
         raise NotFoundError(f"nothing to convert: {plan.reason}")
     if isinstance(plan, IndexPlan) and plan.entries and _is_empty(plan):
@@ -141,77 +139,81 @@ def _is_empty(plan: Plan) -> bool:
     return isinstance(plan, Dropped)
 
 
-class _Walk:
-    """One walk. Layers and documents that several manifests have in common are looked at once."""
+class _Planner:
+    """Plans one image. A layer that several manifests have in common is looked at once."""
 
     def __init__(self, provider: Provider, options: ConvertOptions) -> None:
         self._provider = provider
         self._options = options
+        self._read = entries(provider)
         self._seen: set[Descriptor] = set()
 
-    async def plan(self, desc: Descriptor, depth: int, within: Descriptor | None = None) -> Plan:
-        """
-        Args:
-            depth: how many indexes are around it.
-            within: the innermost of these.
-        """
-        if mediatypes.is_index(desc.media_type):
-            return await self._plan_index(desc, depth, within)
-        if mediatypes.is_manifest(desc.media_type):
-            return await self._plan_manifest(desc, depth, within)
+    async def expand(self, node: Node) -> Sequence[Descriptor]:
+        """The handler of the walk: read what the plan depends on."""
+        if self._plan_unread(node):
+            return ()
+        try:
+            return await self._read(node)
+        except ContentNotFound as exc:
+            if node.parent is None:
+                raise
+            desc, index = node.descriptor, node.parent.descriptor
+            what = f"{desc.digest} ({desc.platform or 'no platform'}) of the index {index.digest}"
+            raise ContentNotFound(
+                f"the store does not have {what}; fetch it, or name the platforms to convert with --platform"
+            ) from exc
+
+    async def plan(self, node: Node, inner: list[Plan]) -> Plan:
+        """The plan of a node, given those of its children."""
+        plan = self._plan_unread(node)
+        if plan:
+            return plan
+        if isinstance(node.document, Index):
+            return self._plan_index(node, node.document, inner)
+        assert node.document
+        return await self._plan_manifest(node, node.document)
+
+    def _plan_unread(self, node: Node) -> Plan | None:
+        """The plan of what need not be read. Entries without a platform are for all platforms."""
+        desc = node.descriptor
+        platform = desc.platform if node.parent else None
+        if platform is not None and not self._options.matcher.match(platform):
+            return Dropped(desc, f"its platform {platform} is not {self._options.matcher}")
+        if node.parent and keys.is_attestation(desc):
+            return Kept(desc, "it holds attestations")  # often not fetched with the image
+        if mediatypes.is_index(desc.media_type) or mediatypes.is_manifest(desc.media_type):
+            return None
         if mediatypes.is_schema1(desc.media_type):
             raise UnsupportedError(
                 f"{desc.digest}: a manifest of Docker's schema 1; push it anew with any Docker of after 2016"
             )
         return Kept(desc, f"its type {desc.media_type} is neither an index nor a manifest")
 
-    async def _plan_index(self, desc: Descriptor, depth: int, within: Descriptor | None) -> Plan:
-        if depth >= NESTING_MAX:
-            raise FormatError(f"{desc.digest}: more than {NESTING_MAX} indexes inside each other")
-        index = await self._read(desc, Index, within)
-        if not index.manifests:
-            return Kept(desc, "it is an index without entries")
-        entries = [await self._plan_entry(entry, desc, depth) for entry in index.manifests]
-        if depth and all(isinstance(entry, Dropped) for entry in entries):
-            return Dropped(desc, f"none of its entries is for {self._options.matcher}")
-        return IndexPlan(desc, index, tuple(entries))
+    def _plan_index(self, node: Node, index: Index, inner: list[Plan]) -> Plan:
+        if not inner:
+            return Kept(node.descriptor, "it is an index without entries")
+        if node.parent and all(isinstance(entry, Dropped) for entry in inner):
+            return Dropped(node.descriptor, f"none of its entries is for {self._options.matcher}")
+        return IndexPlan(node.descriptor, index, tuple(inner))
 
-    async def _plan_entry(self, entry: Descriptor, index: Descriptor, depth: int) -> Plan:
-        """Entries without a platform are for all; those that are left out are never read."""
-        platform = entry.platform
-        if platform is not None and not self._options.matcher.match(platform):
-            return Dropped(entry, f"its platform {platform} is not {self._options.matcher}")
-        if keys.is_attestation(entry):
-            return Kept(entry, "it holds attestations")  # unread: often not fetched with the image
-        return await self.plan(entry, depth + 1, index)
-
-    async def _plan_manifest(self, desc: Descriptor, depth: int, within: Descriptor | None) -> Plan:
-        manifest = await self._read(desc, Manifest, within)
+    async def _plan_manifest(self, node: Node, manifest: Manifest) -> Plan:
+        desc = node.descriptor
         reason = why_kept(manifest)
         if reason is not None:
             return Kept(desc, reason)
         with about(f"config of {desc.digest}"):
             config = await read_document(self._provider, manifest.config, Config)
             platform = desc.platform or _platform_of(config)
-        if not depth and self._options.platforms and not (platform and self._options.matcher.match(platform)):
-            return Dropped(desc, f"the image is for {platform or 'no platform'}, not {self._options.matcher}")
+        matcher = self._options.matcher
+        alone = node.parent is None
+        if alone and self._options.platforms and not (platform and matcher.match(platform)):
+            return Dropped(desc, f"the image is for {platform or 'no platform'}, not {matcher}")
         with about(f"{desc.digest} ({platform})" if platform else desc.digest):
             check_layers(manifest, self._options)
             check_diff_ids(manifest, config)
             self._check_referrer(desc)
             await self._check_stored(manifest)
         return ImagePlan(desc, manifest, config, platform)
-
-    async def _read(self, desc: Descriptor, kind: type[D], within: Descriptor | None) -> D:
-        try:
-            return await read_document(self._provider, desc, kind)
-        except ContentNotFound as exc:
-            if within is None:
-                raise
-            what = f"{desc.digest} ({desc.platform or 'no platform'}) of the index {within.digest}"
-            raise ContentNotFound(
-                f"the store does not have {what}; fetch it, or name the platforms to convert with --platform"
-            ) from exc
 
     def _check_referrer(self, desc: Descriptor) -> None:
         if self._options.with_referrer and mediatypes.is_docker(desc.media_type) and not self._options.oci:

@@ -6,14 +6,14 @@ verification must not change a digest.
 
 from typing import Final
 
-from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Image, ImageNotFound, Provider, Stores
+from nydus_service.content.walk import Node, children, filtered, walk
 from nydus_service.errors import FormatError
 from nydus_service.oci.annotations import OWN_PREFIX, is_attestation
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
-from nydus_service.oci.document import Index, Manifest
-from nydus_service.oci.mediatypes import is_foreign_layer, is_index, is_manifest
+from nydus_service.oci.document import Index
+from nydus_service.oci.mediatypes import is_foreign_layer
 from nydus_service.options.convert import VERIFY_MODES
 
 SOURCE: Final = f"{OWN_PREFIX}source"
@@ -58,17 +58,16 @@ async def is_complete(provider: Provider, root: Descriptor) -> bool:
     Attestations and non-distributable layers may be missing: they were missing before.
     """
     try:
-        return await _is_there(provider, root)
+        async for node in walk(root, filtered(children(provider), _is_needed)):
+            desc = node.descriptor
+            if node.document is None and (await provider.info(desc.digest)).size != desc.size:
+                return False
     except (ContentNotFound, FormatError):
         return False
+    return True
 
 
-async def _is_there(provider: Provider, desc: Descriptor) -> bool:
-    if is_index(desc.media_type):
-        entries = (await read_document(provider, desc, Index)).manifests
-        return all([await _is_there(provider, entry) for entry in entries if not is_attestation(entry)])
-    if is_manifest(desc.media_type):
-        manifest = await read_document(provider, desc, Manifest)
-        needed = [layer for layer in manifest.layers if not is_foreign_layer(layer.media_type)]
-        return all([await _is_there(provider, part) for part in (manifest.config, *needed)])
-    return (await provider.info(desc.digest)).size == desc.size
+def _is_needed(parent: Node, part: Descriptor) -> bool:
+    if isinstance(parent.document, Index):
+        return not is_attestation(part)
+    return not is_foreign_layer(part.media_type)

@@ -4,18 +4,16 @@ A process that is killed leaves its directory behind. So each one has a lock fil
 unlocks with the process, and whoever comes next removes the directories of the dead:
 
     .nydus-converter-<random>    being made, not yet locked          nobody looks at it for an hour
-    nydus-converter-<random>     locked: its process lives           unlocked: dead
+    nydus-converter-<random>     locked: its process lives           unlocked: its process is dead
 
 - A directory is made under the hidden name, locked, then renamed, so that the visible one is never
   without its lock. flock belongs to the open file and does not mind the rename.
 - Other converters name theirs alike but have no lock file of ours: those are never touched. Nor is what
   belongs to another user, in a temporary directory that is everybody's.
-- A lock that was taken under another boot id cannot be seen: another machine over a shared file system,
-  or this one before it was restarted. Such a directory goes when it is an hour old.
+- The lock file holds the boot id that the lock was taken under. Whether its process is dead is decided by
+  the rule of locks.py.
 """
 
-import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -32,14 +30,15 @@ import anyio.to_thread
 
 from nydus_service.config.environment import temporary_root
 from nydus_service.errors import from_os_error
+from nydus_service.locks import acquire_nowait, boot_id, is_stale, release
 
 PREFIX: Final = "nydus-converter-"
 LOCK: Final = ".nydus-service.lock"
 _HIDDEN: Final = f".{PREFIX}"
-_STALE_S: Final = 3600
+_UNFINISHED_S: Final = 3600
+"""Making a directory takes moments: after an hour its maker was killed."""
 _ATTEMPTS: Final = 10
 """A parent that another conversion made goes when that ends, perhaps just when we want to use it."""
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @asynccontextmanager
@@ -71,7 +70,7 @@ def sweep(root: Path) -> list[Path]:
     for name in names:
         directory = root / name
         with suppress(OSError):  # gone meanwhile, or not ours to remove: the next one may have more luck
-            if _is_ours(directory) and _is_dead(directory):
+            if _is_ours(directory) and _is_stale(directory):
                 shutil.rmtree(directory)
                 removed.append(directory)
     return removed
@@ -87,7 +86,7 @@ class _WorkDir:
 
     def close(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
-        os.close(self.lock)
+        release(self.lock)
         _remove_empty(self.made)
 
 
@@ -115,9 +114,8 @@ def _make(root: Path) -> tuple[Path, int]:
     hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=root))
     try:
         hidden.chmod(0o750)
-        lock = os.open(hidden / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(lock, _boot_id())
+        lock = acquire_nowait(hidden / LOCK, 0o640)
+        os.write(lock, boot_id().encode())
         return hidden.rename(root / hidden.name.removeprefix(".")), lock
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -136,26 +134,21 @@ def _is_ours(directory: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def _is_dead(directory: Path) -> bool:
-    stale = time.time() - directory.stat().st_mtime > _STALE_S
-    try:
-        lock = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as exc:
-        # Killed before it had its lock; a visible one without is another program's.
-        return exc.errno == errno.ENOENT and directory.name.startswith(_HIDDEN) and stale
-    try:
-        if os.read(lock, 64) != _boot_id():
-            return stale
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _is_stale(directory: Path) -> bool:
+    age_s = time.time() - directory.stat().st_mtime
+    unfinished = directory.name.startswith(_HIDDEN)
+    if unfinished and age_s <= _UNFINISHED_S:
         return False
-    finally:
-        os.close(lock)
-    return not directory.name.startswith(_HIDDEN) or stale
-
-
-def _boot_id() -> bytes:
     try:
-        return _BOOT_ID.read_bytes().strip()
-    except OSError:
-        return b""
+        boot = _read_boot_id(directory / LOCK)
+    except FileNotFoundError:
+        return unfinished  # killed before it had its lock; a visible one without is another program's
+    return is_stale(directory / LOCK, boot, age_s)
+
+
+def _read_boot_id(lock: Path) -> str:
+    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return os.read(fd, 64).decode("ascii", "replace")
+    finally:
+        os.close(fd)

@@ -1,8 +1,8 @@
 """Does what jobs ask for: opens the stores that they name, and drives the builder."""
 
 import resource
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +14,15 @@ from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.config.environment import Settings, search_path
 from nydus_service.config.sections import DaemonConfig
-from nydus_service.content.open_stores import ContainerdEndpoint, fetch_advice, open_stores
-from nydus_service.convert.image import Location, convert_image, preview_image
+from nydus_service.content.open_stores import ContainerdEndpoint, open_locations, open_pair
+from nydus_service.content.store import Location
+from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import ConvertResult, Preview
 from nydus_service.convert.tracing import traced
 from nydus_service.daemon.cleanup import sweep_leftovers
 from nydus_service.daemon.instrument import counted
-from nydus_service.imagecheck.image import Checkable, check_image
+from nydus_service.imagecheck.image import check_image
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import Tracing
@@ -75,7 +76,7 @@ class Worker:
     async def convert(self, job: Job, progress: Progress) -> ConvertResult:
         request = job.request
         about = {"job": job.id, "source": request.source, "target": request.target}
-        async with self._places(request) as places:
+        async with self._open(request) as places:
             with self._tracing.job({**about, "namespace": request.namespace}) as trace:
                 return await self._convert(job, places, traced(trace, counted(self._metrics, progress)))
 
@@ -94,23 +95,16 @@ class Worker:
         )
 
     async def preview(self, request: JobRequest) -> Preview:
-        async with self._places(request) as places:
+        async with self._open(request) as places:
             return await preview_image(*places, self._builder, self._options(request))
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
     ) -> dict[str, Any]:
-        reference = ImageReference.parse(image)
-        source = ImageReference.parse(against) if against else None
-        daemon = self._daemon(namespace)
-        async with AsyncExitStack() as stack:
-            stores = await stack.enter_async_context(open_stores(reference, daemon))
-            checkable = None
-            if source:
-                checkable = Checkable(await stack.enter_async_context(open_stores(source, daemon)), source)
+        references = map(ImageReference.parse, [image, against] if against else [image])
+        async with open_locations([*references], self._daemon(namespace)) as locations:
             result = await check_image(
-                Checkable(stores, reference),
-                checkable,
+                *locations,
                 mode=verify,
                 platforms=[Platform.parse(text) for text in platforms],
                 limiter=self._limiter,
@@ -131,18 +125,6 @@ class Worker:
             self._config.containerd.address, namespace, self._config.daemon.run_dir / "jobs"
         )
 
-    @asynccontextmanager
-    async def _places(self, request: JobRequest) -> AsyncIterator[tuple[Location, Location]]:
-        """Source and target. The stores of both are one where the references mean one."""
+    def _open(self, request: JobRequest) -> AbstractAsyncContextManager[tuple[Location, Location]]:
         source, target = ImageReference.parse(request.source), ImageReference.parse(request.target)
-        daemon = self._daemon(request.namespace)
-        async with AsyncExitStack() as stack:
-            stack.enter_context(fetch_advice(source, daemon))
-            source_stores = await stack.enter_async_context(open_stores(source, daemon))
-            target_stores = source_stores
-            if source.store != target.store:
-                target_stores = await stack.enter_async_context(open_stores(target, daemon))
-            yield (
-                Location(source_stores, source.name, source.digest, str(source)),
-                Location(target_stores, target.name, None, str(target)),
-            )
+        return open_pair(source, target, self._daemon(request.namespace))

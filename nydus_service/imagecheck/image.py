@@ -8,31 +8,29 @@ from typing import Any
 import anyio
 
 from nydus_service.builder.limits import UNLIMITED, Limits
-from nydus_service.content.store import Provider, Stores
+from nydus_service.content.store import Location, Provider
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import NotFoundError, UsageError
 from nydus_service.imagecheck.manifestcheck import Checked, ManifestCheck
-from nydus_service.imagecheck.manifests import FoundManifest, find_manifests, resolve
+from nydus_service.imagecheck.manifests import FoundManifest, find_manifests
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.platform import Platform, match_everything, match_strictly
-from nydus_service.oci.reference import ImageReference
-
-
-@dataclass(frozen=True, slots=True)
-class Checkable:
-    """An image, and the stores that its reference means."""
-
-    stores: Stores
-    reference: ImageReference
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was found out. `target` is what the image's name points to; `checked` is never empty."""
+    """What was found out.
 
-    reference: ImageReference
+    Attributes:
+        image: as messages name it.
+        target: what the image's name points to.
+        against: the image that it was made of, as messages name it; None: it was checked alone.
+        checked: never empty.
+    """
+
+    image: str
     target: Descriptor
-    against: ImageReference | None
+    against: str | None
     checked: tuple[Checked, ...]
 
     @property
@@ -46,17 +44,17 @@ class CheckResult:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "image": str(self.reference),
+            "image": self.image,
             "target": self.target.to_json(),
-            "against": self.against and str(self.against),
+            "against": self.against,
             "verdict": self.verdict,
             "images": [each.as_json() for each in self.checked],
         }
 
 
 async def check_image(
-    image: Checkable,
-    against: Checkable | None,
+    image: Location,
+    against: Location | None = None,
     *,
     mode: str,
     platforms: Sequence[Platform],
@@ -67,7 +65,7 @@ async def check_image(
     """Check a nydus image. Changes nothing.
 
     Args:
-        against: the image that it was made of.
+        against: the image that it was made of; None: check the image alone.
         mode: tree: metadata, and content by digests; full: every chunk is read back, too.
         platforms: only these; none named: all.
         limiter: of processes.
@@ -80,19 +78,17 @@ async def check_image(
         FormatError: the source is damaged.
     """
     provider = image.stores.content
-    target = (await resolve(image.stores, image.reference)).target
-    manifests = await _nydus_manifests(provider, target, str(image.reference), platforms)
+    target = (await image.find()).target
+    manifests = await _nydus_manifests(provider, target, str(image), platforms)
     pairs: list[tuple[FoundManifest, FoundManifest | None]] = [(each, None) for each in manifests]
     if against:
-        source = await resolve(against.stores, against.reference)
-        found = await find_manifests(against.stores.content, source.target)
-        name = str(against.reference)
-        pairs = [(each, _source_of(each, found, len(manifests), name)) for each in manifests]
+        found = await find_manifests(against.stores.content, (await against.find()).target)
+        pairs = [(each, _source_of(each, found, len(manifests), str(against))) for each in manifests]
     async with open_work_dir(work_root) as work_dir:
         source_provider = against.stores.content if against else None
         check = ManifestCheck(provider, source_provider, mode, limiter, work_dir, limits)
         checked = [await check.run(*pair) for pair in pairs]
-    return CheckResult(image.reference, target, against.reference if against else None, tuple(checked))
+    return CheckResult(str(image), target, str(against) if against else None, tuple(checked))
 
 
 async def _nydus_manifests(

@@ -1,18 +1,16 @@
 """What an image is made of, for the commands that look into one: manifests, and which of them are nydus's."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nydus_service.content.documents import read_document
-from nydus_service.content.store import ContentNotFound, Image, Provider, Stores, find_image
-from nydus_service.convert.plan import NESTING_MAX
-from nydus_service.errors import FormatError
+from nydus_service.content.store import ContentNotFound, Provider
+from nydus_service.content.walk import Node, entries, fold
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Config, Index, Manifest
 from nydus_service.oci.platform import Platform
-from nydus_service.oci.reference import ImageReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,44 +40,38 @@ class FoundManifest:
         return "OCI image" if self.config else "artifact"
 
 
-async def resolve(stores: Stores, reference: ImageReference) -> Image:
-    """Look up the image of a reference. Raises: ImageNotFound, UsageError."""
-    return await find_image(stores.images, reference.name, reference.digest)
-
-
 async def find_manifests(provider: Provider, root: Descriptor) -> list[FoundManifest]:
     """Walk from what a name points to to all manifests, in their order.
 
-    Manifests of an index that are not in the store are told as such: many fetch one platform only.
+    Manifests of an index that are not in the store are listed as not here: many users fetch one platform
+    only. Attestations are not read.
 
     Raises:
-        ContentNotFound: the root is not there, or a config.
+        ContentNotFound: the root is not there, or a config, or an index inside another.
         FormatError, UnsupportedError: a document is damaged, or of a kind that is not known.
     """
-    return [found async for found in _walk(provider, root, 0)]
+    read = entries(provider)
+
+    async def expand(node: Node) -> Sequence[Descriptor]:
+        if keys.is_attestation(node.descriptor):
+            return ()
+        try:
+            return await read(node)
+        except ContentNotFound:
+            if node.parent is None or mediatypes.is_index(node.descriptor.media_type):
+                raise
+            return ()
+
+    async def find(node: Node, inner: list[list[FoundManifest]]) -> list[FoundManifest]:
+        if isinstance(node.document, Index):
+            return [found for each in inner for found in each]
+        return [await _describe(provider, node.descriptor, node.document)]
+
+    return await fold(root, expand, find)
 
 
-async def _walk(provider: Provider, desc: Descriptor, depth: int) -> AsyncIterator[FoundManifest]:
-    if depth > NESTING_MAX:
-        raise FormatError(f"{desc.digest}: more than {NESTING_MAX} indexes inside each other")
-    if mediatypes.is_index(desc.media_type):
-        for entry in (await read_document(provider, desc, Index)).manifests:
-            async for found in _walk(provider, entry, depth + 1):
-                yield found
-    elif keys.is_attestation(desc) or not mediatypes.is_manifest(desc.media_type):
-        yield FoundManifest(desc, None, None, desc.platform)
-    else:
-        yield await _read_manifest(provider, desc, depth)
-
-
-async def _read_manifest(provider: Provider, desc: Descriptor, depth: int) -> FoundManifest:
-    try:
-        manifest = await read_document(provider, desc, Manifest)
-    except ContentNotFound:
-        if not depth:
-            raise
-        return FoundManifest(desc, None, None, desc.platform)
-    if not mediatypes.is_config(manifest.config.media_type):
+async def _describe(provider: Provider, desc: Descriptor, manifest: Manifest | None) -> FoundManifest:
+    if manifest is None or not mediatypes.is_config(manifest.config.media_type):
         return FoundManifest(desc, manifest, None, desc.platform)
     config = await read_document(provider, manifest.config, Config)
     return FoundManifest(desc, manifest, config, desc.platform or config.platform)

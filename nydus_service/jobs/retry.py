@@ -4,9 +4,9 @@ from typing import Final
 
 from nydus_service.builder.builder import BuilderKilled
 from nydus_service.content.containerd.rpc import RefLocked
-from nydus_service.content.locks import LockTimeout
 from nydus_service.errors import NoSpaceError, NydusServiceError, UnreachableError
 from nydus_service.jobs.job import JobError
+from nydus_service.locks import LockTimeout
 
 LONGEST_PAUSE_S: Final = 600.0
 """A server that is back, or space that is free, is noticed after so long at the latest."""

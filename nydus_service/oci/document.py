@@ -195,6 +195,11 @@ class Index(TypedDocument):
         fields = {"schemaVersion": _SCHEMA_VERSION, "mediaType": media_type}
         return cls(fields | {"manifests": [entry.to_json() for entry in manifests]}, name)
 
+    @property
+    def children(self) -> tuple[Descriptor, ...]:
+        """All content that it lists, in its order."""
+        return self.manifests
+
     def with_manifests(self, manifests: Iterable[Descriptor]) -> Self:
         return self._with({"manifests": [entry.to_json() for entry in manifests]})
 
@@ -218,6 +223,11 @@ class Manifest(TypedDocument):
     ) -> Self:
         fields = {"schemaVersion": _SCHEMA_VERSION, "mediaType": media_type, "config": config.to_json()}
         return cls(fields | {"layers": [layer.to_json() for layer in layers]}, name)
+
+    @property
+    def children(self) -> tuple[Descriptor, ...]:
+        """All content that it lists: the config, then the layers."""
+        return (self.config, *self.layers)
 
     def with_config(self, config: Descriptor) -> Self:
         return self._with({"config": config.to_json()})

@@ -12,7 +12,8 @@ import pytest
 from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
-from nydus_service.convert.image import Location, convert_image
+from nydus_service.content.store import Location
+from nydus_service.convert.image import convert_image
 from nydus_service.errors import UsageError
 from nydus_service.options.convert import ConvertOptions
 from tests.compat.goconverter import (

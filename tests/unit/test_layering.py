@@ -19,14 +19,16 @@ FOUNDATION = {"errors", "version"}
 PURE = {"oci", "layertar", "tarsplit", "rafs"}
 TAR_PARSERS = {"layertar", "tarsplit"}
 """The builder's and the verification's: neither sees the other, or a mistake of one would be one of both."""
-SETTINGS = {"config", "observe"}
+SETTINGS = {"options", "config", "observe"}
+LIVENESS = {"locks"}
+"""Says whether the process that left something behind is dead; for what holds locks or leaves things."""
 PROTOCOLS = {"content.store", "builder.builder", "backends.backend", "crypt.scheme", "cache.cache"}
-OVER_PROTOCOLS = {"content.documents", "content.transfer"}
+OVER_PROTOCOLS = {"content.documents", "content.transfer", "content.walk"}
 """Functions that take any store by its protocols, so that they belong to none."""
 
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
-CHECKING_MAY = FOUNDATION | {"options"} | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
+CHECKING_MAY = FOUNDATION | SETTINGS | LIVENESS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
 ALL_BELOW = CHECKING_MAY | {"imagecheck"}
 
 MAY_IMPORT = {
@@ -35,12 +37,13 @@ MAY_IMPORT = {
     "options": FOUNDATION | {"oci"},
     "config": FOUNDATION | {"options"},
     "observe": FOUNDATION,
+    "locks": FOUNDATION,
     "oci": FOUNDATION,
     "rafs": FOUNDATION | {"oci"},
     **dict.fromkeys(TAR_PARSERS, FOUNDATION | {"oci"}),
     "nydus_image": FOUNDATION | PURE | {"options"},
     "treeverify": FOUNDATION | PURE - {"layertar"},
-    **dict.fromkeys(EDGES | WORK, FOUNDATION | {"options"} | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS),
+    **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | LIVENESS | PURE | PROTOCOLS | OVER_PROTOCOLS),
     "imagecheck": CHECKING_MAY,
     "jobs": ALL_BELOW,
     "triggers": ALL_BELOW | {"jobs"},

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -125,11 +125,8 @@ class ContainerdContent:
         info = await self._info(digest)
         return ContentInfo(digest, info.size, dict(info.labels))
 
-    def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
-        return self._open_reader(desc)
-
     @asynccontextmanager
-    async def _open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
+    async def open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
         size = (await self._info(desc.digest)).size  # files are of all namespaces
         if size != desc.size:
             raise UnexpectedContent(
@@ -144,11 +141,8 @@ class ContainerdContent:
         finally:
             os.close(fd)
 
-    def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
-        return self._open_ingest(ref)
-
     @asynccontextmanager
-    async def _open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
+    async def open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
         ingest = ContainerdIngest(self._connection, ref, self._lease, self._make_right)
         try:
             yield ingest

@@ -3,19 +3,15 @@
 A lease has no expiry, so that a job may take as long as it takes. Instead it says where its process holds
 a lock (locks.py), which ends with the process:
 
-    nydus-service/lock      the claimed file      nydus-service/boot-id    that the lock was taken under
+    nydus-service/lock      the lock file      nydus-service/boot-id    that the lock was taken under
 
-Whoever opens a lease first sweeps the dead ones: the lock's file is there and free. Where a lock cannot be
-seen, only age counts: under another boot id an hour, since that process ended with its boot; with no such
-file a day, since the process may live with another view of the file system. Leases without our label are
-others' and never touched.
+A process that opens a lease first deletes those that are stale by the rule of locks.py. Leases without our
+label belong to others and are never touched.
 """
 
-import fcntl
-import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -36,9 +32,9 @@ from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import L
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.rpc import CALL_S, PATIENCE_S, AlreadyThere, Connection, Method
-from nydus_service.content.locks import claim, is_claimed, make_claims_dir
 from nydus_service.content.store import ContentStore, Lease
 from nydus_service.errors import NotFoundError, NydusServiceError, UsageError
+from nydus_service.locks import acquire_nowait, boot_id, is_stale, make_lock_dir, release
 from nydus_service.oci.annotations import OWN_PREFIX
 from nydus_service.oci.digest import Digest
 
@@ -51,14 +47,8 @@ _LIST: Final = Method("leases.v1.Leases/List", ListRequest, ListResponse)
 _RESOURCES: Final = Method("leases.v1.Leases/ListResources", ListResourcesRequest, ListResourcesResponse)
 _ABORT: Final = Method("content.v1.Content/Abort", AbortRequest, Empty)
 
-_OTHER_BOOT_S = 3600
-_UNSEEN_S = 24 * 3600
-"""Not the hour of another boot: within one boot a process whose lock is out of sight may well be alive, in a
-container with a /run of its own, or by another user's XDG_RUNTIME_DIR. To sweep the lease of a job that takes
-longer than that would take its content away; to keep a dead one's costs space, for a day."""
 _END_S = 2.0
 """For the end of a lease after a failure: the next sweep does it if the daemon does not."""
-_BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ContainerdLease:
@@ -86,13 +76,10 @@ class ContainerdLeases:
         self._root = root
         self._jobs_dir = jobs_dir.absolute()
 
-    def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
-        return self._open_lease(lease_id)
-
     @asynccontextmanager
-    async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
+    async def open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
         lock = self._jobs_dir / lease_id
-        fd = await in_thread(f"lock {lock}", self._claim, lock)
+        fd = await in_thread(f"lock {lock}", self._acquire, lock)
         ended = False
         try:
             await self.sweep()
@@ -111,7 +98,7 @@ class ContainerdLeases:
         found = await self._connection.call(_LIST, request, "list leases")
         swept = []
         for lease in found.leases:
-            if await in_thread(f"look at the lock of lease {lease.id}", self._is_dead, lease):
+            if await in_thread(f"look at the lock of lease {lease.id}", self._is_stale, lease):
                 with suppress(NotFoundError):  # another sweep was faster
                     await self._abort_ingests(lease.id)
                     await self._delete(lease.id)
@@ -122,7 +109,7 @@ class ContainerdLeases:
 
     async def _create(self, lease_id: str, lock: Path) -> None:
         """Raises: UsageError: another program has a lease of this id."""
-        request = CreateRequest(id=lease_id, labels={LOCK: str(lock), BOOT_ID: _boot_id()})
+        request = CreateRequest(id=lease_id, labels={LOCK: str(lock), BOOT_ID: boot_id()})
         try:
             await self._connection.call(_CREATE, request, f"make lease {lease_id}")
         except AlreadyThere as exc:
@@ -159,29 +146,25 @@ class ContainerdLeases:
                 with suppress(NotFoundError):
                     await self._connection.call(_ABORT, AbortRequest(ref=resource.id), "abort a dead ingest")
 
-    def _claim(self, lock: Path) -> int:
-        make_claims_dir(self._jobs_dir)
+    def _acquire(self, lock: Path) -> int:
+        make_lock_dir(self._jobs_dir)
         try:
-            return claim(lock)
+            return acquire_nowait(lock)
         except FileExistsError:
             raise UsageError(f"job {lock.name} is under way in another process ({lock})") from None
 
-    def _is_dead(self, lease: LeaseMessage) -> bool:
-        age_s = time.time() - lease.created_at.seconds
-        if lease.labels.get(BOOT_ID) != _boot_id():
-            return age_s > _OTHER_BOOT_S
+    def _is_stale(self, lease: LeaseMessage) -> bool:
         lock = self._jobs_dir / lease.id
-        if lease.labels[LOCK] != str(lock) or not lock.exists():
-            return age_s > _UNSEEN_S
-        return not is_claimed(lock)
+        seen = lease.labels[LOCK] == str(lock)  # else its process has another directory for locks
+        age_s = time.time() - lease.created_at.seconds
+        return is_stale(lock if seen else None, lease.labels.get(BOOT_ID), age_s)
 
 
 def _release(fd: int, lock: Path | None) -> None:
     """Give the lock back. Its file stays if the lease does, so that the next sweep finds it dead."""
     if lock is not None:
         lock.unlink(missing_ok=True)
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
+    release(fd)
 
 
 class _Limits(TypedDict):
@@ -194,10 +177,3 @@ def _limits(hurry: bool) -> _Limits:
     if hurry:
         return _Limits(patience_s=0, timeout_s=_END_S)
     return _Limits(patience_s=PATIENCE_S, timeout_s=CALL_S)
-
-
-def _boot_id() -> str:
-    try:
-        return _BOOT_ID_FILE.read_text().strip()
-    except OSError:
-        return ""

@@ -1,7 +1,7 @@
 """Stores in memory: with labels, without local files, so that layers are streamed; they can be full."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,11 +102,8 @@ class _Content:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
-    def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
-        return self._open_reader(desc)
-
     @asynccontextmanager
-    async def _open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
+    async def open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
         info = await self.info(desc.digest)
         if info.size != desc.size:
             raise UnexpectedContent(f"{desc.digest} has {info.size} bytes, its descriptor says {desc.size}")
@@ -118,11 +115,8 @@ class _Content:
         labels = self._memory.labels.get(digest, {})
         return ContentInfo(digest, len(self._memory.blobs[digest]), dict(labels))
 
-    def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
-        return self._open_ingest(ref)
-
     @asynccontextmanager
-    async def _open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
+    async def open_ingest(self, ref: str) -> AsyncIterator[Ingest]:
         assert ref not in self._memory.ingests, f"two writes are called {ref}"
         self._memory.ingests.add(ref)
         self._memory.refs.append(ref)
@@ -167,11 +161,8 @@ class _Leases:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
-    def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
-        return self._open_lease(lease_id)
-
     @asynccontextmanager
-    async def _open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
+    async def open_lease(self, lease_id: str) -> AsyncIterator[Lease]:
         self._memory.leases.add(lease_id)
         try:
             yield _Lease(self._memory, lease_id)

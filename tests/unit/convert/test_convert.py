@@ -31,8 +31,8 @@ from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
-from nydus_service.content.store import ContentNotFound, Stores
-from nydus_service.convert.image import Location, convert_image, preview_image
+from nydus_service.content.store import ContentNotFound, Location, Stores
+from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.progress import (
     Event,
     LayerFinished,

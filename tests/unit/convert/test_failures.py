@@ -28,9 +28,9 @@ from nydus_service.builder.builder import (
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.layout import open_layout
-from nydus_service.content.store import ContentNotFound, ImageNotFound, UnexpectedContent
+from nydus_service.content.store import ContentNotFound, ImageNotFound, Location, UnexpectedContent
 from nydus_service.convert.failures import about, first_cause
-from nydus_service.convert.image import Location, convert_image
+from nydus_service.convert.image import convert_image
 from nydus_service.convert.progress import (
     Event,
     LayerFinished,

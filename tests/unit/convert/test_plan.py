@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from nydus_service.content.store import ContentNotFound, UnexpectedContent
+from nydus_service.content.walk import NESTING_MAX
 from nydus_service.convert.plan import (
-    NESTING_MAX,
     Dropped,
     ImagePlan,
     IndexPlan,

@@ -8,8 +8,8 @@ import pytest
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
-from nydus_service.content.store import Lease, Provider
-from nydus_service.convert.image import Location, convert_image
+from nydus_service.content.store import Lease, Location, Provider
+from nydus_service.convert.image import convert_image
 from nydus_service.convert.nydusblob import unpack_entry
 from nydus_service.convert.steps import convert_document, convert_layer, merge_layers
 from nydus_service.errors import FormatError, UsageError

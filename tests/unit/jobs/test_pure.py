@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from nydus_service.builder.builder import BuilderKilled
 from nydus_service.content.containerd.rpc import RefLocked
-from nydus_service.content.locks import LockTimeout
 from nydus_service.errors import FormatError, NoSpaceError, NydusServiceError, UnreachableError, UsageError
 from nydus_service.jobs import transitions
 from nydus_service.jobs.index import JobIndex
@@ -16,6 +15,7 @@ from nydus_service.jobs.job import Job, JobError, JobNotFound, JobProgress, JobS
 from nydus_service.jobs.record import pack, request_key, unpack
 from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, pause_s
 from nydus_service.jobs.waiting import WaitingJobs
+from nydus_service.locks import LockTimeout
 from nydus_service.oci.platform import Platform
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions

@@ -1,0 +1,156 @@
+"""Walks over the content of an image, from its root to its layers.
+
+A handler says what a walk does with one piece of content: it gets a node and returns the children to visit.
+`children` is the handler that knows images. It reads indexes and manifests, leaves the typed document in the
+node, and returns what the document lists. Other handlers wrap it:
+
+    leave out children     `filtered(handler, keep)`, as containerd's FilterPlatforms
+    not descend            return () without calling the wrapped handler; the node itself is visited unread
+    accept missing parts   catch ContentNotFound of the wrapped handler, and return ()
+
+Two functions drive a handler:
+
+    walk    visits each content once, however many parents it has; to stop early, leave the loop
+    fold    visits each place once, and builds one result from the results of the children
+
+Both go depth first in the order of the documents and visit children before their parents. So whatever is
+written in the order of a walk never refers to something that is not written yet.
+
+A digest cannot contain itself, so there are no cycles. But an index that lists another one twice doubles the
+number of places, and a few of them inside each other make any number. `walk` does not mind. `fold` accepts
+`NESTING_MAX` indexes inside each other.
+
+A node holds its parents, and with them their documents; a walk holds the documents on the way from the root
+to the current node, no others.
+
+Source: containerd core/images/handlers.go (Handler, Walk, Children, FilterPlatforms).
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+
+from nydus_service.content.documents import read_bytes
+from nydus_service.content.store import Provider
+from nydus_service.errors import FormatError
+from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.document import Index, Manifest
+from nydus_service.oci.mediatypes import is_index, is_manifest
+
+R = TypeVar("R")
+
+NESTING_MAX: Final = 8
+"""Indexes inside each other. One inside another is rare, and nobody needs more."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A place in an image: a descriptor, and where it is listed.
+
+    Attributes:
+        parent: the node whose document lists it; None for the root.
+        document: what `children` read; None if it is neither an index nor a manifest, or was not read.
+        data: the bytes of the document as they are stored.
+    """
+
+    descriptor: Descriptor
+    parent: "Node | None" = None
+    document: Index | Manifest | None = None
+    data: bytes = b""
+
+    @property
+    def depth(self) -> int:
+        """The number of nodes above it; 0 for the root."""
+        return self.parent.depth + 1 if self.parent else 0
+
+
+Handler: TypeAlias = Callable[[Node], Awaitable[Sequence[Descriptor]]]
+"""Handles a node before its children are visited, and returns which these are."""
+
+
+def children(provider: Provider) -> Handler:
+    """Read indexes and manifests, their digests verified. Everything else has no children.
+
+    The children of an index are its entries; those of a manifest are its config, then its layers. The
+    subject of a manifest is not a child: a referrer is not a part of what it refers to.
+
+    The handler raises:
+        ContentNotFound, FormatError, UnsupportedError: as `read_document`.
+    """
+
+    async def read(node: Node) -> Sequence[Descriptor]:
+        desc = node.descriptor
+        kind = _kind_of(desc.media_type)
+        if kind is None:
+            return ()
+        node.data = await read_bytes(provider, desc)
+        node.document = kind.decode(node.data, desc.digest)
+        return node.document.children
+
+    return read
+
+
+def filtered(handler: Handler, keep: Callable[[Node, Descriptor], bool]) -> Handler:
+    """Visit only some of the children that a handler returns.
+
+    Args:
+        keep: gets the node, handled, and each child.
+    """
+
+    async def handle(node: Node) -> Sequence[Descriptor]:
+        return [child for child in await handler(node) if keep(node, child)]
+
+    return handle
+
+
+def entries(provider: Provider) -> Handler:
+    """Read indexes and manifests as `children` does, and visit the entries of indexes only."""
+    return filtered(children(provider), lambda node, _: isinstance(node.document, Index))
+
+
+async def walk(root: Descriptor, handler: Handler) -> AsyncIterator[Node]:
+    """Visit each content once, children before their parents.
+
+    Content is the same if digest and media type are. A node is yielded after it is handled, and after
+    its children are visited. The handler's errors end the walk.
+    """
+    seen = set()
+    waiting = [(Node(root), False)]
+    while waiting:
+        node, handled = waiting.pop()
+        if handled:
+            yield node
+            continue
+        content = (node.descriptor.digest, node.descriptor.media_type)
+        if content not in seen:
+            seen.add(content)
+            inner = await handler(node)
+            waiting.append((node, True))
+            waiting += [(Node(child, node), False) for child in reversed(inner)]
+
+
+async def fold(root: Descriptor, handler: Handler, combine: Callable[[Node, list[R]], Awaitable[R]]) -> R:
+    """Build a result bottom-up, one for each place of the image, and return that of the root.
+
+    Content that is listed twice is handled twice: the results may differ, as the descriptors may.
+
+    Args:
+        combine: gets a node, handled, and the results of its children in their order.
+    Raises:
+        FormatError: there are more than `NESTING_MAX` indexes inside each other; and as the handler and
+            `combine`.
+    """
+    return await _fold(Node(root), handler, combine)
+
+
+async def _fold(node: Node, handler: Handler, combine: Callable[[Node, list[R]], Awaitable[R]]) -> R:
+    if node.depth >= NESTING_MAX and is_index(node.descriptor.media_type):
+        raise FormatError(f"{node.descriptor.digest}: more than {NESTING_MAX} indexes inside each other")
+    inner = await handler(node)
+    return await combine(node, [await _fold(Node(child, node), handler, combine) for child in inner])
+
+
+def _kind_of(media_type: str) -> type[Index] | type[Manifest] | None:
+    if is_index(media_type):
+        return Index
+    return Manifest if is_manifest(media_type) else None
