@@ -108,7 +108,7 @@ def measure(
 
 
 class _Listener(threading.Thread):
-    """Reads what a process says, and tar_split for each line the time and the CPU time until then."""
+    """Reads what a process says, and keeps for each line the time and the CPU time until then."""
 
     def __init__(self, stream: IO[str], root: int, started: float) -> None:
         super().__init__(daemon=True)

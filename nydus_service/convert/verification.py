@@ -87,7 +87,7 @@ class ResultDiffers(DiffersError):
 class ImageVerification:
     """Holds one merged image against the layers it was made of.
 
-    `run` reads the tar-split of the layers while they are still taken, in a task of its own. What goes wrong
+    `run` reads the tar-splits of the layers while they are still recorded, in a task of its own. What goes wrong
     there is told by `conclude`, when all layers are packed: a packer knows better what is wrong with one.
     """
 
@@ -95,7 +95,7 @@ class ImageVerification:
         """
         Args:
             mode: tree or full.
-            layers: their digests and the files of their tar-split, lowest first.
+            layers: their digests and the files of their tar-splits, lowest first.
         """
         self._verifier = verifier
         self._mode = mode

@@ -34,7 +34,7 @@ _SLOT_IS_FREE, _DONE, _FAILED = b".", b"=", b"!"
 
 @dataclass(frozen=True, slots=True)
 class TarSplitOptions:
-    """Where the tar-split go, and how content is digested in them."""
+    """Where the tar-split goes, and how content is digested in them."""
 
     path: str
     chunk_size: int

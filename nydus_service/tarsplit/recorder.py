@@ -1,4 +1,4 @@
-"""What a layer's tar says, recorded down while its bytes go by: the source side of verification.
+"""What a layer's tar says, recorded while its bytes go by: the source side of verification.
 
 A recorder is fed the decompressed bytes that the builder gets, in pieces of any size. It finds the
 entries itself, writes their headers as they are, and the digests of their content, holes filled, cut
@@ -22,7 +22,7 @@ The tar-split is one zstd frame with a checksum, over this, little-endian:
                blocks == 0, count > 0  here the tar has `count` zero blocks
                blocks == count == 0    the end: u64 entries, u64 bytes of content, u64 bytes of the tar
 
-The tar-split without their end are of a tar that was not read to its end.
+A tar-split without its end is of a tar that was not read to its end.
 """
 
 from collections.abc import Callable

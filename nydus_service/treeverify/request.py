@@ -13,7 +13,7 @@ request to read, any in mode tree. `blob_id` is the id of a blob whose metadata 
 of a single layer.
 
 Without `bootstrap`, the rest of the keys follows in a second object, when there is a result. Until then
-the tar-split may still be growing, or not be there yet; they are read as they come.
+the tar-splits may still be growing, or not be there yet; they are read as they come.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The layers of an image, from their tar-split to the tree that applying them would leave.
+"""The layers of an image, from their tar-splits to the tree that applying them would leave.
 
 The headers are parsed in full here: names, owners, times, devices, PAX records. What is accepted, and
 what counts where a tar says something twice, follows Go's archive/tar, which containerd reads with.
@@ -63,7 +63,7 @@ def apply_layer(overlay: Overlay, tar_split: TarSplitReader, layer: str) -> None
         tar_split: of the layer, not yet iterated.
         layer: its digest, for messages.
     Raises:
-        FormatError, UnsupportedError: the tar-split is damaged, or say what containerd could not apply;
+        FormatError, UnsupportedError: the tar-split is damaged, or says what containerd could not apply;
             the message names layer, entry and offset.
     """
     reader = EntryReader(tar_split)

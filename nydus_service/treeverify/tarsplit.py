@@ -1,4 +1,4 @@
-"""Reads the tar-split of one layer (tarsplit/recorder.py), as a stream: never all of them in memory."""
+"""Reads the tar-split of one layer (tarsplit/recorder.py), as a stream: never all of it in memory."""
 
 from collections.abc import Iterator
 from typing import IO
@@ -23,7 +23,7 @@ class TarSplitReader:
     """
 
     def __init__(self, source: IO[bytes]) -> None:
-        """Begin to read. Raises: FormatError: these are no tar-split."""
+        """Begin to read. Raises: FormatError: this is no tar-split."""
         self._frame = zstandard.ZstdDecompressor().stream_reader(source, read_size=256 << 10)
         self._buffer = b""
         self._at = 0
@@ -31,7 +31,7 @@ class TarSplitReader:
         self.entries = self.content_bytes = self.tar_bytes = 0
         magic, self.chunk_size, digester = HEAD.unpack(self._next(HEAD.size))
         if magic != MAGIC or not self.chunk_size or digester >= len(DIGESTERS):
-            raise FormatError(f"no tar-split of a layer: they begin with {magic!r}")
+            raise FormatError(f"no tar-split of a layer: it begins with {magic!r}")
         self.digester = DIGESTERS[digester]
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:

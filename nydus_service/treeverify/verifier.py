@@ -20,10 +20,10 @@ def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) ->
 
     Args:
         result: called when the source has been read; waits until there is one.
-        has_ended: whether the tar-split is all there.
+        has_ended: whether the tar-splits are all there.
     Raises:
         DiffersError: the bootstrap is damaged: there is no tree to compare.
-        FormatError, UnsupportedError: the tar-split is damaged, or tell of a layer that containerd could
+        FormatError, UnsupportedError: a tar-split is damaged, or of a layer that containerd could
             not apply either.
         NotFoundError, NotAllowedError: a file cannot be read.
     """

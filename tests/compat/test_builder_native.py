@@ -63,9 +63,9 @@ async def test_pack(
         outcome = await native.pack(request, layer_path if from_file else stream(stored), sink)
     assert (outcome.bytes_in, outcome.bytes_out) == (len(stored), len(sink.data))
     assert sink.data == oracle.create(tmp_path / "direct", TAR, *OPTIONS, prefetch="/\n").blob
-    other = replace(request, tar_split=tmp_path / "embedded-notes")
+    other = replace(request, tar_split=tmp_path / "embedded-tar-split")
     await EmbeddedBuilder().pack(other, layer_path, Collected())
-    assert (tmp_path / "tar_split").read_bytes() == (tmp_path / "embedded-notes").read_bytes()
+    assert (tmp_path / "tar_split").read_bytes() == (tmp_path / "embedded-tar-split").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ RLIMIT_AS bounds each process of the tree by itself: one that wants more gets an
 fails. What threads reserve without using it depends on their number, thus on processors, on the stacks' size
 and on malloc's arenas: all of that is kept small here, so that the limit is next to one of what is used. Each
 limit is at least 30 % above the most that one of the processes needs (VmPeak), and the inputs are such that
-content or tar_split held whole would not fit.
+content or a tar-split held whole would not fit.
 """
 
 import json
@@ -39,7 +39,7 @@ os.execv(sys.executable, [sys.executable, "-m", "nydus_service.cli.main", *sys.a
 
 FILES = 200_000
 TIMES = {"atime": b"1700000000.123456789", "ctime": b"1700000000.987654321"}
-"""PAX records that GNU tar writes; no image has them, but the tar-split of a layer have all its headers."""
+"""PAX records that GNU tar writes; no image has them, but the tar-split of a layer has all its headers."""
 
 LAYERS, FILES_A_LAYER, REMOVED = 100, 300, 5
 

@@ -287,7 +287,7 @@ class Exchange(Generic[Q, R]):
 
     gRPC has the status of a stream that failed once all answers before it are read. A write that fails
     before or after sets INTERNAL in its place, and calls of `read` are refused from then on. So answers are
-    iterated over, which goes on until the real status replaces that; and the first one is recorded as it is
+    iterated over, which goes on until the real status replaces that; and the first one is noted as it is
     set, lest INTERNAL replaces it.
 
     Source: grpcio `aio/_call.py`, `_StreamRequestMixin._write`, `_StreamResponseMixin.read`.

@@ -44,7 +44,7 @@ EXPECTED_OPTIONS = ("--blob-inline-meta", "--features", "blob-toc", "--chunk-siz
 @pytest.mark.parametrize("stored", [TAR, GZIP, zstandard.compress(TAR)], ids=["tar", "gzip", "zstd"])
 @pytest.mark.parametrize("from_file", [True, False], ids=["file", "stream"])
 async def test_pack(tmp_path: Path, stored: bytes, from_file: bool) -> None:
-    """The same blob, and the same tar_split, however the layer is stored and comes in."""
+    """The same blob, and the same tar-split, however the layer is stored and comes in."""
     sink = Collected()
     request = request_for(stored, tar_split=tmp_path / "tar_split")
     layer_path = tmp_path / "layer"

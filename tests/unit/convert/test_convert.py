@@ -62,7 +62,7 @@ from tests.unit.convert.memory import Memory
 
 
 class CountingBuilder:
-    """The embedded builder; tar_split what it is asked for."""
+    """The embedded builder; keeps what it is asked for."""
 
     def __init__(self) -> None:
         self._builder: Builder = EmbeddedBuilder()

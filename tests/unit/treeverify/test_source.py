@@ -271,7 +271,7 @@ class TestRefused:
 
 
 def crafted(*records: bytes, entries: int = 1, content: int = 0) -> bytes:
-    """The tar-split that no recorder writes."""
+    """A tar-split that no recorder writes."""
     body = (
         HEAD.pack(MAGIC, CHUNK, 0) + b"".join(records) + RECORD.pack(0, 0) + END.pack(entries, content, 1024)
     )

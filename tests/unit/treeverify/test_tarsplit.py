@@ -15,7 +15,7 @@ from tests.layers import BLOCK, directory, file, layer, symlink
 from tests.unit.treeverify.trees import CHUNK, tar_split_of
 
 TAR = layer(directory("d"), *(file(f"d/{n}", b"%d" % n * 3000) for n in range(300)), symlink("s", "d"))
-NOTES = tar_split_of(TAR)
+TAR_SPLIT = tar_split_of(TAR)
 CHECKSUM = 4
 """Bytes at the end of a frame: without them all is there, if not proven."""
 
@@ -49,15 +49,15 @@ def test_a_record_may_be_larger_than_what_is_read_at_once() -> None:
     assert [len(digests) for _, digests in read(tar_split)] == [len(content) * 32] * 2
 
 
-@given(st.integers(0, len(NOTES) - 1 - CHECKSUM))
+@given(st.integers(0, len(TAR_SPLIT) - 1 - CHECKSUM))
 def test_cut_notes_are_refused(size: int) -> None:
     with pytest.raises(FormatError, match="cut off"):
-        read(NOTES[:size])
+        read(TAR_SPLIT[:size])
 
 
-@given(st.integers(0, len(NOTES) - 1), st.integers(1, 255))
+@given(st.integers(0, len(TAR_SPLIT) - 1), st.integers(1, 255))
 def test_changed_notes_are_refused(at: int, change: int) -> None:
-    tar_split = bytearray(NOTES)
+    tar_split = bytearray(TAR_SPLIT)
     tar_split[at] ^= change
     with pytest.raises(FormatError):
         read(bytes(tar_split))
