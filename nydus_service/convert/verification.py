@@ -87,7 +87,7 @@ class ResultDiffers(DiffersError):
 class ImageVerification:
     """Holds one merged image against the layers it was made of.
 
-    `run` reads the tar-splits of the layers while they are still recorded, in a task of its own. What goes wrong
+    `run` reads the tar-splits while they are still recorded, in a task of its own. What goes wrong
     there is told by `conclude`, when all layers are packed: a packer knows better what is wrong with one.
     """
 

@@ -1,4 +1,4 @@
-"""How a tar-split is recorded: by a process that ends with whatever ends the builder, or at once for small layers.
+"""How a tar-split is recorded: by a process that ends with the builder, or at once for small layers.
 
 All of it is run in processes of its own: the one of the tests has threads, and must not fork.
 """

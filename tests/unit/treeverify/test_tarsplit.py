@@ -16,6 +16,8 @@ from tests.unit.treeverify.trees import CHUNK, tar_split_of
 
 TAR = layer(directory("d"), *(file(f"d/{n}", b"%d" % n * 3000) for n in range(300)), symlink("s", "d"))
 TAR_SPLIT = tar_split_of(TAR)
+WINDOW_DESCRIPTOR = 5
+"""Offset of a byte that changes how much memory decompression may take, and nothing of the content."""
 CHECKSUM = 4
 """Bytes at the end of a frame: without them all is there, if not proven."""
 
@@ -55,8 +57,8 @@ def test_cut_notes_are_refused(size: int) -> None:
         read(TAR_SPLIT[:size])
 
 
-@given(st.integers(0, len(TAR_SPLIT) - 1), st.integers(1, 255))
-def test_changed_notes_are_refused(at: int, change: int) -> None:
+@given(st.integers(0, len(TAR_SPLIT) - 1).filter(lambda at: at != WINDOW_DESCRIPTOR), st.integers(1, 255))
+def test_changed_tar_splits_are_refused(at: int, change: int) -> None:
     tar_split = bytearray(TAR_SPLIT)
     tar_split[at] ^= change
     with pytest.raises(FormatError):
