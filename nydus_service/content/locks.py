@@ -27,6 +27,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 class LockTimeout(NydusServiceError):
     """A process holds a lock for so long that it must be stopped, or on another, dead machine."""
 
+    transient = True
+
 
 def make_claims_dir(path: Path) -> None:
     """Have a directory for claimed files in which nobody else can make, take or remove any.

@@ -82,6 +82,8 @@ class AlreadyThere(NydusServiceError):
 class RefLocked(NydusServiceError):
     """Another stream writes under this ref."""
 
+    transient = True
+
 
 class PreconditionFailed(FormatError):
     """Content is not of the size or digest that it should have; or the request does not fit the state."""
