@@ -20,12 +20,20 @@ PURE = {"oci", "layertar", "tarsplit", "rafs"}
 TAR_PARSERS = {"layertar", "tarsplit"}
 """The builder's and the verification's: neither sees the other, or a mistake of one would be one of both."""
 SETTINGS = {"config", "observe"}
-PROTOCOLS = {"content.store", "builder.builder", "backends.backend", "crypt.scheme", "cache.cache"}
+PROTOCOLS = {
+    "content.store",
+    "content.imagenode",
+    "builder.builder",
+    "backends.backend",
+    "crypt.scheme",
+    "cache.cache",
+}
 OVER_PROTOCOLS = {"content.documents", "content.transfer"}
 """Functions that take any store by its protocols, so that they belong to none."""
 
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
+WORK_MAY = FOUNDATION | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS
 CHECKING_MAY = FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
 ALL_BELOW = CHECKING_MAY | {"imagecheck"}
 
@@ -39,10 +47,10 @@ MAY_IMPORT = {
     **dict.fromkeys(TAR_PARSERS, FOUNDATION | {"oci"}),
     "nydus_image": FOUNDATION | PURE,
     "treeverify": FOUNDATION | PURE - {"layertar"},
-    **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS),
+    **dict.fromkeys(EDGES | WORK, WORK_MAY),
     "imagecheck": CHECKING_MAY,
-    "jobs": ALL_BELOW,
-    "triggers": ALL_BELOW | {"jobs"},
+    "jobs": WORK_MAY | WORK,
+    "triggers": WORK_MAY | WORK | {"jobs"},
     "api": ALL_BELOW | {"jobs"},
     "daemon": ALL_BELOW | {"jobs", "triggers", "api"},
     "cli": ALL_BELOW | {"jobs", "triggers", "api", "daemon"},

@@ -11,8 +11,6 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +33,7 @@ from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 i
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.images import ContainerdImages
 from nydus_service.content.containerd.rpc import Connection, Method, connect
+from nydus_service.content.imagenode import EventKind, ImageEvent
 from nydus_service.content.store import Image
 from nydus_service.errors import NydusServiceError, UnreachableError
 
@@ -49,26 +48,6 @@ _PROBE_S: Final = 0.2
 _SUBSCRIBED_S: Final = 30.0
 
 
-class EventKind(StrEnum):
-    CREATED = "created"
-    UPDATED = "updated"
-    DELETED = "deleted"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageEvent:
-    """Something happened to the name of an image.
-
-    Attributes:
-        labels: all that it had then; none where it is deleted.
-    """
-
-    namespace: str
-    kind: EventKind
-    name: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
 _KINDS: Final[dict[str, tuple[EventKind, type[ImageCreate | ImageUpdate | ImageDelete]]]] = {
     "containerd.services.images.v1.ImageCreate": (EventKind.CREATED, ImageCreate),
     "containerd.services.images.v1.ImageUpdate": (EventKind.UPDATED, ImageUpdate),
@@ -76,43 +55,31 @@ _KINDS: Final[dict[str, tuple[EventKind, type[ImageCreate | ImageUpdate | ImageD
 }
 
 
-class ImageNode:
-    """Images of all namespaces. Made by `open_image_node`."""
+class ContainerdImageNode:
+    """The images of one containerd. Implements `ImageNode`; made by `open_image_node`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def namespaces(self) -> list[str]:
-        """All that there are."""
         request = ListNamespacesRequest()
         found = await self._connection.call(_NAMESPACES, request, "list namespaces")
         return sorted(each.name for each in found.namespaces)
 
     async def images(self, namespace: str) -> list[Image]:
-        """All images of a namespace; none if there is no such namespace."""
         return await self._store(namespace).list()
 
     async def find(self, namespace: str, name: str) -> Image | None:
-        """An image, if there is one of this name."""
         return await self._store(namespace).find(name)
 
     async def set_labels(self, namespace: str, name: str, labels: Mapping[str, str | None]) -> Image:
-        """As `ContainerdImages.set_labels`."""
         return await self._store(namespace).set_labels(name, labels)
 
     @asynccontextmanager
     async def subscribe(
         self, namespaces: Sequence[str] = ()
     ) -> AsyncIterator[AsyncGenerator[ImageEvent, None]]:
-        """Follow what happens to images from now on: nothing that happens inside the block is missed.
-
-        Read it without pause: what is not read waits in containerd's memory.
-
-        Args:
-            namespaces: only of these; none named: of all, those too that come later.
-        Raises:
-            UnreachableError: no subscription, or, by the iterator, it has ended: events may be missed.
-        """
+        """As `ImageNode.subscribe`. Read it without pause: unread events wait in containerd's memory."""
         probe = f"/nydus-service/subscribed/{uuid.uuid4().hex}"
         topics = 'topic~="^/images/"'
         filters = [f"{topics},namespace=={json.dumps(each)}" for each in namespaces] or [topics]
@@ -171,7 +138,7 @@ class ImageNode:
 
 
 @asynccontextmanager
-async def open_image_node(address: Path) -> AsyncIterator[ImageNode]:
+async def open_image_node(address: Path) -> AsyncIterator[ContainerdImageNode]:
     """Connect to a containerd, which must be running.
 
     Args:
@@ -180,7 +147,7 @@ async def open_image_node(address: Path) -> AsyncIterator[ImageNode]:
         UnreachableError, NotAllowedError: as `connect`.
     """
     async with connect(address, _ANY_NAMESPACE) as connection:
-        yield ImageNode(connection)
+        yield ContainerdImageNode(connection)
 
 
 def image_event(envelope: Envelope) -> ImageEvent | None:
