@@ -1,11 +1,10 @@
 """A client of the daemon: its answers as jobs, its errors as ours, so that they end with the same status."""
 
 import json
-import os
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -19,10 +18,11 @@ from google.protobuf.message import Message
 from nydus_service.api.errors import error_from
 from nydus_service.api.messages import job_from, options_message, state_name
 from nydus_service.api.v1 import converter_pb2 as pb
-from nydus_service.content.containerd.rpc import of_grpc
-from nydus_service.errors import NotAllowedError, UnreachableError, from_os_error
+from nydus_service.errors import NotAllowedError, NydusServiceError, UnreachableError, from_os_error
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.service import Submitted
+from nydus_service.rpc.cancellation import await_rpc
+from nydus_service.rpc.channel import open_tls_channel, open_unix_channel
 
 ANSWER_SIZE_MAX: Final = 64 << 20
 """Bytes of an answer: the whole result of a job with thousands of layers has a few MiB."""
@@ -30,15 +30,7 @@ ANSWER_SIZE_MAX: Final = 64 << 20
 CALL_S: Final = 60.0
 """Until a call is given up that works nothing off."""
 
-_CONNECT_S = 5.0
-_OPTIONS = (
-    ("grpc.max_receive_message_length", ANSWER_SIZE_MAX),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
+_CHANNEL_OPTIONS = (("grpc.max_receive_message_length", ANSWER_SIZE_MAX),)
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
 _T = TypeVar("_T", bound=Message)
 
@@ -119,7 +111,7 @@ class ApiClient:
         """Follow a job until it is finished, or all jobs for ever. Close it if you leave it before."""
         call = self._method("Watch")(pb.WatchRequest(id=job_id))
         try:
-            while isinstance(message := await of_grpc(call.read()), pb.Job):
+            while isinstance(message := await await_rpc(call.read()), pb.Job):
                 yield job_from(message)
         except grpc.aio.AioRpcError as exc:
             raise self._failure(exc) from exc
@@ -160,7 +152,7 @@ class ApiClient:
         self, name: str, request: Message, answer: type[_T], *, timeout_s: float | None = CALL_S
     ) -> _T:
         try:
-            reply: _T = await of_grpc(self._method(name)(request, timeout=timeout_s))
+            reply: _T = await await_rpc(self._method(name)(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as exc:
             raise self._failure(exc) from exc
         return reply
@@ -195,17 +187,12 @@ async def open_client(server: Path | TlsServer) -> AsyncIterator[ApiClient]:
     if isinstance(server, TlsServer):
         texts = await anyio.to_thread.run_sync(_read_files, server)
         credentials = grpc.ssl_channel_credentials(*texts)
-        channel = grpc.aio.secure_channel(server.address, credentials, options=_OPTIONS)
-        address = server.address
+        async with open_tls_channel(server.address, credentials, _CHANNEL_OPTIONS) as channel:
+            yield ApiClient(channel, server.address)
     else:
-        path = await anyio.to_thread.run_sync(_probe, server)
-        options = (*_OPTIONS, ("grpc.default_authority", "localhost"))
-        channel, address = grpc.aio.insecure_channel(f"unix:{path}", options=options), str(path)
-    try:
-        yield ApiClient(channel, address)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await channel.close()
+        path = await anyio.to_thread.run_sync(server.absolute)
+        async with open_unix_channel(path, _CHANNEL_OPTIONS, partial(_explain, path)) as channel:
+            yield ApiClient(channel, str(path))
 
 
 def _convert_request(
@@ -232,26 +219,18 @@ def _read_files(server: TlsServer) -> list[bytes]:
     return texts
 
 
-def _probe(path: Path) -> Path:
-    """Connect once, because the operating system's reasons are clearer than gRPC's. Returns: absolute."""
-    path = path.absolute()
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_CONNECT_S)
-        try:
-            probe.connect(os.fspath(path))
-        except PermissionError as exc:
-            raise NotAllowedError(
+def _explain(path: Path, exc: OSError) -> NydusServiceError:
+    """Why no daemon can be reached at a socket."""
+    match exc:
+        case PermissionError():
+            return NotAllowedError(
                 f"this user may not use the daemon's socket {path}: run it as root, or as a member of the "
                 "group that `[daemon] group` of its configuration names"
-            ) from exc
-        except (FileNotFoundError, ConnectionRefusedError) as exc:
-            raise UnreachableError(
+            )
+        case FileNotFoundError() | ConnectionRefusedError():
+            return UnreachableError(
                 f"no daemon listens at {path}: start it (`systemctl start nydus-service`, or `nydus-service "
                 "serve`), or let --socket name another one's"
-            ) from exc
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-            raise UnreachableError(
-                f"the daemon does not answer at {path} ({reason}): is it running?"
-            ) from exc
-    return path
+            )
+    reason = exc.strerror or str(exc)
+    return UnreachableError(f"the daemon does not answer at {path} ({reason}): is it running?")

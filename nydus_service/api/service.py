@@ -20,13 +20,13 @@ from nydus_service.api.errors import TooManyCalls, status_of
 from nydus_service.api.messages import job_message, named_image, refuse_unknown, state_from, to_json
 from nydus_service.api.requests import RequestReader, reference
 from nydus_service.api.v1 import converter_pb2 as pb
-from nydus_service.content.containerd.rpc import of_grpc
 from nydus_service.convert.options import VERIFY_MODES
 from nydus_service.errors import NydusServiceError, UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobNotFound
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.jobs.service import JobService, Runner
 from nydus_service.oci.platform import Platform
+from nydus_service.rpc.cancellation import await_rpc
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
 
@@ -121,7 +121,7 @@ class ConverterService:
         with self._watching() as scope:
             async with self._job_service.watch(request.id or None) as jobs:
                 async for job in jobs:
-                    await of_grpc(context.write(job_message(job)))
+                    await await_rpc(context.write(job_message(job)))
         if scope.cancelled_caught:
             raise _ending()
 

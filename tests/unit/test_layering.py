@@ -48,10 +48,12 @@ MAY_IMPORT = {
     "nydus_image": FOUNDATION | PURE,
     "treeverify": FOUNDATION | PURE - {"layertar"},
     **dict.fromkeys(EDGES | WORK, WORK_MAY),
+    "rpc": {"errors"},
+    "content": WORK_MAY | {"rpc"},
     "imagecheck": CHECKING_MAY,
     "jobs": WORK_MAY | WORK,
     "triggers": WORK_MAY | WORK | {"jobs"},
-    "api": ALL_BELOW | {"jobs"},
+    "api": ALL_BELOW | {"rpc", "jobs"},
     "daemon": ALL_BELOW | {"jobs", "triggers", "api"},
     "cli": ALL_BELOW | {"jobs", "triggers", "api", "daemon"},
 }
@@ -164,6 +166,18 @@ def test_only_config_reads_the_environment() -> None:
         and node.attr in ("environ", "environb", "getenv")
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
+    ]
+    assert wrong == []
+
+
+def test_only_rpc_makes_channels() -> None:
+    wrong = [
+        f"{module}:{node.lineno}"
+        for _, module, tree in modules()
+        if module != "rpc.channel"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.alias)
+        and getattr(node, "attr", getattr(node, "name", "")) in ("insecure_channel", "secure_channel")
     ]
     assert wrong == []
 

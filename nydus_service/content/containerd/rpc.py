@@ -11,23 +11,21 @@ Source: containerd `errdefs/grpc.go`; `content/helpers.go`, `OpenWriter`; `defau
 """
 
 import asyncio
-import os
 import re
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
-import anyio.lowlevel
+import grpc
 import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from nydus_service.content._pb.containerd.services.version.v1.version_pb2 import VersionResponse
-from nydus_service.content.blocking import in_thread
 from nydus_service.errors import (
     FormatError,
     NoSpaceError,
@@ -38,6 +36,8 @@ from nydus_service.errors import (
     UnsupportedError,
     UsageError,
 )
+from nydus_service.rpc.cancellation import await_rpc, await_settled
+from nydus_service.rpc.channel import open_unix_channel
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -53,25 +53,16 @@ PATIENCE_S: Final = 10.0
 """How long a broken connection is tried again: a restart of the daemon takes less."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
-_SETTLE_S = 1.0
-"""For the answer to a call that its caller does not want any more."""
 _STATUS_S, _STATUS_TURNS = 2.0, 50
 """For the status of a stream that has ended, which is there in some turns of the event loop."""
 _ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """What gRPC raises when a stream is used that has ended: by a failure, just now, or before."""
-_CONNECT_S = 5.0
 _NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _NAMESPACE_LENGTH_MAX = 76
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_SIZE_MAX),
     ("grpc.max_send_message_length", MESSAGE_SIZE_MAX),
-    ("grpc.default_authority", "localhost"),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
 
@@ -154,7 +145,7 @@ class Connection:
             )
             metadata = self._metadata(lease, namespace)
             try:
-                reply: R = await answered(call(request, metadata=metadata, timeout=timeout_s))
+                reply: R = await await_settled(call(request, metadata=metadata, timeout=timeout_s))
             except grpc.aio.AioRpcError as exc:
                 raise self.failure(exc.code(), exc.details(), doing) from exc
             return reply
@@ -176,7 +167,7 @@ class Connection:
         )
         answers = call(request, metadata=self._metadata("", ""), timeout=timeout_s)
         try:
-            while isinstance(reply := await of_grpc(answers.read()), method.reply):
+            while isinstance(reply := await await_rpc(answers.read()), method.reply):
                 yield reply
         except grpc.aio.AioRpcError as exc:
             raise self.failure(exc.code(), exc.details(), doing) from exc
@@ -242,46 +233,8 @@ async def connect(address: Path, namespace: str) -> AsyncIterator[Connection]:
     """
     if not _NAMESPACE.fullmatch(namespace) or len(namespace) > _NAMESPACE_LENGTH_MAX:
         raise UsageError(f"{namespace!r} is not a namespace: letters and digits, parted by single . _ or -")
-    await in_thread(f"connect to {address}", _probe, address)
-    channel = grpc.aio.insecure_channel(f"unix:{address}", options=_CHANNEL_OPTIONS)
-    try:
+    async with open_unix_channel(address, _CHANNEL_OPTIONS, partial(_explain, address)) as channel:
         yield Connection(channel, address, namespace)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await channel.close()
-
-
-async def of_grpc(awaitable: Awaitable[T]) -> T:
-    """Await something of gRPC's.
-
-    When it is cancelled it raises a cancellation of its own, which anyio's scopes do not know as theirs
-    and would let pass. Theirs comes at the next opportunity: this is one.
-    """
-    try:
-        return await awaitable
-    except asyncio.CancelledError:
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        raise
-
-
-async def answered(call: Any) -> Any:
-    """The answer to a unary call. Who is cancelled waits for it a moment longer.
-
-    The daemon may well do what it is told not to do any more, and late: after its caller, clearing up,
-    found no lease that it had asked for, or let go of the content of a name that comes only then.
-    """
-    answer = asyncio.ensure_future(of_grpc(call))
-    try:
-        return await asyncio.shield(answer)
-    except asyncio.CancelledError:
-        with anyio.move_on_after(_SETTLE_S, shield=True):
-            await asyncio.wait({answer})
-        call.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait({answer})
-        if not answer.cancelled():
-            answer.exception()  # seen: nobody waits for it
-        raise
 
 
 class Exchange(Generic[Q, R]):
@@ -309,21 +262,21 @@ class Exchange(Generic[Q, R]):
     async def write(self, request: Q) -> None:
         """Raises: StreamEnded."""
         try:
-            await of_grpc(self._call.write(request))
+            await await_rpc(self._call.write(request))
         except _ENDED as exc:
             raise StreamEnded from exc
 
     async def read(self) -> R:
         """Raises: StreamEnded."""
         try:
-            return await of_grpc(anext(self._answers))
+            return await await_rpc(anext(self._answers))
         except (StopAsyncIteration, *_ENDED) as exc:
             raise StreamEnded from exc
 
     async def end_writing(self) -> None:
         """Raises: StreamEnded."""
         try:
-            await of_grpc(self._call.done_writing())
+            await await_rpc(self._call.done_writing())
         except _ENDED as exc:
             raise StreamEnded from exc
 
@@ -384,24 +337,18 @@ async def retry(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENC
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _probe(address: Path) -> None:
-    """Connect once, because the operating system's reasons are clearer than gRPC's."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_CONNECT_S)
-        try:
-            probe.connect(os.fspath(address))
-        except PermissionError as exc:
-            raise NotAllowedError(
+def _explain(address: Path, exc: OSError) -> NydusServiceError:
+    """Why no containerd can be reached at a socket."""
+    match exc:
+        case PermissionError():
+            return NotAllowedError(
                 f"this user may not use containerd's socket {address}: run it as root, "
                 "or let --address name another one"
-            ) from exc
-        except FileNotFoundError as exc:
-            raise UnreachableError(
+            )
+        case FileNotFoundError():
+            return UnreachableError(
                 f"there is no containerd socket {address}: start containerd, let --address name "
                 "another one, or use oci:DIR:TAG, which needs none"
-            ) from exc
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-            raise UnreachableError(
-                f"containerd does not answer at {address} ({reason}): is it running?"
-            ) from exc
+            )
+    reason = exc.strerror or str(exc)
+    return UnreachableError(f"containerd does not answer at {address} ({reason}): is it running?")
