@@ -17,7 +17,6 @@ from typing import Final
 import anyio
 import anyio.abc
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 
 from nydus_service.content._pb.containerd.events.image_pb2 import ImageCreate, ImageDelete, ImageUpdate
@@ -28,18 +27,13 @@ from nydus_service.content._pb.containerd.services.events.v1.events_pb2 import (
 )
 from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
     ListNamespacesRequest,
-    ListNamespacesResponse,
 )
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.images import ContainerdImages
-from nydus_service.content.containerd.rpc import Connection, Method, connect
+from nydus_service.content.containerd.rpc import Connection, connect
 from nydus_service.content.imagenode import EventKind, ImageEvent
 from nydus_service.content.store import Image
 from nydus_service.errors import NydusServiceError, UnreachableError
-
-_SUBSCRIBE: Final = Method("events.v1.Events/Subscribe", SubscribeRequest, Envelope)
-_PUBLISH: Final = Method("events.v1.Events/Publish", PublishRequest, Empty)
-_NAMESPACES: Final = Method("namespaces.v1.Namespaces/List", ListNamespacesRequest, ListNamespacesResponse)
 
 _ANY_NAMESPACE: Final = "default"
 """For calls that are about none. It need not exist."""
@@ -63,7 +57,7 @@ class ContainerdImageNode:
 
     async def namespaces(self) -> list[str]:
         request = ListNamespacesRequest()
-        found = await self._connection.call(_NAMESPACES, request, "list namespaces")
+        found = await self._connection.call(self._connection.namespaces.List, request, "list namespaces")
         return sorted(each.name for each in found.namespaces)
 
     async def images(self, namespace: str) -> list[Image]:
@@ -84,7 +78,9 @@ class ContainerdImageNode:
         topics = 'topic~="^/images/"'
         filters = [f"{topics},namespace=={json.dumps(each)}" for each in namespaces] or [topics]
         request = SubscribeRequest(filters=[*filters, f'topic=="{probe}"'])
-        replies = self._connection.stream(_SUBSCRIBE, request, "follow its events", timeout_s=None)
+        replies = self._connection.stream(
+            self._connection.events.Subscribe, request, "follow its events", timeout_s=None
+        )
         async with aclosing(replies):
             early = await self._until_subscribed(replies, probe)
             async with aclosing(self._events(early, replies)) as events:
@@ -113,7 +109,7 @@ class ContainerdImageNode:
         event = AnyMessage(type_url="google.protobuf.Empty")
         while True:
             await self._connection.call(
-                _PUBLISH, PublishRequest(topic=topic, event=event), "publish an event"
+                self._connection.events.Publish, PublishRequest(topic=topic, event=event), "publish an event"
             )
             await anyio.sleep(_PROBE_S)
 

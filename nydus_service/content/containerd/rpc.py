@@ -14,18 +14,24 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import anyio
 import grpc
 import grpc.aio
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
-from nydus_service.content._pb.containerd.services.version.v1.version_pb2 import VersionResponse
+from nydus_service.content._pb.containerd.services.content.v1.content_pb2_grpc import ContentStub
+from nydus_service.content._pb.containerd.services.events.v1.events_pb2_grpc import EventsStub
+from nydus_service.content._pb.containerd.services.images.v1.images_pb2_grpc import ImagesStub
+from nydus_service.content._pb.containerd.services.introspection.v1.introspection_pb2_grpc import (
+    IntrospectionStub,
+)
+from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2_grpc import LeasesStub
+from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2_grpc import NamespacesStub
+from nydus_service.content._pb.containerd.services.version.v1.version_pb2_grpc import VersionStub
 from nydus_service.errors import (
     FormatError,
     NoSpaceError,
@@ -39,8 +45,8 @@ from nydus_service.errors import (
 from nydus_service.rpc.cancellation import await_rpc, await_settled
 from nydus_service.rpc.channel import open_unix_channel
 
-Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", bound=Message)
+Q = TypeVar("Q")
+R = TypeVar("R")
 T = TypeVar("T")
 
 MESSAGE_SIZE_MAX: Final = 16 << 20
@@ -84,29 +90,19 @@ class StreamEnded(Exception):
     """Nothing more goes through this stream: its status says why. Not for users."""
 
 
-@dataclass(frozen=True, slots=True)
-class Method(Generic[Q, R]):
-    """A method: its name below `containerd.services`, "content.v1.Content/Info", and its messages."""
-
-    name: str
-    request: type[Q]
-    reply: type[R]
-
-    @property
-    def path(self) -> str:
-        return f"/containerd.services.{self.name}"
-
-
-VERSION: Final = Method("version.v1.Version/Version", Empty, VersionResponse)
-
-
 class Connection:
     """A channel, and the namespace that calls are about. Made by `connect`."""
 
-    def __init__(self, channel: Any, address: Path, namespace: str) -> None:
-        self._channel = channel
+    def __init__(self, channel: grpc.aio.Channel, address: Path, namespace: str) -> None:
         self.address = address
         self.namespace = namespace
+        self.content = ContentStub(channel)
+        self.events = EventsStub(channel)
+        self.images = ImagesStub(channel)
+        self.introspection = IntrospectionStub(channel)
+        self.leases = LeasesStub(channel)
+        self.namespaces = NamespacesStub(channel)
+        self.version = VersionStub(channel)
 
     def __str__(self) -> str:
         """As messages name it."""
@@ -114,15 +110,16 @@ class Connection:
 
     def within(self, namespace: str) -> "Connection":
         """The same connection, for calls about another namespace."""
-        return Connection(self._channel, self.address, namespace)
+        other = copy(self)
+        other.namespace = namespace
+        return other
 
     async def call(
         self,
-        method: Method[Q, R],
+        method: "grpc.aio.UnaryUnaryMultiCallable[Q, R]",
         request: Q,
         doing: str,
         *,
-        lease: str = "",
         namespace: str = "",
         patience_s: float = PATIENCE_S,
         timeout_s: float = CALL_S,
@@ -130,60 +127,58 @@ class Connection:
         """Make a unary call, one that may be made twice.
 
         Args:
+            method: of a stub of this connection: `connection.content.Info`.
             doing: what is tried, for messages: "look for sha256:…".
-            lease: that is to keep what is made.
             namespace: another one than the connection's.
         Raises:
             NydusServiceError: of the kind that `failure` says.
         """
 
         async def attempt() -> R:
-            call = self._channel.unary_unary(
-                method.path,
-                request_serializer=method.request.SerializeToString,
-                response_deserializer=method.reply.FromString,
-            )
-            metadata = self._metadata(lease, namespace)
+            call = method(request, metadata=self._metadata(namespace), timeout=timeout_s)
             try:
-                reply: R = await await_settled(call(request, metadata=metadata, timeout=timeout_s))
+                return await await_settled(call)
             except grpc.aio.AioRpcError as exc:
                 raise self.failure(exc.code(), exc.details(), doing) from exc
-            return reply
 
         return await retry(attempt, patience_s)
 
     async def stream(
-        self, method: Method[Q, R], request: Q, doing: str, *, timeout_s: float | None
+        self,
+        method: "grpc.aio.UnaryStreamMultiCallable[Q, R]",
+        request: Q,
+        doing: str,
+        *,
+        timeout_s: float | None,
     ) -> AsyncGenerator[R, None]:
-        """Make a call that is answered by any number of messages. Not made again.
+        """Make a call that is answered by any number of messages. It is not made again.
 
         Args:
             timeout_s: None: it may last for ever.
+        Raises:
+            NydusServiceError: of the kind that `failure` says.
         """
-        call = self._channel.unary_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.reply.FromString,
-        )
-        answers = call(request, metadata=self._metadata("", ""), timeout=timeout_s)
+        call = method(request, metadata=self._metadata(), timeout=timeout_s)
+        replies = aiter(call)
         try:
-            while isinstance(reply := await await_rpc(answers.read()), method.reply):
+            while (reply := await await_rpc(anext(replies, None))) is not None:
                 yield reply
         except grpc.aio.AioRpcError as exc:
             raise self.failure(exc.code(), exc.details(), doing) from exc
         finally:
-            answers.cancel()
+            call.cancel()
 
-    def exchange(self, method: Method[Q, R], *, lease: str = "") -> "Exchange[Q, R]":
-        """Open a stream of messages both ways."""
-        call = self._channel.stream_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.reply.FromString,
-        )
-        return Exchange(call(metadata=self._metadata(lease, "")))
+    def exchange(
+        self, method: "grpc.aio.StreamStreamMultiCallable[Q, R]", *, lease: str = ""
+    ) -> "Exchange[Q, R]":
+        """Open a stream of messages both ways.
 
-    def failure(self, code: Any, details: str | None, doing: str) -> NydusServiceError:
+        Args:
+            lease: keeps what is written.
+        """
+        return Exchange(method(metadata=self._metadata(lease=lease)))
+
+    def failure(self, code: grpc.StatusCode | None, details: str | None, doing: str) -> NydusServiceError:
         """What a status means."""
         text = details or "no reason given"
         message = f"cannot {doing}: {self}: {text}"
@@ -196,9 +191,10 @@ class Connection:
             return UnreachableError(
                 f"cannot {doing}: containerd at {self.address} does not answer ({said}); is it running?"
             )
-        return _KINDS.get(code, NydusServiceError)(message)
+        kind = _KINDS.get(code) if code else None
+        return (kind or NydusServiceError)(message)
 
-    def _metadata(self, lease: str, namespace: str) -> tuple[tuple[str, str], ...]:
+    def _metadata(self, namespace: str = "", *, lease: str = "") -> tuple[tuple[str, str], ...]:
         metadata = (("containerd-namespace", namespace or self.namespace),)
         return (*metadata, ("containerd-lease", lease)) if lease else metadata
 
@@ -209,7 +205,7 @@ _UNREACHABLE = (
     grpc.StatusCode.CANCELLED,  # by the daemon, when it stops: our own cancellation never gets here
     grpc.StatusCode.INTERNAL,  # by gRPC, of a connection in disorder: the daemon's services never say it
 )
-_KINDS: dict[Any, type[NydusServiceError]] = {
+_KINDS: Final[dict[grpc.StatusCode, type[NydusServiceError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: UsageError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyThere,
@@ -237,6 +233,10 @@ async def connect(address: Path, namespace: str) -> AsyncIterator[Connection]:
         yield Connection(channel, address, namespace)
 
 
+Status: TypeAlias = tuple[grpc.StatusCode | None, str | None]
+"""Code and details that a call ended with; None while it goes on."""
+
+
 class Exchange(Generic[Q, R]):
     """A stream of messages both ways, for its owner to end: a call of `grpc.aio` that tells why it ended.
 
@@ -248,16 +248,16 @@ class Exchange(Generic[Q, R]):
     Source: grpcio `aio/_call.py`, `_StreamRequestMixin._write`, `_StreamResponseMixin.read`.
     """
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: "grpc.aio.StreamStreamCall[Q, R]") -> None:
         self._call = call
-        self._answers: AsyncIterator[R] = aiter(call)
-        self._first: tuple[Any, str | None] = (None, None)
+        self._answers = aiter(call)
+        self._first: Status = (None, None)
         call.add_done_callback(self._note)
 
     @property
     def is_done(self) -> bool:
         """Whether it has ended, by its owner or by a status."""
-        return bool(self._call.done())
+        return self._call.done()
 
     async def write(self, request: Q) -> None:
         """Raises: StreamEnded."""
@@ -283,7 +283,7 @@ class Exchange(Generic[Q, R]):
     def cancel(self) -> None:
         self._call.cancel()
 
-    async def status(self) -> tuple[Any, str | None]:
+    async def status(self) -> Status:
         """The code and the details that it ended with. What was not read yet is lost."""
         with anyio.move_on_after(_STATUS_S), suppress(StreamEnded):
             while True:
@@ -296,7 +296,7 @@ class Exchange(Generic[Q, R]):
         return self._current
 
     @property
-    def _current(self) -> tuple[Any, str | None]:
+    def _current(self) -> Status:
         """The status that it has. None: it goes on."""
         return (
             (_result_of(self._call.code()), _result_of(self._call.details()))
@@ -304,11 +304,11 @@ class Exchange(Generic[Q, R]):
             else (None, None)
         )
 
-    def _note(self, _: Any) -> None:
+    def _note(self, _: object) -> None:
         self._first = self._current
 
 
-def _result_of(known: Coroutine[Any, Any, T]) -> T:
+def _result_of(known: Coroutine[object, None, T]) -> T:
     """What a coroutine returns that has nothing to wait for."""
     try:
         known.send(None)
