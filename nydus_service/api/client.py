@@ -12,12 +12,11 @@ import anyio
 import anyio.to_thread
 import grpc
 import grpc.aio
-from google.protobuf import message_factory
-from google.protobuf.message import Message
 
 from nydus_service.api.errors import error_from
 from nydus_service.api.messages import job_from, options_message, state_name
 from nydus_service.api.v1 import converter_pb2 as pb
+from nydus_service.api.v1.converter_pb2_grpc import ConverterStub
 from nydus_service.errors import NotAllowedError, NydusServiceError, UnreachableError, from_os_error
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.service import Submitted
@@ -31,8 +30,8 @@ CALL_S: Final = 60.0
 """Until a call is given up that works nothing off."""
 
 _CHANNEL_OPTIONS = (("grpc.max_receive_message_length", ANSWER_SIZE_MAX),)
-_SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
-_T = TypeVar("_T", bound=Message)
+_Q = TypeVar("_Q")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +63,12 @@ class ApiClient:
     All methods raise what the daemon says, and UnreachableError if it does not answer.
     """
 
-    def __init__(self, channel: Any, address: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
         """
         Args:
             address: as messages name it.
         """
-        self._channel = channel
+        self._stub = ConverterStub(channel)
         self.address = address
 
     async def submit(
@@ -86,9 +85,7 @@ class ApiClient:
             options: some of what `ConvertOptions.as_json` has; the daemon's configuration says the others.
         """
         request = _convert_request(source, target, namespace, options)
-        answer = await self._call(
-            "Submit", pb.SubmitRequest(request=request, priority=priority), pb.SubmitResponse
-        )
+        answer = await self._call(self._stub.Submit, pb.SubmitRequest(request=request, priority=priority))
         return Submitted(job_from(answer.job), answer.joined)
 
     async def get(self, job_id: str) -> Job:
@@ -96,7 +93,7 @@ class ApiClient:
         Args:
             job_id: or the first digits of it.
         """
-        return job_from(await self._call("Get", pb.GetRequest(id=job_id), pb.Job))
+        return job_from(await self._call(self._stub.Get, pb.GetRequest(id=job_id)))
 
     async def list(
         self, *, image: str = "", states: Sequence[JobState] = (), page_size: int = 0, page_token: str = ""
@@ -104,14 +101,15 @@ class ApiClient:
         request = pb.ListRequest(
             image=image, states=map(state_name, states), page_size=page_size, page_token=page_token
         )
-        answer = await self._call("List", request, pb.ListResponse)
+        answer = await self._call(self._stub.List, request)
         return Page(list(map(job_from, answer.jobs)), answer.next_page_token)
 
     async def watch(self, job_id: str = "") -> AsyncGenerator[Job, None]:
         """Follow a job until it is finished, or all jobs for ever. Close it if you leave it before."""
-        call = self._method("Watch")(pb.WatchRequest(id=job_id))
+        call = self._stub.Watch(pb.WatchRequest(id=job_id))
+        messages = aiter(call)
         try:
-            while isinstance(message := await await_rpc(call.read()), pb.Job):
+            while (message := await await_rpc(anext(messages, None))) is not None:
                 yield job_from(message)
         except grpc.aio.AioRpcError as exc:
             raise self._failure(exc) from exc
@@ -119,17 +117,17 @@ class ApiClient:
             call.cancel()
 
     async def cancel(self, job_id: str) -> Job:
-        return job_from(await self._call("Cancel", pb.CancelRequest(id=job_id), pb.Job))
+        return job_from(await self._call(self._stub.Cancel, pb.CancelRequest(id=job_id)))
 
     async def retry(self, job_id: str) -> Job:
-        return job_from(await self._call("Retry", pb.RetryRequest(id=job_id), pb.Job))
+        return job_from(await self._call(self._stub.Retry, pb.RetryRequest(id=job_id)))
 
     async def plan(
         self, source: str, target: str, *, namespace: str = "", options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Returns: `convert.result.Preview.as_json`."""
         request = pb.PlanRequest(request=_convert_request(source, target, namespace, options))
-        answer = await self._call("Plan", request, pb.PlanResponse, timeout_s=None)
+        answer = await self._call(self._stub.Plan, request, timeout_s=None)
         return _document(answer.json)
 
     async def check(
@@ -145,26 +143,20 @@ class ApiClient:
         request = pb.CheckRequest(
             image=image, against=against, namespace=namespace, verify=verify, platforms=platforms
         )
-        answer = await self._call("Check", request, pb.CheckResponse, timeout_s=None)
+        answer = await self._call(self._stub.Check, request, timeout_s=None)
         return _document(answer.json)
 
     async def _call(
-        self, name: str, request: Message, answer: type[_T], *, timeout_s: float | None = CALL_S
-    ) -> _T:
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_Q, _R]",
+        request: _Q,
+        *,
+        timeout_s: float | None = CALL_S,
+    ) -> _R:
         try:
-            reply: _T = await await_rpc(self._method(name)(request, timeout=timeout_s))
+            return await await_rpc(method(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as exc:
             raise self._failure(exc) from exc
-        return reply
-
-    def _method(self, name: str) -> Any:
-        method = _SERVICE.methods_by_name[name]
-        make = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
-        return make(
-            f"/{_SERVICE.full_name}/{name}",
-            request_serializer=message_factory.GetMessageClass(method.input_type).SerializeToString,
-            response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
-        )
 
     def _failure(self, exc: grpc.aio.AioRpcError) -> Exception:
         error = error_from(exc)
