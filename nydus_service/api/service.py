@@ -1,7 +1,7 @@
 """The service `nydus_service.v1.Converter`: arguments checked, the job service asked, answers as messages.
 
-protos/nydus_service/v1/converter.proto says what each method does. `StatusInterceptor` makes statuses of the
-errors that they raise.
+protos/nydus_service/v1/converter.proto says what each method does. `StatusInterceptor` checks the requests
+before, and turns the errors that a method raises into statuses.
 """
 
 import logging
@@ -24,6 +24,9 @@ from nydus_service.jobs.service import JobService, Runner
 from nydus_service.oci.platform import Platform
 from nydus_service.rpc.cancellation import await_rpc
 
+if TYPE_CHECKING:
+    import grpc.aio
+
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
 
 PAGE_SIZE: Final = 100
@@ -37,9 +40,6 @@ ID_LENGTH: Final = 32
 WATCHERS_MAX: Final = 256
 CHECKS_MAX: Final = 4
 """Checks and plans at a time; others wait. The processes that they start are bounded by the runner."""
-
-if TYPE_CHECKING:
-    import grpc.aio
 
 _log = logging.getLogger("nydus_service.api")
 
@@ -98,7 +98,7 @@ class ConverterService(ConverterServicer):
             page.next_page_token = page.jobs[-1].id
         return page
 
-    async def Watch(  # type: ignore[override]  # writes by itself, so that `end_watches` ends a slow write too
+    async def Watch(  # type: ignore[override]  # it writes itself: `end_watches` then also ends a slow write
         self, request: pb.WatchRequest, context: "grpc.aio.ServicerContext[Any, pb.Job]"
     ) -> None:
         with self._watching() as scope:
