@@ -13,6 +13,8 @@ class NydusServiceError(Exception):
     code: ClassVar[str] = "internal"
     """Stable word, in the API, the JSON output and the logs."""
     exit_code: ClassVar[int] = 1
+    transient: ClassVar[bool] = False
+    """Whether the same request may succeed later, so that a job is tried again."""
 
 
 class UsageError(NydusServiceError):
@@ -61,12 +63,14 @@ class UnreachableError(NydusServiceError):
     """A server or socket that does not answer."""
 
     code, exit_code = "unreachable", 8
+    transient = True
 
 
 class NoSpaceError(NydusServiceError):
     """A file system is full or over quota."""
 
     code, exit_code = "no_space", 9
+    transient = True
 
 
 EXIT_INTERRUPTED = 130

@@ -44,6 +44,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 class LockTimeout(NydusServiceError):
     """A process holds a lock for so long that it must be stopped, or on another, dead machine."""
 
+    transient = True
+
 
 def acquire(path: Path, patience_s: float = PATIENCE_S) -> int:
     """Wait for the lock of a file, which is made if it is missing.

@@ -39,7 +39,7 @@ _OPTIONS = (
 )
 
 
-class _Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types for it
+class _Forwarder(grpc.GenericRpcHandler):
     """Takes every method: a unary call is a stream of one message on the wire."""
 
     def __init__(self, channel: Any, on_step: OnStep) -> None:

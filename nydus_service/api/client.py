@@ -1,11 +1,10 @@
 """A client of the daemon: its answers as jobs, its errors as ours, so that they end with the same status."""
 
 import json
-import os
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -13,16 +12,16 @@ import anyio
 import anyio.to_thread
 import grpc
 import grpc.aio
-from google.protobuf import message_factory
-from google.protobuf.message import Message
 
 from nydus_service.api.errors import error_from
 from nydus_service.api.messages import job_from, options_message, state_name
 from nydus_service.api.v1 import converter_pb2 as pb
-from nydus_service.content.containerd.rpc import of_grpc
-from nydus_service.errors import NotAllowedError, UnreachableError, from_os_error
+from nydus_service.api.v1.converter_pb2_grpc import ConverterStub
+from nydus_service.errors import NotAllowedError, NydusServiceError, UnreachableError, from_os_error
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.service import Submitted
+from nydus_service.rpc.cancellation import await_rpc
+from nydus_service.rpc.channel import open_tls_channel, open_unix_channel
 
 ANSWER_SIZE_MAX: Final = 64 << 20
 """Bytes of an answer: the whole result of a job with thousands of layers has a few MiB."""
@@ -30,17 +29,9 @@ ANSWER_SIZE_MAX: Final = 64 << 20
 CALL_S: Final = 60.0
 """Until a call is given up that works nothing off."""
 
-_CONNECT_S = 5.0
-_OPTIONS = (
-    ("grpc.max_receive_message_length", ANSWER_SIZE_MAX),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-_SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
-_T = TypeVar("_T", bound=Message)
+_CHANNEL_OPTIONS = (("grpc.max_receive_message_length", ANSWER_SIZE_MAX),)
+_Q = TypeVar("_Q")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +63,12 @@ class ApiClient:
     All methods raise what the daemon says, and UnreachableError if it does not answer.
     """
 
-    def __init__(self, channel: Any, address: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
         """
         Args:
             address: as messages name it.
         """
-        self._channel = channel
+        self._stub = ConverterStub(channel)
         self.address = address
 
     async def submit(
@@ -94,9 +85,7 @@ class ApiClient:
             options: some of what `ConvertOptions.as_json` has; the daemon's configuration says the others.
         """
         request = _convert_request(source, target, namespace, options)
-        answer = await self._call(
-            "Submit", pb.SubmitRequest(request=request, priority=priority), pb.SubmitResponse
-        )
+        answer = await self._call(self._stub.Submit, pb.SubmitRequest(request=request, priority=priority))
         return Submitted(job_from(answer.job), answer.joined)
 
     async def get(self, job_id: str) -> Job:
@@ -104,7 +93,7 @@ class ApiClient:
         Args:
             job_id: or the first digits of it.
         """
-        return job_from(await self._call("Get", pb.GetRequest(id=job_id), pb.Job))
+        return job_from(await self._call(self._stub.Get, pb.GetRequest(id=job_id)))
 
     async def list(
         self, *, image: str = "", states: Sequence[JobState] = (), page_size: int = 0, page_token: str = ""
@@ -112,14 +101,15 @@ class ApiClient:
         request = pb.ListRequest(
             image=image, states=map(state_name, states), page_size=page_size, page_token=page_token
         )
-        answer = await self._call("List", request, pb.ListResponse)
+        answer = await self._call(self._stub.List, request)
         return Page(list(map(job_from, answer.jobs)), answer.next_page_token)
 
     async def watch(self, job_id: str = "") -> AsyncGenerator[Job, None]:
         """Follow a job until it is finished, or all jobs for ever. Close it if you leave it before."""
-        call = self._method("Watch")(pb.WatchRequest(id=job_id))
+        call = self._stub.Watch(pb.WatchRequest(id=job_id))
+        messages = aiter(call)
         try:
-            while isinstance(message := await of_grpc(call.read()), pb.Job):
+            while (message := await await_rpc(anext(messages, None))) is not None:
                 yield job_from(message)
         except grpc.aio.AioRpcError as exc:
             raise self._failure(exc) from exc
@@ -127,17 +117,17 @@ class ApiClient:
             call.cancel()
 
     async def cancel(self, job_id: str) -> Job:
-        return job_from(await self._call("Cancel", pb.CancelRequest(id=job_id), pb.Job))
+        return job_from(await self._call(self._stub.Cancel, pb.CancelRequest(id=job_id)))
 
     async def retry(self, job_id: str) -> Job:
-        return job_from(await self._call("Retry", pb.RetryRequest(id=job_id), pb.Job))
+        return job_from(await self._call(self._stub.Retry, pb.RetryRequest(id=job_id)))
 
     async def plan(
         self, source: str, target: str, *, namespace: str = "", options: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Returns: `convert.result.Preview.as_json`."""
         request = pb.PlanRequest(request=_convert_request(source, target, namespace, options))
-        answer = await self._call("Plan", request, pb.PlanResponse, timeout_s=None)
+        answer = await self._call(self._stub.Plan, request, timeout_s=None)
         return _document(answer.json)
 
     async def check(
@@ -153,26 +143,20 @@ class ApiClient:
         request = pb.CheckRequest(
             image=image, against=against, namespace=namespace, verify=verify, platforms=platforms
         )
-        answer = await self._call("Check", request, pb.CheckResponse, timeout_s=None)
+        answer = await self._call(self._stub.Check, request, timeout_s=None)
         return _document(answer.json)
 
     async def _call(
-        self, name: str, request: Message, answer: type[_T], *, timeout_s: float | None = CALL_S
-    ) -> _T:
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_Q, _R]",
+        request: _Q,
+        *,
+        timeout_s: float | None = CALL_S,
+    ) -> _R:
         try:
-            reply: _T = await of_grpc(self._method(name)(request, timeout=timeout_s))
+            return await await_rpc(method(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as exc:
             raise self._failure(exc) from exc
-        return reply
-
-    def _method(self, name: str) -> Any:
-        method = _SERVICE.methods_by_name[name]
-        make = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
-        return make(
-            f"/{_SERVICE.full_name}/{name}",
-            request_serializer=message_factory.GetMessageClass(method.input_type).SerializeToString,
-            response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
-        )
 
     def _failure(self, exc: grpc.aio.AioRpcError) -> Exception:
         error = error_from(exc)
@@ -195,17 +179,12 @@ async def open_client(server: Path | TlsServer) -> AsyncIterator[ApiClient]:
     if isinstance(server, TlsServer):
         texts = await anyio.to_thread.run_sync(_read_files, server)
         credentials = grpc.ssl_channel_credentials(*texts)
-        channel = grpc.aio.secure_channel(server.address, credentials, options=_OPTIONS)
-        address = server.address
+        async with open_tls_channel(server.address, credentials, _CHANNEL_OPTIONS) as channel:
+            yield ApiClient(channel, server.address)
     else:
-        path = await anyio.to_thread.run_sync(_probe, server)
-        options = (*_OPTIONS, ("grpc.default_authority", "localhost"))
-        channel, address = grpc.aio.insecure_channel(f"unix:{path}", options=options), str(path)
-    try:
-        yield ApiClient(channel, address)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await channel.close()
+        path = await anyio.to_thread.run_sync(server.absolute)
+        async with open_unix_channel(path, _CHANNEL_OPTIONS, partial(_explain, path)) as channel:
+            yield ApiClient(channel, str(path))
 
 
 def _convert_request(
@@ -232,26 +211,18 @@ def _read_files(server: TlsServer) -> list[bytes]:
     return texts
 
 
-def _probe(path: Path) -> Path:
-    """Connect once, because the operating system's reasons are clearer than gRPC's. Returns: absolute."""
-    path = path.absolute()
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_CONNECT_S)
-        try:
-            probe.connect(os.fspath(path))
-        except PermissionError as exc:
-            raise NotAllowedError(
+def _explain(path: Path, exc: OSError) -> NydusServiceError:
+    """Why no daemon can be reached at a socket."""
+    match exc:
+        case PermissionError():
+            return NotAllowedError(
                 f"this user may not use the daemon's socket {path}: run it as root, or as a member of the "
                 "group that `[daemon] group` of its configuration names"
-            ) from exc
-        except (FileNotFoundError, ConnectionRefusedError) as exc:
-            raise UnreachableError(
+            )
+        case FileNotFoundError() | ConnectionRefusedError():
+            return UnreachableError(
                 f"no daemon listens at {path}: start it (`systemctl start nydus-service`, or `nydus-service "
                 "serve`), or let --socket name another one's"
-            ) from exc
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-            raise UnreachableError(
-                f"the daemon does not answer at {path} ({reason}): is it running?"
-            ) from exc
-    return path
+            )
+    reason = exc.strerror or str(exc)
+    return UnreachableError(f"the daemon does not answer at {path} ({reason}): is it running?")

@@ -15,9 +15,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
+from nydus_service.api.interceptor import StatusInterceptor
 from nydus_service.api.listening import binding, placed
 from nydus_service.api.requests import DEFAULT_NAMESPACE, RequestReader
 from nydus_service.api.service import SERVICE, ConverterService
+from nydus_service.api.v1.converter_pb2_grpc import add_ConverterServicer_to_server
 from nydus_service.errors import NotAllowedError, UnreachableError, UsageError, from_os_error
 from nydus_service.jobs.service import JobService, Runner
 from nydus_service.options.convert import ConvertOptions
@@ -118,8 +120,10 @@ async def open_api_server(
         UnreachableError: the TCP address is not free.
     """
     service = ConverterService(job_service, runner, RequestReader(settings.defaults, settings.namespace))
-    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-    server.add_generic_rpc_handlers((service.handler(),))
+    server = grpc.aio.server(
+        interceptors=[StatusInterceptor(SERVICE)], options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
+    )
+    add_ConverterServicer_to_server(service, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     await checks.set(SERVICE.full_name, health_pb2.HealthCheckResponse.SERVING)
@@ -145,12 +149,12 @@ async def open_api_server(
         socket.remove()
 
 
-async def _add_tls(server: Any, tls: TlsListener) -> int:
+async def _add_tls(server: grpc.aio.Server, tls: TlsListener) -> int:
     """Returns: the port."""
     key, certificate, client_ca = await anyio.to_thread.run_sync(_read_all, tls)
     credentials = grpc.ssl_server_credentials([(key, certificate)], client_ca, require_client_auth=True)
     try:
-        return int(server.add_secure_port(tls.address, credentials))
+        return server.add_secure_port(tls.address, credentials)
     except RuntimeError as exc:
         raise UnreachableError(f"cannot listen at {tls.address} with {tls.certificate}: {exc}") from exc
 

@@ -1,32 +1,31 @@
-"""The service `nydus_service.v1.Converter`: requests checked, the job_service asked, answers as messages.
+"""The service `nydus_service.v1.Converter`: arguments checked, the job service asked, answers as messages.
 
-What each method does is said in protos/nydus_service/v1/converter.proto. No code is generated for services:
-the handlers are made of the descriptor, so that none can be forgotten.
+protos/nydus_service/v1/converter.proto says what each method does. `StatusInterceptor` checks the requests
+before, and turns the errors that a method raises into statuses.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import grpc
-from google.protobuf import message_factory
-from google.protobuf.message import DecodeError, Message
-from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 
-from nydus_service.api.errors import TooManyCalls, status_of
-from nydus_service.api.messages import job_message, named_image, refuse_unknown, state_from, to_json
+from nydus_service.api.errors import TooManyCalls
+from nydus_service.api.messages import job_message, named_image, state_from, to_json
 from nydus_service.api.requests import RequestReader, reference
 from nydus_service.api.v1 import converter_pb2 as pb
-from nydus_service.content.containerd.rpc import of_grpc
-from nydus_service.errors import NydusServiceError, UnsupportedError, UsageError
+from nydus_service.api.v1.converter_pb2_grpc import ConverterServicer
+from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobNotFound
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.jobs.service import JobService, Runner
 from nydus_service.oci.platform import Platform
 from nydus_service.options.convert import VERIFY_MODES
+from nydus_service.rpc.cancellation import await_rpc
+
+if TYPE_CHECKING:
+    import grpc.aio
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
 
@@ -44,10 +43,8 @@ CHECKS_MAX: Final = 4
 
 _log = logging.getLogger("nydus_service.api")
 
-Answer = Callable[[Any, Any], Awaitable[Any]]
 
-
-class ConverterService:
+class ConverterService(ConverterServicer):
     """The methods, over a job_service and a runner. `end_watches` ends those that would else go on."""
 
     def __init__(self, job_service: JobService, runner: Runner, reader: RequestReader) -> None:
@@ -59,29 +56,13 @@ class ConverterService:
         self._watches: set[anyio.CancelScope] = set()
         self._ending = False
 
-    def handler(self) -> Any:
-        """What a server is given: all methods of the service, by their names."""
-        answers: dict[str, Answer] = {
-            "Submit": self.submit,
-            "Get": self.get,
-            "List": self.list,
-            "Watch": self.watch,
-            "Cancel": self.cancel,
-            "Retry": self.retry,
-            "Plan": self.plan,
-            "Check": self.check,
-            "Reconvert": self.reconvert,
-        }
-        handlers = {method.name: _handler(method, answers[method.name]) for method in SERVICE.methods}
-        return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
-
     def end_watches(self) -> None:
         """Tell all who watch that the daemon ends, now and from now on."""
         self._ending = True
         for scope in self._watches:
             scope.cancel()
 
-    async def submit(self, request: pb.SubmitRequest, _: Any) -> pb.SubmitResponse:
+    async def Submit(self, request: pb.SubmitRequest, context: object) -> pb.SubmitResponse:
         if abs(request.priority) > PRIORITY_MAX:
             raise UsageError(f"priority {request.priority} is not from {-PRIORITY_MAX} to {PRIORITY_MAX}")
         asked = self.reader.read(request.request)
@@ -89,12 +70,12 @@ class ConverterService:
         _log.info("job %s: %s", submitted.job.id, "joined" if submitted.joined else "accepted")
         return pb.SubmitResponse(job=job_message(submitted.job), joined=submitted.joined)
 
-    async def get(self, request: pb.GetRequest, _: Any) -> pb.Job:
+    async def Get(self, request: pb.GetRequest, context: object) -> pb.Job:
         if len(request.id) >= ID_LENGTH:
             return job_message(self._job_service.get(request.id))
         return job_message(self._find(request.id))
 
-    async def list(self, request: pb.ListRequest, _: Any) -> pb.ListResponse:
+    async def List(self, request: pb.ListRequest, context: object) -> pb.ListResponse:
         limit = min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX)
         try:
             jobs = self._job_service.list(
@@ -117,25 +98,27 @@ class ConverterService:
             page.next_page_token = page.jobs[-1].id
         return page
 
-    async def watch(self, request: pb.WatchRequest, context: Any) -> None:
+    async def Watch(  # type: ignore[override]  # it writes itself: `end_watches` then also ends a slow write
+        self, request: pb.WatchRequest, context: "grpc.aio.ServicerContext[Any, pb.Job]"
+    ) -> None:
         with self._watching() as scope:
             async with self._job_service.watch(request.id or None) as jobs:
                 async for job in jobs:
-                    await of_grpc(context.write(job_message(job)))
+                    await await_rpc(context.write(job_message(job)))
         if scope.cancelled_caught:
             raise _ending()
 
-    async def cancel(self, request: pb.CancelRequest, _: Any) -> pb.Job:
+    async def Cancel(self, request: pb.CancelRequest, context: object) -> pb.Job:
         job = await self._job_service.cancel(_whole(request.id))
         _log.info("job %s: asked to cancel it", job.id)
         return job_message(job)
 
-    async def retry(self, request: pb.RetryRequest, _: Any) -> pb.Job:
+    async def Retry(self, request: pb.RetryRequest, context: object) -> pb.Job:
         job = await self._job_service.retry(_whole(request.id))
         _log.info("job %s: asked to retry it", job.id)
         return job_message(job)
 
-    async def plan(self, request: pb.PlanRequest, _: Any) -> pb.PlanResponse:
+    async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
         asked = self.reader.read(request.request)
         async with self._checks:
             fields = (await self._runner.preview(asked)).as_json()
@@ -150,7 +133,7 @@ class ConverterService:
             json=to_json(fields),
         )
 
-    async def check(self, request: pb.CheckRequest, _: Any) -> pb.CheckResponse:
+    async def Check(self, request: pb.CheckRequest, context: object) -> pb.CheckResponse:
         images = [reference("image", request.image)]
         if request.against:
             images.append(reference("against", request.against))
@@ -169,7 +152,7 @@ class ConverterService:
             )
         return pb.CheckResponse(good=found["verdict"] in _GOOD, verdict=found["verdict"], json=to_json(found))
 
-    async def reconvert(self, _: pb.ReconvertRequest, __: Any) -> pb.ReconvertResponse:
+    async def Reconvert(self, request: pb.ReconvertRequest, context: object) -> pb.ReconvertResponse:
         raise UnsupportedError("reconvert is not there yet")
 
     def _find(self, prefix: str) -> Job:
@@ -225,47 +208,3 @@ def _whole(job_id: str) -> str:
     if not job_id:
         raise UsageError("the request names no job")
     return job_id
-
-
-def _handler(method: Any, answer: Answer) -> Any:
-    """A method's handler: its messages, and its errors as statuses."""
-    request_type = message_factory.GetMessageClass(method.input_type)
-
-    async def answered(data: bytes, context: Any) -> Any:
-        request: Message | None = None
-        try:
-            request = _parse(request_type, data)
-            refuse_unknown(request)
-            return await answer(request, context)
-        except NydusServiceError as exc:
-            status = status_of(exc, **_metadata(request))
-        except Exception:
-            _log.exception("%s failed unexpectedly", method.name)
-            status = status_of(NydusServiceError("an unexpected error; the daemon's log has more"))
-        return await _abort(context, status)
-
-    make = (
-        grpc.unary_stream_rpc_method_handler
-        if method.server_streaming
-        else grpc.unary_unary_rpc_method_handler
-    )
-    return make(
-        answered,
-        response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
-    )
-
-
-def _parse(kind: type[Message], data: bytes) -> Message:
-    try:
-        return kind.FromString(data)
-    except DecodeError as exc:
-        raise UsageError(f"the request is no {kind.DESCRIPTOR.full_name}: {exc}") from exc
-
-
-async def _abort(context: Any, status: Status) -> None:
-    await context.abort_with_status(rpc_status.to_status(status))
-
-
-def _metadata(request: Any) -> dict[str, str]:
-    job_id = getattr(request, "id", "")
-    return {"job": job_id} if job_id else {}

@@ -185,3 +185,5 @@ class BuilderFailed(NydusServiceError):
 
 class BuilderKilled(BuilderFailed):
     """Somebody else killed it: nearly always the kernel, which had no memory left. It may go well later."""
+
+    transient = True

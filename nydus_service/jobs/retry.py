@@ -1,17 +1,12 @@
-"""Which errors may pass, and how long to wait before the next try. Pure."""
+"""What a job says of an error, and how long it waits before the next try. Pure."""
 
 from typing import Final
 
-from nydus_service.builder.builder import BuilderKilled
-from nydus_service.content.containerd.rpc import RefLocked
-from nydus_service.errors import NoSpaceError, NydusServiceError, UnreachableError
+from nydus_service.errors import NydusServiceError
 from nydus_service.jobs.job import JobError
-from nydus_service.locks import LockTimeout
 
 LONGEST_PAUSE_S: Final = 600.0
 """A server that is back, or space that is free, is noticed after so long at the latest."""
-
-_PASSING: Final = (UnreachableError, NoSpaceError, LockTimeout, RefLocked, BuilderKilled, MemoryError)
 
 
 def describe(exc: Exception) -> JobError:
@@ -20,7 +15,7 @@ def describe(exc: Exception) -> JobError:
     An error that was not raised on purpose is a bug of ours: its code is `internal`.
     """
     if isinstance(exc, NydusServiceError):
-        return JobError(code=exc.code, message=str(exc), retryable=isinstance(exc, _PASSING))
+        return JobError(code=exc.code, message=str(exc), retryable=exc.transient)
     if isinstance(exc, MemoryError):
         return JobError(code="no_memory", message="the daemon had no memory left for it", retryable=True)
     told = f"{type(exc).__name__}: {exc}".rstrip(": ")

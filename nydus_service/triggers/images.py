@@ -16,15 +16,15 @@ Nothing polls. A request that the queue has no room for waits here until a job h
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final, NoReturn, Protocol, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
 from nydus_service.config.sections import TriggersSection
-from nydus_service.content.containerd.events import EventKind, ImageEvent
+from nydus_service.content.imagenode import EventKind, ImageEvent, ImageNode
 from nydus_service.content.store import Image, ImageNotFound
 from nydus_service.convert.failures import first_cause
 from nydus_service.convert.uptodate import FINGERPRINT
@@ -47,23 +47,6 @@ _PUT_OFF_S: Final = 15.0
 """Until an image that could not be dealt with is looked at again, if no job ends before."""
 _LISTED_AT_ONCE: Final = 100
 _SOME_DIGEST: Final = f"sha256:{'0' * 64}"
-
-
-class ImageNode(Protocol):
-    """Images of all namespaces. Implemented by `content.containerd.events.ImageNode`, which says more."""
-
-    async def namespaces(self) -> list[str]: ...
-
-    async def images(self, namespace: str) -> list[Image]: ...
-
-    async def find(self, namespace: str, name: str) -> Image | None: ...
-
-    async def set_labels(self, namespace: str, name: str, labels: Mapping[str, str | None]) -> Image: ...
-
-    def subscribe(
-        self, namespaces: Sequence[str] = ()
-    ) -> AbstractAsyncContextManager[AsyncIterator[ImageEvent]]: ...
-
 
 OpenNode: TypeAlias = Callable[[], AbstractAsyncContextManager[ImageNode]]
 

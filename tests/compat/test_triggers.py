@@ -24,8 +24,9 @@ from nydus_service.config.sections import (
     RuleEntry,
     TriggersSection,
 )
-from nydus_service.content.containerd.events import ImageNode, open_image_node
+from nydus_service.content.containerd.events import open_image_node
 from nydus_service.content.containerd.stores import open_containerd
+from nydus_service.content.imagenode import ImageNode
 from nydus_service.content.store import Image
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.uptodate import record

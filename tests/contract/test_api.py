@@ -11,6 +11,7 @@ import stat
 from collections.abc import Awaitable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import grpc
@@ -25,6 +26,7 @@ from nydus_service.api.listening import AlreadyRunning
 from nydus_service.api.server import REQUEST_SIZE_MAX, ApiSettings, TlsListener, open_api_server
 from nydus_service.api.service import SERVICE, WATCHERS_MAX
 from nydus_service.api.v1 import converter_pb2 as pb
+from nydus_service.api.v1.converter_pb2_grpc import ConverterStub
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.content.store import ContentNotFound
 from nydus_service.errors import (
@@ -229,7 +231,7 @@ async def _submit_when_watched(served: Served) -> None:
 async def test_watches_are_limited(tmp_path: Path) -> None:
     async with serving(tmp_path, job_service=MemoryBoard(a_job())) as served:
         async with grpc.aio.insecure_channel(f"unix:{served.socket}") as channel:
-            calls = [_watch(channel, "") for _ in range(WATCHERS_MAX)]
+            calls = [ConverterStub(channel).Watch(pb.WatchRequest()) for _ in range(WATCHERS_MAX)]
             await served.job_service.until_watched_by(WATCHERS_MAX)
             with pytest.raises(NydusServiceError, match="watch already") as info:
                 async for _ in served.client.watch():
@@ -282,13 +284,8 @@ async def test_check(tmp_path: Path) -> None:
 
 async def test_reconvert_is_refused_by_name(tmp_path: Path) -> None:
     async with serving(tmp_path) as served, grpc.aio.insecure_channel(f"unix:{served.socket}") as channel:
-        call = channel.unary_unary(
-            f"{METHODS}Reconvert",
-            request_serializer=pb.ReconvertRequest.SerializeToString,
-            response_deserializer=pb.ReconvertResponse.FromString,
-        )
         with pytest.raises(grpc.aio.AioRpcError) as info:
-            await call(pb.ReconvertRequest(source=TARGET, target=SOURCE))
+            await ConverterStub(channel).Reconvert(pb.ReconvertRequest(source=TARGET, target=SOURCE))
         assert info.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert info.value.details() == "reconvert is not there yet"
 
@@ -621,19 +618,10 @@ class TestTls:
                     pass
 
 
-def _watch(channel: grpc.aio.Channel, job_id: str) -> grpc.aio.UnaryStreamCall:
-    call = channel.unary_stream(
-        f"{METHODS}Watch",
-        request_serializer=pb.WatchRequest.SerializeToString,
-        response_deserializer=pb.Job.FromString,
-    )
-    return call(pb.WatchRequest(id=job_id))
-
-
 async def _raw(path: Path, method: str, message: bytes) -> tuple[grpc.StatusCode, str]:
     """Send bytes; the status that they are answered with."""
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-        make = channel.unary_stream if method == "Watch" else channel.unary_unary
+        make: Any = channel.unary_stream if method == "Watch" else channel.unary_unary
         call = make(METHODS + method)(message)
         code, details = await call.code(), await call.details()
         return code, details or ""
@@ -653,5 +641,5 @@ async def _refused(address: str, credentials: grpc.ChannelCredentials | None) ->
         grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
     )
     async with channel:
-        call = channel.unary_unary(f"{METHODS}List")(b"")
-        return await call.code()
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{METHODS}List")
+        return await method(b"").code()

@@ -57,7 +57,7 @@ class ReflectingClient:
         declared = self._pool.FindServiceByName(NAME).methods_by_name[method]
         message = message_factory.GetMessageClass(declared.input_type)()
         json_format.ParseDict(request, message)
-        make = self._channel.unary_stream if declared.server_streaming else self._channel.unary_unary
+        make: Any = self._channel.unary_stream if declared.server_streaming else self._channel.unary_unary
         call = make(
             f"/{NAME}/{method}",
             request_serializer=type(message).SerializeToString,

@@ -8,14 +8,9 @@ import anyio.to_thread
 import pytest
 
 from nydus_service.content._pb.containerd.services.events.v1.events_pb2 import Envelope
-from nydus_service.content.containerd.events import (
-    EventKind,
-    ImageEvent,
-    ImageNode,
-    image_event,
-    open_image_node,
-)
+from nydus_service.content.containerd.events import image_event, open_image_node
 from nydus_service.content.containerd.stores import open_containerd
+from nydus_service.content.imagenode import EventKind, ImageEvent, ImageNode
 from nydus_service.content.store import ImageNotFound
 from nydus_service.errors import UnreachableError, UsageError
 from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon

@@ -17,7 +17,7 @@ import pytest
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import WRITE, WriteContentRequest
 from nydus_service.content.containerd.content import ContainerdContent
-from nydus_service.content.containerd.ingest import MESSAGE_SIZE, WRITE_METHOD
+from nydus_service.content.containerd.ingest import MESSAGE_SIZE
 from nydus_service.content.containerd.leases import BOOT_ID, LOCK, ContainerdLeases
 from nydus_service.content.containerd.rpc import Connection, RefLocked, StreamEnded, connect
 from nydus_service.content.containerd.stores import introspect, open_containerd
@@ -78,7 +78,7 @@ def here(daemon: Daemon, tmp_path: Path) -> Here:
 
 async def open_foreign_ingest(connection: Connection, ref: str, data: bytes, total: int = 0) -> Any:
     """Begin to write under a ref as another program. Returns the stream, which holds the ref."""
-    call = connection.exchange(WRITE_METHOD)
+    call = connection.exchange(connection.content.Write)
     await call.write(WriteContentRequest(action=WRITE, ref=ref, data=data, total=total))
     await call.read()
     return call

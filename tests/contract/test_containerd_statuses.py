@@ -12,7 +12,6 @@ import pytest
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import (
     COMMIT,
     InfoRequest,
-    InfoResponse,
     WriteContentRequest,
     WriteContentResponse,
 )
@@ -22,7 +21,6 @@ from nydus_service.content.containerd.rpc import (
     MESSAGE_SIZE_MAX,
     AlreadyThere,
     Connection,
-    Method,
     RefLocked,
     connect,
 )
@@ -38,7 +36,6 @@ from nydus_service.errors import (
 )
 from nydus_service.oci.digest import Digester
 
-INFO = Method("content.v1.Content/Info", InfoRequest, InfoResponse)
 LARGE = b"\xa5" * (6 * MESSAGE_SIZE)
 
 STATUSES = [
@@ -58,7 +55,7 @@ STATUSES = [
 ]
 
 
-class Failing(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types for it
+class Failing(grpc.GenericRpcHandler):
     """Has nothing, and fails: in a write after a number of messages or at its end; without one, in all."""
 
     def __init__(self, code: str, details: str, messages: int) -> None:
@@ -110,7 +107,7 @@ async def failing(address: Path, code: str, details: str, messages: int = 0) -> 
 async def test_a_call(tmp_path: Path, code: str, details: str, kind: type[NydusServiceError]) -> None:
     async with failing(tmp_path / "sock", code, details) as connection:
         with pytest.raises(kind) as caught:
-            await connection.call(INFO, InfoRequest(), "look for it", patience_s=0)
+            await connection.call(connection.content.Info, InfoRequest(), "look for it", patience_s=0)
     assert str(caught.value).startswith("cannot look for it: ")
 
 

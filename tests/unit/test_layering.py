@@ -22,12 +22,20 @@ TAR_PARSERS = {"layertar", "tarsplit"}
 SETTINGS = {"options", "config", "observe"}
 LIVENESS = {"locks"}
 """Says whether the process that left something behind is dead; for what holds locks or leaves things."""
-PROTOCOLS = {"content.store", "builder.builder", "backends.backend", "crypt.scheme", "cache.cache"}
+PROTOCOLS = {
+    "content.store",
+    "content.imagenode",
+    "builder.builder",
+    "backends.backend",
+    "crypt.scheme",
+    "cache.cache",
+}
 OVER_PROTOCOLS = {"content.documents", "content.transfer", "content.walk"}
 """Functions that take any store by its protocols, so that they belong to none."""
 
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
+WORK_MAY = FOUNDATION | SETTINGS | LIVENESS | PURE | PROTOCOLS | OVER_PROTOCOLS
 CHECKING_MAY = FOUNDATION | SETTINGS | LIVENESS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
 ALL_BELOW = CHECKING_MAY | {"imagecheck"}
 
@@ -43,11 +51,13 @@ MAY_IMPORT = {
     **dict.fromkeys(TAR_PARSERS, FOUNDATION | {"oci"}),
     "nydus_image": FOUNDATION | PURE | {"options"},
     "treeverify": FOUNDATION | PURE - {"layertar"},
-    **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | LIVENESS | PURE | PROTOCOLS | OVER_PROTOCOLS),
+    **dict.fromkeys(EDGES | WORK, WORK_MAY),
+    "rpc": {"errors"},
+    "content": WORK_MAY | {"rpc"},
     "imagecheck": CHECKING_MAY,
-    "jobs": ALL_BELOW,
-    "triggers": ALL_BELOW | {"jobs"},
-    "api": ALL_BELOW | {"jobs"},
+    "jobs": WORK_MAY | WORK,
+    "triggers": WORK_MAY | WORK | {"jobs"},
+    "api": WORK_MAY | WORK | {"rpc", "jobs"},
     "daemon": ALL_BELOW | {"jobs", "triggers", "api"},
     "cli": ALL_BELOW | {"jobs", "triggers", "api", "daemon"},
 }
@@ -160,6 +170,18 @@ def test_only_config_reads_the_environment() -> None:
         and node.attr in ("environ", "environb", "getenv")
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
+    ]
+    assert wrong == []
+
+
+def test_only_rpc_makes_channels() -> None:
+    wrong = [
+        f"{module}:{node.lineno}"
+        for _, module, tree in modules()
+        if module != "rpc.channel"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.alias)
+        and getattr(node, "attr", getattr(node, "name", "")) in ("insecure_channel", "secure_channel")
     ]
     assert wrong == []
 

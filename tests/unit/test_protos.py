@@ -1,8 +1,10 @@
 """The message declarations: the code made of them is up to date, and their numbers are containerd's."""
 
 import re
-from importlib.metadata import PackageNotFoundError, version
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -31,30 +33,41 @@ NEWER = {
 SAME_TYPE = {"google.rpc.Status": "containerd.rpc.Status"}
 
 
-def made_with() -> str:
-    """The version of protobuf that the checked-in code was made for: "7.35.1"."""
-    code = (PROJECT / PACKAGE / "containerd/types/descriptor_pb2.py").read_text()
-    found = re.search(r"Protobuf Python Version: (\S+)", code)
-    assert found
-    return found[1]
+class Versions(NamedTuple):
+    """The oldest versions that generated code works with: "7.35.1", "1.85.1"."""
+
+    protobuf: str
+    grpcio: str
+
+
+def versions_of(root: Path) -> Versions:
+    """The versions that the code below a directory was generated for."""
+    messages = (root / API / "converter_pb2.py").read_text()
+    stubs = (root / API / "converter_pb2_grpc.py").read_text()
+    protobuf = re.search(r"Protobuf Python Version: (\S+)", messages)
+    grpcio = re.search(r"GRPC_GENERATED_VERSION = '(\S+)'", stubs)
+    assert protobuf
+    assert grpcio
+    return Versions(protobuf[1], grpcio[1])
 
 
 def test_code_is_up_to_date(tmp_path: Path) -> None:
-    pytest.importorskip("grpc_tools", reason="needs grpcio-tools to make the code anew")
+    for name in ("grpc_tools", "mypy_protobuf"):
+        pytest.importorskip(name, reason=f"needs {name} to generate the code")
     from protos.generate import generate
 
     generate(tmp_path)
-    made = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*_pb2.py*")}
+    made = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*_pb2*.py*")}
     there = {
         path.relative_to(PROJECT): path.read_text()
         for package in (PACKAGE, API)
-        for path in (PROJECT / package).rglob("*_pb2.py*")
+        for path in (PROJECT / package).rglob("*_pb2*.py*")
+        if path.suffix != ".pyc"
     }
     assert made.keys() == there.keys()
-    now = re.search(r"Protobuf Python Version: (\S+)", "".join(made.values()))
-    assert now
-    if now[1] != made_with():
-        pytest.skip(f"grpcio-tools here makes code for protobuf {now[1]}; what is there is for {made_with()}")
+    now, then = versions_of(tmp_path), versions_of(PROJECT)
+    if now != then:
+        pytest.skip(f"grpcio-tools here generates code for {now}; the code in the repository is for {then}")
     assert made == there
 
 
@@ -65,12 +78,17 @@ def test_every_directory_of_the_code_is_a_package() -> None:
                 assert (PROJECT / directory / "__init__.py").exists()
 
 
-def test_the_installed_protobuf_suits_the_code() -> None:
-    try:
-        installed = version("protobuf")
-    except PackageNotFoundError:
-        pytest.fail("protobuf is a dependency")
-    assert tuple(map(int, installed.split(".")[:2])) >= tuple(map(int, made_with().split(".")[:2]))
+@pytest.mark.parametrize("name", Versions._fields)
+def test_the_code_suits_what_is_required_and_installed(name: str) -> None:
+    needed = numbers(getattr(versions_of(PROJECT), name))
+    assert numbers(version(name)) >= needed
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    required = [each for each in project["dependencies"] if re.match(rf"{name}\b(?!-)", each)]
+    assert [numbers(each.partition(">=")[2].partition(",")[0]) for each in required] >= [needed]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 def test_numbers_are_containerds() -> None:

@@ -4,24 +4,19 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
 
 import anyio
-from google.protobuf.empty_pb2 import Empty
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import (
     Info,
     InfoRequest,
-    InfoResponse,
     ReadContentRequest,
-    ReadContentResponse,
     UpdateRequest,
-    UpdateResponse,
 )
 from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import AddResourceRequest
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.containerd.ingest import ContainerdIngest
-from nydus_service.content.containerd.rpc import CALL_S, Connection, Method, retry
+from nydus_service.content.containerd.rpc import CALL_S, Connection, retry
 from nydus_service.content.store import (
     PIECE_SIZE,
     ContentInfo,
@@ -34,17 +29,13 @@ from nydus_service.errors import NotFoundError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 
-_INFO: Final = Method("content.v1.Content/Info", InfoRequest, InfoResponse)
-_READ: Final = Method("content.v1.Content/Read", ReadContentRequest, ReadContentResponse)
-_UPDATE: Final = Method("content.v1.Content/Update", UpdateRequest, UpdateResponse)
-_ADD_RESOURCE: Final = Method("leases.v1.Leases/AddResource", AddResourceRequest, Empty)
-
 
 class RemoteReader:
     """A blob by gRPC."""
 
     def __init__(self, connection: Connection, desc: Descriptor) -> None:
         self._connection = connection
+        self._stub = connection.content
         self._digest = desc.digest
         self._size = desc.size
 
@@ -65,7 +56,9 @@ class RemoteReader:
     async def _read(self, offset: int, size: int) -> bytes:
         request = ReadContentRequest(digest=self._digest, offset=offset, size=size)
         timeout_s = CALL_S + size / PIECE_SIZE
-        replies = self._connection.stream(_READ, request, f"read {self._digest}", timeout_s=timeout_s)
+        replies = self._connection.stream(
+            self._stub.Read, request, f"read {self._digest}", timeout_s=timeout_s
+        )
         try:
             pieces = [reply.data async for reply in replies]
         except NotFoundError as exc:
@@ -118,6 +111,7 @@ class ContainerdContent:
             root: the daemon's content directory, if this user may read it.
         """
         self._connection = connection
+        self._stub = connection.content
         self._root = root
         self._lease = lease
 
@@ -158,7 +152,7 @@ class ContainerdContent:
     async def _hold(self, digest: Digest) -> None:
         request = AddResourceRequest(id=self._lease)
         request.resource.id, request.resource.type = digest, "content"
-        await self._connection.call(_ADD_RESOURCE, request, f"keep {digest}")
+        await self._connection.call(self._connection.leases.AddResource, request, f"keep {digest}")
 
     async def _make_right(self, digest: Digest, labels: Mapping[str, str]) -> None:
         """Let content that was there be as if it had just been written: leased and labelled."""
@@ -170,11 +164,13 @@ class ContainerdContent:
             return
         request = UpdateRequest(info=Info(digest=digest, labels=missing))
         request.update_mask.paths.extend(f"labels.{key}" for key in sorted(missing))
-        await self._connection.call(_UPDATE, request, f"label {digest}")
+        await self._connection.call(self._stub.Update, request, f"label {digest}")
 
     async def _info(self, digest: Digest) -> Info:
         try:
-            reply = await self._connection.call(_INFO, InfoRequest(digest=digest), f"look for {digest}")
+            reply = await self._connection.call(
+                self._stub.Info, InfoRequest(digest=digest), f"look for {digest}"
+            )
         except NotFoundError as exc:
             raise ContentNotFound(f"{self._connection} has no {digest}") from exc
         return reply.info

@@ -11,15 +11,12 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.abc
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 
 from nydus_service.content._pb.containerd.events.image_pb2 import ImageCreate, ImageDelete, ImageUpdate
@@ -30,43 +27,19 @@ from nydus_service.content._pb.containerd.services.events.v1.events_pb2 import (
 )
 from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
     ListNamespacesRequest,
-    ListNamespacesResponse,
 )
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.images import ContainerdImages
-from nydus_service.content.containerd.rpc import Connection, Method, connect
+from nydus_service.content.containerd.rpc import Connection, connect
+from nydus_service.content.imagenode import EventKind, ImageEvent
 from nydus_service.content.store import Image
 from nydus_service.errors import NydusServiceError, UnreachableError
-
-_SUBSCRIBE: Final = Method("events.v1.Events/Subscribe", SubscribeRequest, Envelope)
-_PUBLISH: Final = Method("events.v1.Events/Publish", PublishRequest, Empty)
-_NAMESPACES: Final = Method("namespaces.v1.Namespaces/List", ListNamespacesRequest, ListNamespacesResponse)
 
 _ANY_NAMESPACE: Final = "default"
 """For calls that are about none. It need not exist."""
 _PROBE_S: Final = 0.2
 """How long the event that shows that a subscription has begun may take, before another is published."""
 _SUBSCRIBED_S: Final = 30.0
-
-
-class EventKind(StrEnum):
-    CREATED = "created"
-    UPDATED = "updated"
-    DELETED = "deleted"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageEvent:
-    """Something happened to the name of an image.
-
-    Attributes:
-        labels: all that it had then; none where it is deleted.
-    """
-
-    namespace: str
-    kind: EventKind
-    name: str
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 _KINDS: Final[dict[str, tuple[EventKind, type[ImageCreate | ImageUpdate | ImageDelete]]]] = {
@@ -76,48 +49,38 @@ _KINDS: Final[dict[str, tuple[EventKind, type[ImageCreate | ImageUpdate | ImageD
 }
 
 
-class ImageNode:
-    """Images of all namespaces. Made by `open_image_node`."""
+class ContainerdImageNode:
+    """The images of one containerd. Implements `ImageNode`; made by `open_image_node`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def namespaces(self) -> list[str]:
-        """All that there are."""
         request = ListNamespacesRequest()
-        found = await self._connection.call(_NAMESPACES, request, "list namespaces")
+        found = await self._connection.call(self._connection.namespaces.List, request, "list namespaces")
         return sorted(each.name for each in found.namespaces)
 
     async def images(self, namespace: str) -> list[Image]:
-        """All images of a namespace; none if there is no such namespace."""
         return await self._store(namespace).list()
 
     async def find(self, namespace: str, name: str) -> Image | None:
-        """An image, if there is one of this name."""
         return await self._store(namespace).find(name)
 
     async def set_labels(self, namespace: str, name: str, labels: Mapping[str, str | None]) -> Image:
-        """As `ContainerdImages.set_labels`."""
         return await self._store(namespace).set_labels(name, labels)
 
     @asynccontextmanager
     async def subscribe(
         self, namespaces: Sequence[str] = ()
     ) -> AsyncIterator[AsyncGenerator[ImageEvent, None]]:
-        """Follow what happens to images from now on: nothing that happens inside the block is missed.
-
-        Read it without pause: what is not read waits in containerd's memory.
-
-        Args:
-            namespaces: only of these; none named: of all, those too that come later.
-        Raises:
-            UnreachableError: no subscription, or, by the iterator, it has ended: events may be missed.
-        """
+        """As `ImageNode.subscribe`. Read it without pause: unread events wait in containerd's memory."""
         probe = f"/nydus-service/subscribed/{uuid.uuid4().hex}"
         topics = 'topic~="^/images/"'
         filters = [f"{topics},namespace=={json.dumps(each)}" for each in namespaces] or [topics]
         request = SubscribeRequest(filters=[*filters, f'topic=="{probe}"'])
-        replies = self._connection.stream(_SUBSCRIBE, request, "follow its events", timeout_s=None)
+        replies = self._connection.stream(
+            self._connection.events.Subscribe, request, "follow its events", timeout_s=None
+        )
         async with aclosing(replies):
             early = await self._until_subscribed(replies, probe)
             async with aclosing(self._events(early, replies)) as events:
@@ -146,7 +109,7 @@ class ImageNode:
         event = AnyMessage(type_url="google.protobuf.Empty")
         while True:
             await self._connection.call(
-                _PUBLISH, PublishRequest(topic=topic, event=event), "publish an event"
+                self._connection.events.Publish, PublishRequest(topic=topic, event=event), "publish an event"
             )
             await anyio.sleep(_PROBE_S)
 
@@ -171,7 +134,7 @@ class ImageNode:
 
 
 @asynccontextmanager
-async def open_image_node(address: Path) -> AsyncIterator[ImageNode]:
+async def open_image_node(address: Path) -> AsyncIterator[ContainerdImageNode]:
     """Connect to a containerd, which must be running.
 
     Args:
@@ -180,7 +143,7 @@ async def open_image_node(address: Path) -> AsyncIterator[ImageNode]:
         UnreachableError, NotAllowedError: as `connect`.
     """
     async with connect(address, _ANY_NAMESPACE) as connection:
-        yield ImageNode(connection)
+        yield ContainerdImageNode(connection)
 
 
 def image_event(envelope: Envelope) -> ImageEvent | None:

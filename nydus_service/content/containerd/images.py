@@ -3,38 +3,23 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Final
-
-from google.protobuf.empty_pb2 import Empty
 
 from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import (
     CreateImageRequest,
-    CreateImageResponse,
     DeleteImageRequest,
     GetImageRequest,
-    GetImageResponse,
     ListImagesRequest,
-    ListImagesResponse,
     UpdateImageRequest,
-    UpdateImageResponse,
 )
 from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import Image as ImageMessage
 from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
     ListNamespacesRequest,
-    ListNamespacesResponse,
 )
-from nydus_service.content.containerd.rpc import AlreadyThere, Connection, Method
+from nydus_service.content.containerd.rpc import AlreadyThere, Connection
 from nydus_service.content.store import Image, ImageNotFound, Provider
 from nydus_service.errors import NotFoundError, UsageError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
-
-_GET: Final = Method("images.v1.Images/Get", GetImageRequest, GetImageResponse)
-_LIST: Final = Method("images.v1.Images/List", ListImagesRequest, ListImagesResponse)
-_CREATE: Final = Method("images.v1.Images/Create", CreateImageRequest, CreateImageResponse)
-_UPDATE: Final = Method("images.v1.Images/Update", UpdateImageRequest, UpdateImageResponse)
-_DELETE: Final = Method("images.v1.Images/Delete", DeleteImageRequest, Empty)
-_NAMESPACES: Final = Method("namespaces.v1.Namespaces/List", ListNamespacesRequest, ListNamespacesResponse)
 
 _NAMES_TOLD = 5
 _TURNS = 5
@@ -46,6 +31,7 @@ class ContainerdImages:
 
     def __init__(self, connection: Connection, content: Provider) -> None:
         self._connection = connection
+        self._stub = connection.images
         self._content = content
 
     async def get(self, name: str) -> Image:
@@ -78,7 +64,7 @@ class ContainerdImages:
         request.image.labels.update({key: value for key, value in labels.items() if value})
         request.update_mask.paths.extend(f"labels.{key}" for key in sorted(labels))
         try:
-            return _image((await self._connection.call(_UPDATE, request, f"label {name}")).image)
+            return _image((await self._connection.call(self._stub.Update, request, f"label {name}")).image)
         except NotFoundError as exc:
             raise ImageNotFound(str(exc)) from exc
 
@@ -98,31 +84,34 @@ class ContainerdImages:
     async def delete(self, name: str) -> None:
         """Remove a name. What nothing else leads to is collected soon."""
         try:
-            await self._connection.call(_DELETE, DeleteImageRequest(name=name), f"delete {name}")
+            await self._connection.call(self._stub.Delete, DeleteImageRequest(name=name), f"delete {name}")
         except NotFoundError:
             raise ImageNotFound(await self._explain_missing(name)) from None
 
     async def _get(self, name: str, namespace: str = "") -> ImageMessage:
         request = GetImageRequest(name=name)
-        return (await self._connection.call(_GET, request, f"look up {name}", namespace=namespace)).image
+        reply = await self._connection.call(self._stub.Get, request, f"look up {name}", namespace=namespace)
+        return reply.image
 
     async def _list(self) -> Iterable[ImageMessage]:
-        return (await self._connection.call(_LIST, ListImagesRequest(), "list images")).images
+        return (await self._connection.call(self._stub.List, ListImagesRequest(), "list images")).images
 
     async def _create(self, image: Image) -> None:
         request = CreateImageRequest(image=_message(image))
-        await self._connection.call(_CREATE, request, f"name {image.name}")
+        await self._connection.call(self._stub.Create, request, f"name {image.name}")
 
     async def _update(self, image: Image) -> None:
         request = UpdateImageRequest(image=_message(image))
         request.update_mask.paths.append("target")
         request.update_mask.paths.extend(f"labels.{key}" for key in sorted(image.labels))
-        await self._connection.call(_UPDATE, request, f"move {image.name}")
+        await self._connection.call(self._stub.Update, request, f"move {image.name}")
 
     async def _explain_missing(self, name: str) -> str:
         """Why there is no such image, as well as can be told: another namespace, or another name."""
         missing = f"{self._connection} has no image {name!r}"
-        found = await self._connection.call(_NAMESPACES, ListNamespacesRequest(), "list namespaces")
+        found = await self._connection.call(
+            self._connection.namespaces.List, ListNamespacesRequest(), "list namespaces"
+        )
         others = [each.name for each in found.namespaces if each.name != self._connection.namespace]
         for namespace in others:
             try:

@@ -23,7 +23,6 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 import grpc
-from google.protobuf.empty_pb2 import Empty
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import (
     COMMIT,
@@ -38,7 +37,6 @@ from nydus_service.content.containerd.rpc import (
     AlreadyThere,
     Connection,
     Exchange,
-    Method,
     PreconditionFailed,
     RefLocked,
     StreamEnded,
@@ -63,9 +61,6 @@ _END_S = 5.0
 _ABORT_PAUSE_S = 0.02
 _SMALL_HASH = 64 << 10
 
-WRITE_METHOD: Final = Method("content.v1.Content/Write", WriteContentRequest, WriteContentResponse)
-_ABORT: Final = Method("content.v1.Content/Abort", AbortRequest, Empty)
-
 _Stream = Exchange[WriteContentRequest, WriteContentResponse]
 
 MakeRight = Callable[[Digest, Mapping[str, str]], Awaitable[None]]
@@ -77,6 +72,7 @@ class ContainerdIngest:
 
     def __init__(self, connection: Connection, ref: str, lease: str, make_right: MakeRight) -> None:
         self._connection = connection
+        self._stub = connection.content
         self._ref = ref
         self._lease = lease
         self._make_right = make_right
@@ -203,7 +199,7 @@ class ContainerdIngest:
         deadline = anyio.current_time() + _LOCK_PATIENCE_S
         while True:
             await self._hang_up()
-            self._call = self._connection.exchange(WRITE_METHOD, lease=self._lease)
+            self._call = self._connection.exchange(self._stub.Write, lease=self._lease)
             self._holds_ref = (
                 True  # as far as is known: the ref is ours alone, unless it is said to be locked
             )
@@ -263,7 +259,11 @@ class ContainerdIngest:
         """Abort once. It fails while the daemon still closes the ingest of a stream that was cancelled."""
         try:
             await self._connection.call(
-                _ABORT, AbortRequest(ref=self._ref), f"abort {self._ref}", patience_s=0, timeout_s=_END_S
+                self._stub.Abort,
+                AbortRequest(ref=self._ref),
+                f"abort {self._ref}",
+                patience_s=0,
+                timeout_s=_END_S,
             )
         except (NotFoundError, UnreachableError):
             pass  # nothing is left; or it goes with its lease, or in a day

@@ -16,22 +16,18 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 import anyio
-from google.protobuf.empty_pb2 import Empty
 
 from nydus_service.content._pb.containerd.services.content.v1.content_pb2 import AbortRequest
 from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import (
     CreateRequest,
-    CreateResponse,
     DeleteRequest,
     ListRequest,
     ListResourcesRequest,
-    ListResourcesResponse,
-    ListResponse,
 )
 from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import Lease as LeaseMessage
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.containerd.content import ContainerdContent
-from nydus_service.content.containerd.rpc import CALL_S, PATIENCE_S, AlreadyThere, Connection, Method
+from nydus_service.content.containerd.rpc import CALL_S, PATIENCE_S, AlreadyThere, Connection
 from nydus_service.content.store import ContentStore, Lease
 from nydus_service.errors import NotFoundError, NydusServiceError, UsageError
 from nydus_service.locks import acquire_nowait, boot_id, is_stale, make_lock_dir, release
@@ -40,12 +36,6 @@ from nydus_service.oci.digest import Digest
 
 LOCK: Final = f"{OWN_PREFIX}lock"
 BOOT_ID: Final = f"{OWN_PREFIX}boot-id"
-
-_CREATE: Final = Method("leases.v1.Leases/Create", CreateRequest, CreateResponse)
-_DELETE: Final = Method("leases.v1.Leases/Delete", DeleteRequest, Empty)
-_LIST: Final = Method("leases.v1.Leases/List", ListRequest, ListResponse)
-_RESOURCES: Final = Method("leases.v1.Leases/ListResources", ListResourcesRequest, ListResourcesResponse)
-_ABORT: Final = Method("content.v1.Content/Abort", AbortRequest, Empty)
 
 _END_S = 2.0
 """For the end of a lease after a failure: the next sweep does it if the daemon does not."""
@@ -73,6 +63,7 @@ class ContainerdLeases:
             jobs_dir: where processes of this user hold their locks; made if it is missing.
         """
         self._connection = connection
+        self._stub = connection.leases
         self._root = root
         self._jobs_dir = jobs_dir.absolute()
 
@@ -95,7 +86,7 @@ class ContainerdLeases:
     async def sweep(self) -> list[str]:
         """Delete leases of dead processes of ours, and what they were writing. Returns their ids."""
         request = ListRequest(filters=[f'labels."{LOCK}"'])
-        found = await self._connection.call(_LIST, request, "list leases")
+        found = await self._connection.call(self._stub.List, request, "list leases")
         swept = []
         for lease in found.leases:
             if await in_thread(f"look at the lock of lease {lease.id}", self._is_stale, lease):
@@ -111,7 +102,7 @@ class ContainerdLeases:
         """Raises: UsageError: another program has a lease of this id."""
         request = CreateRequest(id=lease_id, labels={LOCK: str(lock), BOOT_ID: boot_id()})
         try:
-            await self._connection.call(_CREATE, request, f"make lease {lease_id}")
+            await self._connection.call(self._stub.Create, request, f"make lease {lease_id}")
         except AlreadyThere as exc:
             # The lock is ours: so is a lease that names it. Either it was made just now, before the
             # connection broke, or a dead process left it, and it is taken over with what it keeps.
@@ -120,13 +111,13 @@ class ContainerdLeases:
 
     async def _is_ours(self, lease_id: str, lock: Path, *, hurry: bool = False) -> bool:
         request = ListRequest(filters=[f'id=="{lease_id}"'])
-        found = await self._connection.call(_LIST, request, "list leases", **_limits(hurry))
+        found = await self._connection.call(self._stub.List, request, "list leases", **_limits(hurry))
         return any(each.labels.get(LOCK) == str(lock) for each in found.leases)
 
     async def _delete(self, lease_id: str, *, hurry: bool = False) -> None:
         with suppress(NotFoundError):
             await self._connection.call(
-                _DELETE, DeleteRequest(id=lease_id), f"end lease {lease_id}", **_limits(hurry)
+                self._stub.Delete, DeleteRequest(id=lease_id), f"end lease {lease_id}", **_limits(hurry)
             )
 
     async def _try_end(self, lease_id: str, lock: Path) -> bool:
@@ -140,11 +131,15 @@ class ContainerdLeases:
 
     async def _abort_ingests(self, lease_id: str) -> None:
         request = ListResourcesRequest(id=lease_id)
-        found = await self._connection.call(_RESOURCES, request, f"list what lease {lease_id} keeps")
+        found = await self._connection.call(
+            self._stub.ListResources, request, f"list what lease {lease_id} keeps"
+        )
         for resource in found.resources:
             if resource.type == "ingests":
                 with suppress(NotFoundError):
-                    await self._connection.call(_ABORT, AbortRequest(ref=resource.id), "abort a dead ingest")
+                    await self._connection.call(
+                        self._connection.content.Abort, AbortRequest(ref=resource.id), "abort a dead ingest"
+                    )
 
     def _acquire(self, lock: Path) -> int:
         make_lock_dir(self._jobs_dir)

@@ -11,23 +11,27 @@ Source: containerd `errdefs/grpc.go`; `content/helpers.go`, `OpenWriter`; `defau
 """
 
 import asyncio
-import os
 import re
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from copy import copy
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import anyio
-import anyio.lowlevel
+import grpc
 import grpc.aio
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
-from nydus_service.content._pb.containerd.services.version.v1.version_pb2 import VersionResponse
-from nydus_service.content.blocking import in_thread
+from nydus_service.content._pb.containerd.services.content.v1.content_pb2_grpc import ContentStub
+from nydus_service.content._pb.containerd.services.events.v1.events_pb2_grpc import EventsStub
+from nydus_service.content._pb.containerd.services.images.v1.images_pb2_grpc import ImagesStub
+from nydus_service.content._pb.containerd.services.introspection.v1.introspection_pb2_grpc import (
+    IntrospectionStub,
+)
+from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2_grpc import LeasesStub
+from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2_grpc import NamespacesStub
+from nydus_service.content._pb.containerd.services.version.v1.version_pb2_grpc import VersionStub
 from nydus_service.errors import (
     FormatError,
     NoSpaceError,
@@ -38,9 +42,11 @@ from nydus_service.errors import (
     UnsupportedError,
     UsageError,
 )
+from nydus_service.rpc.cancellation import await_rpc, await_settled
+from nydus_service.rpc.channel import open_unix_channel
 
-Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", bound=Message)
+Q = TypeVar("Q")
+R = TypeVar("R")
 T = TypeVar("T")
 
 MESSAGE_SIZE_MAX: Final = 16 << 20
@@ -53,25 +59,16 @@ PATIENCE_S: Final = 10.0
 """How long a broken connection is tried again: a restart of the daemon takes less."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
-_SETTLE_S = 1.0
-"""For the answer to a call that its caller does not want any more."""
 _STATUS_S, _STATUS_TURNS = 2.0, 50
 """For the status of a stream that has ended, which is there in some turns of the event loop."""
 _ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """What gRPC raises when a stream is used that has ended: by a failure, just now, or before."""
-_CONNECT_S = 5.0
 _NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _NAMESPACE_LENGTH_MAX = 76
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_SIZE_MAX),
     ("grpc.max_send_message_length", MESSAGE_SIZE_MAX),
-    ("grpc.default_authority", "localhost"),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
 
@@ -82,6 +79,8 @@ class AlreadyThere(NydusServiceError):
 class RefLocked(NydusServiceError):
     """Another stream writes under this ref."""
 
+    transient = True
+
 
 class PreconditionFailed(FormatError):
     """Content is not of the size or digest that it should have; or the request does not fit the state."""
@@ -91,29 +90,19 @@ class StreamEnded(Exception):
     """Nothing more goes through this stream: its status says why. Not for users."""
 
 
-@dataclass(frozen=True, slots=True)
-class Method(Generic[Q, R]):
-    """A method: its name below `containerd.services`, "content.v1.Content/Info", and its messages."""
-
-    name: str
-    request: type[Q]
-    reply: type[R]
-
-    @property
-    def path(self) -> str:
-        return f"/containerd.services.{self.name}"
-
-
-VERSION: Final = Method("version.v1.Version/Version", Empty, VersionResponse)
-
-
 class Connection:
     """A channel, and the namespace that calls are about. Made by `connect`."""
 
-    def __init__(self, channel: Any, address: Path, namespace: str) -> None:
-        self._channel = channel
+    def __init__(self, channel: grpc.aio.Channel, address: Path, namespace: str) -> None:
         self.address = address
         self.namespace = namespace
+        self.content = ContentStub(channel)
+        self.events = EventsStub(channel)
+        self.images = ImagesStub(channel)
+        self.introspection = IntrospectionStub(channel)
+        self.leases = LeasesStub(channel)
+        self.namespaces = NamespacesStub(channel)
+        self.version = VersionStub(channel)
 
     def __str__(self) -> str:
         """As messages name it."""
@@ -121,15 +110,16 @@ class Connection:
 
     def within(self, namespace: str) -> "Connection":
         """The same connection, for calls about another namespace."""
-        return Connection(self._channel, self.address, namespace)
+        other = copy(self)
+        other.namespace = namespace
+        return other
 
     async def call(
         self,
-        method: Method[Q, R],
+        method: "grpc.aio.UnaryUnaryMultiCallable[Q, R]",
         request: Q,
         doing: str,
         *,
-        lease: str = "",
         namespace: str = "",
         patience_s: float = PATIENCE_S,
         timeout_s: float = CALL_S,
@@ -137,60 +127,58 @@ class Connection:
         """Make a unary call, one that may be made twice.
 
         Args:
+            method: of a stub of this connection: `connection.content.Info`.
             doing: what is tried, for messages: "look for sha256:…".
-            lease: that is to keep what is made.
             namespace: another one than the connection's.
         Raises:
             NydusServiceError: of the kind that `failure` says.
         """
 
         async def attempt() -> R:
-            call = self._channel.unary_unary(
-                method.path,
-                request_serializer=method.request.SerializeToString,
-                response_deserializer=method.reply.FromString,
-            )
-            metadata = self._metadata(lease, namespace)
+            call = method(request, metadata=self._metadata(namespace), timeout=timeout_s)
             try:
-                reply: R = await answered(call(request, metadata=metadata, timeout=timeout_s))
+                return await await_settled(call)
             except grpc.aio.AioRpcError as exc:
                 raise self.failure(exc.code(), exc.details(), doing) from exc
-            return reply
 
         return await retry(attempt, patience_s)
 
     async def stream(
-        self, method: Method[Q, R], request: Q, doing: str, *, timeout_s: float | None
+        self,
+        method: "grpc.aio.UnaryStreamMultiCallable[Q, R]",
+        request: Q,
+        doing: str,
+        *,
+        timeout_s: float | None,
     ) -> AsyncGenerator[R, None]:
-        """Make a call that is answered by any number of messages. Not made again.
+        """Make a call that is answered by any number of messages. It is not made again.
 
         Args:
             timeout_s: None: it may last for ever.
+        Raises:
+            NydusServiceError: of the kind that `failure` says.
         """
-        call = self._channel.unary_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.reply.FromString,
-        )
-        answers = call(request, metadata=self._metadata("", ""), timeout=timeout_s)
+        call = method(request, metadata=self._metadata(), timeout=timeout_s)
+        replies = aiter(call)
         try:
-            while isinstance(reply := await of_grpc(answers.read()), method.reply):
+            while (reply := await await_rpc(anext(replies, None))) is not None:
                 yield reply
         except grpc.aio.AioRpcError as exc:
             raise self.failure(exc.code(), exc.details(), doing) from exc
         finally:
-            answers.cancel()
+            call.cancel()
 
-    def exchange(self, method: Method[Q, R], *, lease: str = "") -> "Exchange[Q, R]":
-        """Open a stream of messages both ways."""
-        call = self._channel.stream_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.reply.FromString,
-        )
-        return Exchange(call(metadata=self._metadata(lease, "")))
+    def exchange(
+        self, method: "grpc.aio.StreamStreamMultiCallable[Q, R]", *, lease: str = ""
+    ) -> "Exchange[Q, R]":
+        """Open a stream of messages both ways.
 
-    def failure(self, code: Any, details: str | None, doing: str) -> NydusServiceError:
+        Args:
+            lease: keeps what is written.
+        """
+        return Exchange(method(metadata=self._metadata(lease=lease)))
+
+    def failure(self, code: grpc.StatusCode | None, details: str | None, doing: str) -> NydusServiceError:
         """What a status means."""
         text = details or "no reason given"
         message = f"cannot {doing}: {self}: {text}"
@@ -203,9 +191,10 @@ class Connection:
             return UnreachableError(
                 f"cannot {doing}: containerd at {self.address} does not answer ({said}); is it running?"
             )
-        return _KINDS.get(code, NydusServiceError)(message)
+        kind = _KINDS.get(code) if code else None
+        return (kind or NydusServiceError)(message)
 
-    def _metadata(self, lease: str, namespace: str) -> tuple[tuple[str, str], ...]:
+    def _metadata(self, namespace: str = "", *, lease: str = "") -> tuple[tuple[str, str], ...]:
         metadata = (("containerd-namespace", namespace or self.namespace),)
         return (*metadata, ("containerd-lease", lease)) if lease else metadata
 
@@ -216,7 +205,7 @@ _UNREACHABLE = (
     grpc.StatusCode.CANCELLED,  # by the daemon, when it stops: our own cancellation never gets here
     grpc.StatusCode.INTERNAL,  # by gRPC, of a connection in disorder: the daemon's services never say it
 )
-_KINDS: dict[Any, type[NydusServiceError]] = {
+_KINDS: Final[dict[grpc.StatusCode, type[NydusServiceError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: UsageError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyThere,
@@ -240,46 +229,12 @@ async def connect(address: Path, namespace: str) -> AsyncIterator[Connection]:
     """
     if not _NAMESPACE.fullmatch(namespace) or len(namespace) > _NAMESPACE_LENGTH_MAX:
         raise UsageError(f"{namespace!r} is not a namespace: letters and digits, parted by single . _ or -")
-    await in_thread(f"connect to {address}", _probe, address)
-    channel = grpc.aio.insecure_channel(f"unix:{address}", options=_CHANNEL_OPTIONS)
-    try:
+    async with open_unix_channel(address, _CHANNEL_OPTIONS, partial(_explain, address)) as channel:
         yield Connection(channel, address, namespace)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await channel.close()
 
 
-async def of_grpc(awaitable: Awaitable[T]) -> T:
-    """Await something of gRPC's.
-
-    When it is cancelled it raises a cancellation of its own, which anyio's scopes do not know as theirs
-    and would let pass. Theirs comes at the next opportunity: this is one.
-    """
-    try:
-        return await awaitable
-    except asyncio.CancelledError:
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        raise
-
-
-async def answered(call: Any) -> Any:
-    """The answer to a unary call. Who is cancelled waits for it a moment longer.
-
-    The daemon may well do what it is told not to do any more, and late: after its caller, clearing up,
-    found no lease that it had asked for, or let go of the content of a name that comes only then.
-    """
-    answer = asyncio.ensure_future(of_grpc(call))
-    try:
-        return await asyncio.shield(answer)
-    except asyncio.CancelledError:
-        with anyio.move_on_after(_SETTLE_S, shield=True):
-            await asyncio.wait({answer})
-        call.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait({answer})
-        if not answer.cancelled():
-            answer.exception()  # seen: nobody waits for it
-        raise
+Status: TypeAlias = tuple[grpc.StatusCode | None, str | None]
+"""Code and details that a call ended with; None while it goes on."""
 
 
 class Exchange(Generic[Q, R]):
@@ -293,42 +248,42 @@ class Exchange(Generic[Q, R]):
     Source: grpcio `aio/_call.py`, `_StreamRequestMixin._write`, `_StreamResponseMixin.read`.
     """
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: "grpc.aio.StreamStreamCall[Q, R]") -> None:
         self._call = call
-        self._answers: AsyncIterator[R] = aiter(call)
-        self._first: tuple[Any, str | None] = (None, None)
+        self._answers = aiter(call)
+        self._first: Status = (None, None)
         call.add_done_callback(self._note)
 
     @property
     def is_done(self) -> bool:
         """Whether it has ended, by its owner or by a status."""
-        return bool(self._call.done())
+        return self._call.done()
 
     async def write(self, request: Q) -> None:
         """Raises: StreamEnded."""
         try:
-            await of_grpc(self._call.write(request))
+            await await_rpc(self._call.write(request))
         except _ENDED as exc:
             raise StreamEnded from exc
 
     async def read(self) -> R:
         """Raises: StreamEnded."""
         try:
-            return await of_grpc(anext(self._answers))
+            return await await_rpc(anext(self._answers))
         except (StopAsyncIteration, *_ENDED) as exc:
             raise StreamEnded from exc
 
     async def end_writing(self) -> None:
         """Raises: StreamEnded."""
         try:
-            await of_grpc(self._call.done_writing())
+            await await_rpc(self._call.done_writing())
         except _ENDED as exc:
             raise StreamEnded from exc
 
     def cancel(self) -> None:
         self._call.cancel()
 
-    async def status(self) -> tuple[Any, str | None]:
+    async def status(self) -> Status:
         """The code and the details that it ended with. What was not read yet is lost."""
         with anyio.move_on_after(_STATUS_S), suppress(StreamEnded):
             while True:
@@ -341,7 +296,7 @@ class Exchange(Generic[Q, R]):
         return self._current
 
     @property
-    def _current(self) -> tuple[Any, str | None]:
+    def _current(self) -> Status:
         """The status that it has. None: it goes on."""
         return (
             (_result_of(self._call.code()), _result_of(self._call.details()))
@@ -349,11 +304,11 @@ class Exchange(Generic[Q, R]):
             else (None, None)
         )
 
-    def _note(self, _: Any) -> None:
+    def _note(self, _: object) -> None:
         self._first = self._current
 
 
-def _result_of(known: Coroutine[Any, Any, T]) -> T:
+def _result_of(known: Coroutine[object, None, T]) -> T:
     """What a coroutine returns that has nothing to wait for."""
     try:
         known.send(None)
@@ -382,24 +337,18 @@ async def retry(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENC
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _probe(address: Path) -> None:
-    """Connect once, because the operating system's reasons are clearer than gRPC's."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_CONNECT_S)
-        try:
-            probe.connect(os.fspath(address))
-        except PermissionError as exc:
-            raise NotAllowedError(
+def _explain(address: Path, exc: OSError) -> NydusServiceError:
+    """Why no containerd can be reached at a socket."""
+    match exc:
+        case PermissionError():
+            return NotAllowedError(
                 f"this user may not use containerd's socket {address}: run it as root, "
                 "or let --address name another one"
-            ) from exc
-        except FileNotFoundError as exc:
-            raise UnreachableError(
+            )
+        case FileNotFoundError():
+            return UnreachableError(
                 f"there is no containerd socket {address}: start containerd, let --address name "
                 "another one, or use oci:DIR:TAG, which needs none"
-            ) from exc
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-            raise UnreachableError(
-                f"containerd does not answer at {address} ({reason}): is it running?"
-            ) from exc
+            )
+    reason = exc.strerror or str(exc)
+    return UnreachableError(f"containerd does not answer at {address} ({reason}): is it running?")

@@ -5,27 +5,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from google.protobuf.empty_pb2 import Empty
 
 from nydus_service.content._pb.containerd.services.introspection.v1.introspection_pb2 import (
     PluginsRequest,
-    PluginsResponse,
 )
 from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
     ListNamespacesRequest,
-    ListNamespacesResponse,
 )
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.images import ContainerdImages
 from nydus_service.content.containerd.leases import ContainerdLeases
-from nydus_service.content.containerd.rpc import VERSION, Connection, Method, connect
+from nydus_service.content.containerd.rpc import Connection, connect
 from nydus_service.content.store import Stores
 
-_PLUGINS: Final = Method("introspection.v1.Introspection/Plugins", PluginsRequest, PluginsResponse)
-_NAMESPACES: Final = Method("namespaces.v1.Namespaces/List", ListNamespacesRequest, ListNamespacesResponse)
 _FIRST_ANSWER_S = 10.0
 
 
@@ -81,7 +76,7 @@ async def introspect(address: Path) -> ContainerdInfo:
     """Ask a containerd about itself. Raises: as `connect`."""
     async with connect(address, "default") as connection:
         version = await _version(connection)
-        found = await connection.call(_NAMESPACES, ListNamespacesRequest(), "list namespaces")
+        found = await connection.call(connection.namespaces.List, ListNamespacesRequest(), "list namespaces")
         root = await _content_root(connection)
         namespaces = tuple(sorted(each.name for each in found.namespaces))
         return ContainerdInfo(version, namespaces, root, await _is_readable(root))
@@ -90,14 +85,14 @@ async def introspect(address: Path) -> ContainerdInfo:
 async def _version(connection: Connection) -> str:
     """The first call: nobody has to wait long to hear that nobody answers."""
     reply = await connection.call(
-        VERSION, Empty(), "ask for its version", patience_s=0, timeout_s=_FIRST_ANSWER_S
+        connection.version.Version, Empty(), "ask for its version", patience_s=0, timeout_s=_FIRST_ANSWER_S
     )
     return reply.version
 
 
 async def _content_root(connection: Connection) -> Path | None:
     request = PluginsRequest(filters=["type==io.containerd.content.v1"])
-    reply = await connection.call(_PLUGINS, request, "find its content directory")
+    reply = await connection.call(connection.introspection.Plugins, request, "find its content directory")
     roots = [plugin.exports["root"] for plugin in reply.plugins if "root" in plugin.exports]
     return Path(roots[0]) if len(roots) == 1 else None
 

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from nydus_service.config.sections import DaemonConfig, RuleEntry, TriggersSection
-from nydus_service.content.containerd.events import EventKind, ImageEvent
+from nydus_service.content.imagenode import EventKind, ImageEvent
 from nydus_service.content.store import Image, ImageNotFound
 from nydus_service.errors import NoSpaceError, UnreachableError
 from nydus_service.jobs.job import JobState

@@ -1,0 +1,51 @@
+"""How calls of `grpc.aio` and the cancel scopes of anyio get along."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_SETTLE_S: Final = 1.0
+
+
+async def await_rpc(awaitable: Awaitable[T]) -> T:
+    """Await something of gRPC, so that a cancel scope recognises its own cancellation.
+
+    A cancelled call raises a CancelledError of gRPC's own. anyio's scopes do not know it, and would let it
+    pass. The scope's own error comes at the next checkpoint, which this function adds.
+    """
+    try:
+        return await awaitable
+    except asyncio.CancelledError:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
+
+
+async def await_settled(call: "grpc.aio.UnaryUnaryCall[Q, R]") -> R:
+    """Await the reply to a unary call; if the caller is cancelled, wait a moment longer for the reply.
+
+    A server may still carry out a request that its client has cancelled, and do it late: after the client,
+    which cleans up, has found no lease that it asked for, or has given up the content of a name that only
+    appears then.
+    """
+    reply = asyncio.ensure_future(await_rpc(call))
+    try:
+        return await asyncio.shield(reply)
+    except asyncio.CancelledError:
+        with anyio.move_on_after(_SETTLE_S, shield=True):
+            await asyncio.wait({reply})
+        call.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({reply})
+        if not reply.cancelled():
+            reply.exception()  # retrieve it, or asyncio logs that nobody did
+        raise
