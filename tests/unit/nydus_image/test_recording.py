@@ -1,6 +1,6 @@
 """How a tar-split is recorded: by a process that all ends that ends the builder, or at once for small layers.
 
-All of it is run in processes of its own: the one of the tests has threads, and must not fork.
+All of it is run in processes of its own: the one of the tests has threads, where nothing is forked.
 """
 
 import json
@@ -111,3 +111,65 @@ def test_a_builder_whose_child_is_killed_says_so(tmp_path: Path) -> None:
     assert builder.returncode == 1
     message = "the process that records the tar-split was killed by SIGKILL (out of memory?)"
     assert json.loads(said) == {"error": {"code": "killed", "message": message}}
+
+
+LIBRARY = """
+import os, sys, threading
+from pathlib import Path
+from nydus_service.nydus_image.create import CreateOptions, create
+from nydus_service.nydus_image.recording import TarSplitOptions
+
+layer, directory, times, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+forks = []
+os.register_at_fork(before=lambda: forks.append(True))
+ended = threading.Event()
+
+def be_busy(lock=threading.Lock()):
+    while not ended.is_set():
+        with lock:
+            sum(range(1000))
+
+if threads:
+    import grpc
+    from concurrent.futures import ThreadPoolExecutor
+    server = grpc.server(ThreadPoolExecutor(2))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    grpc.channel_ready_future(channel).result(60)
+busy = [threading.Thread(target=be_busy) for _ in range(threads)]
+for thread in busy:
+    thread.start()
+try:
+    for number in range(times):
+        tar_split = TarSplitOptions(str(directory / f"tar_split-{number}"), 1 << 20, "blake3")
+        blob, bootstrap = directory / f"blob-{number}", directory / f"bootstrap-{number}"
+        create(CreateOptions(layer, blob=blob, bootstrap=bootstrap, tar_split=tar_split))
+finally:
+    ended.set()
+    if threads:
+        channel.close()
+        server.stop(None).wait()
+print(len(forks))
+"""
+
+
+def test_a_caller_with_threads_gets_what_the_command_makes(tmp_path: Path) -> None:
+    """Nothing is forked there: a child would have their locks, and no thread that releases them."""
+    stored, times = tmp_path / "layer", 20
+    stored.write_bytes(TAR)
+    wanted = {name: tmp_path / name for name in ("blob", "bootstrap", "tar_split")}
+    outputs = (
+        *("--blob", str(wanted["blob"]), "--bootstrap", str(wanted["bootstrap"])),
+        *("--source-tar-split", str(wanted["tar_split"])),
+    )
+    subprocess.run([*BUILD, *QUIET, *outputs, str(stored)], cwd=PROJECT, check=True, timeout=60)
+    for calls, threads, forks in ((times, 4, 0), (1, 0, 1)):
+        made = tmp_path / str(threads)
+        made.mkdir()
+        command = [sys.executable, "-c", LIBRARY, str(stored), str(made), str(calls), str(threads)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=100)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{forks}\n", "")
+        for name in wanted:
+            found = [path.read_bytes() for path in made.glob(f"{name}-*")]
+            assert found == [wanted[name].read_bytes()] * calls
