@@ -21,7 +21,7 @@ import pytest
 
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
 START_S: Final = 60
-WAIT_S: Final = 30
+WAIT_S: Final = 100
 
 _OPTIONS: Final = (
     "--headless=new",

@@ -64,9 +64,11 @@ def stopped_before_each_step(path: Path, work: Callable[[Path], object]) -> Iter
             work_until(step, work, layout)
         if not os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]):
             return
-        yield pid, layout
-        os.kill(pid, signal.SIGCONT)
-        _, status = os.waitpid(pid, 0)
+        try:
+            yield pid, layout
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            _, status = os.waitpid(pid, 0)
         if status not in (0, signal.SIGKILL):
             raise AssertionError(f"step {step}: status {status}")
 

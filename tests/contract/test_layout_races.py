@@ -13,6 +13,7 @@ from nydus_service.errors import FormatError, NotFoundError
 from tests.contract.faults import PROJECT
 from tests.contract.interleaving import create, named
 from tests.contract.location import write
+from tests.processes import killed_at_the_end
 
 LAYOUTS = 150
 """As many as the many processes create; each is created with the others at the same time."""
@@ -33,11 +34,8 @@ def other_process(*arguments: object) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize("what", STEPS_MIN)
 def test_one_process_is_stopped_before_each_step(tmp_path: Path, what: str) -> None:
-    with other_process(what, tmp_path) as process:
-        try:
-            steps, errors = process.communicate()
-        finally:
-            process.kill()
+    with killed_at_the_end(other_process(what, tmp_path)) as process:
+        steps, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     assert int(steps) > STEPS_MIN[what]
 
@@ -46,10 +44,10 @@ def test_many_processes_create_and_read_the_same_layouts(tmp_path: Path) -> None
     writers = [("create", tmp_path, LAYOUTS, f"app-{number}") for number in range(2)]
     readers = [("read", tmp_path, LAYOUTS)] * 2
     with ExitStack() as stack:
-        processes = []
-        for arguments in (*writers, *readers):
-            processes.append(stack.enter_context(other_process(*arguments)))
-            stack.callback(processes[-1].kill)
+        processes = [
+            stack.enter_context(killed_at_the_end(other_process(*arguments)))
+            for arguments in (*writers, *readers)
+        ]
         for process in processes:
             assert process.communicate()[1] == ""
             assert process.returncode == 0

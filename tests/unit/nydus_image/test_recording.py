@@ -16,6 +16,7 @@ import pytest
 
 from nydus_service.tarsplit.recorder import TarSplitRecorder
 from tests.layers import directory, file, layer
+from tests.processes import killed_at_the_end
 from tests.trees import PROJECT
 from tests.unit.builder.fakes import wait_until_gone
 
@@ -86,7 +87,8 @@ def builder_that_waits(tmp_path: Path, *options: str) -> Iterator[tuple["subproc
         str(tmp_path / "tar_split"),
         "-",
     ]
-    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as builder:
+    pipe = subprocess.PIPE
+    with killed_at_the_end(subprocess.Popen(command, cwd=PROJECT, stdin=pipe, stderr=pipe)) as builder:
         assert builder.stdin is not None
         builder.stdin.write(TAR[:100_000])
         builder.stdin.flush()
@@ -100,14 +102,14 @@ def builder_that_waits(tmp_path: Path, *options: str) -> Iterator[tuple["subproc
 def test_the_builder_is_killed(number: signal.Signals, tmp_path: Path) -> None:
     with builder_that_waits(tmp_path) as (builder, child):
         builder.send_signal(number)
-        builder.wait(20)
+        builder.wait(100)
         wait_until_gone(child)
 
 
 def test_a_builder_whose_child_is_killed_says_so(tmp_path: Path) -> None:
     with builder_that_waits(tmp_path, "--error-format", "json") as (builder, child):
         os.kill(child, signal.SIGKILL)
-        _, said = builder.communicate(TAR[100_000:], timeout=20)
+        _, said = builder.communicate(TAR[100_000:], timeout=100)
     assert builder.returncode == 1
     message = "the process that records the tar-split was killed by SIGKILL (out of memory?)"
     assert json.loads(said) == {"error": {"code": "killed", "message": message}}
