@@ -185,6 +185,7 @@ def test_a_consumer_that_goes_away_ends_the_builder(tmp_path: Path, tar: Path) -
     assert b"Broken pipe" in stderr
 
 
+@pytest.mark.conditions
 @pytest.mark.parametrize("stuck", ["waiting for the source", "waiting for the consumer"])
 def test_an_interrupt_ends_it_wherever_it_waits(tmp_path: Path, stuck: str) -> None:
     reader, writer = os.pipe()

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from nydus_service.api.http.server import Timeouts
 from nydus_service.jobs.job import JobError, JobState
 from tests.unit.api.jobservice import MemoryBoard, a_job
 from tests.unit.api.serving import CONVERSIONS, Served, served
+
+pytestmark = pytest.mark.conditions
 
 ONE = f"{CONVERSIONS}/{1:032x}/events"
 ALL = f"{CONVERSIONS}/events"

@@ -131,6 +131,7 @@ esac
 """
 
 
+@pytest.mark.conditions
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_builder_works_leaves_nothing(
     layout: Path, tmp_path: Path, number: signal.Signals
@@ -171,6 +172,7 @@ def test_a_signal_while_a_builder_works_leaves_nothing(
     assert set(state(layout)) == blobs
 
 
+@pytest.mark.conditions
 def test_a_signal_between_layers_leaves_nothing(layout: Path, tmp_path: Path) -> None:
     before = state(layout)
     words = ["convert", f"oci:{layout}:sample", f"oci:{layout}:new", "--jobs", "1", "--compressor", "none"]

@@ -145,6 +145,7 @@ async def test_watch_one(tmp_path: Path, socket: Path) -> None:
         assert done.stdout.endswith(f"app-nydus@{digest}\n")
 
 
+@pytest.mark.conditions
 async def test_watch_all(tmp_path: Path, socket: Path) -> None:
     async with (
         serving(tmp_path, job_service=MemoryBoard(a_job(1))) as served,
@@ -200,6 +201,7 @@ class TestConvertRemote:
             await until_watched(served)
             assert served.job_service.submitted[0][0].options.compressor == "lz4_block"
 
+    @pytest.mark.conditions
     async def test_who_is_interrupted_watches_no_longer(self, tmp_path: Path, socket: Path) -> None:
         async with (
             serving(tmp_path) as served,

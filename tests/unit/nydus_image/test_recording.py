@@ -98,6 +98,7 @@ def builder_that_waits(tmp_path: Path, *options: str) -> Iterator[tuple["subproc
         yield builder, int(found[0])
 
 
+@pytest.mark.conditions
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=str)
 def test_the_builder_is_killed(number: signal.Signals, tmp_path: Path) -> None:
     with builder_that_waits(tmp_path) as (builder, child):
