@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.containerd import VERSIONS, Daemon, running_daemon
+from tests.processes import let_children_have_signals
 
 # No deadline: a busy machine is no failure. Derandomised: the suite that runs on every change gives
 # the same verdict for the same code; the long tests are the ones that look for new examples.
@@ -14,6 +15,11 @@ settings.register_profile(
 )
 settings.register_profile("search", settings.get_profile("tests"), derandomize=False, print_blob=True)
 settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_of_children() -> None:
+    let_children_have_signals()
 
 
 @pytest.fixture(scope="session", params=VERSIONS)

@@ -67,9 +67,13 @@ class Daemon:
         with (self.work / "log").open("ab") as log:
             argv = [str(self.program), "--config", str(self.work / "config.toml")]
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
-        while self.process.poll() is None:
-            if self.run_ctr("--connect-timeout", "100ms", "version").returncode == 0:
-                return
+        try:
+            while self.process.poll() is None:
+                if self.run_ctr("--connect-timeout", "100ms", "version").returncode == 0:
+                    return
+        except BaseException:
+            self.kill()
+            raise
         raise AssertionError((self.work / "log").read_text())
 
     def kill(self) -> None:
@@ -78,7 +82,10 @@ class Daemon:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        try:
+            self.process.wait(60)
+        finally:
+            self.kill()
 
     def ctr(self, namespace: str, *argv: str) -> str:
         """Run `ctr`. Returns what it says on stdout."""

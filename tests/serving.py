@@ -156,8 +156,8 @@ def _status(pid: int, name: str) -> int:
 def serving(place: Path, containerd: Path, **settings: Any) -> Iterator[Service]:
     """A daemon that runs; it is killed when the block ends, if it has not ended by then."""
     service = Service(place, containerd, **settings)
-    service.start()
     try:
+        service.start()
         yield service
     finally:
         if service.is_running():

@@ -34,7 +34,8 @@ class ForkServer:
     That thread must live as long as the children: with it they die.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._lock = anyio.Lock()
@@ -45,7 +46,7 @@ class ForkServer:
         if self._process is not None or self._is_unusable:
             return
         ours, theirs = socket.socketpair()
-        ours.settimeout(_ANSWER_TIMEOUT_S)
+        ours.settimeout(self._patience_s)
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -135,13 +136,14 @@ def _ask(connection: socket.socket, request: bytes, numbers: list[int]) -> int |
 
 
 @contextmanager
-def open_fork_server(commands: int) -> Iterator[ForkServer]:
+def open_fork_server(commands: int, patience_s: float = _ANSWER_TIMEOUT_S) -> Iterator[ForkServer]:
     """Have a fork server while the block lasts. It is started now, if that pays, or else by its `start`.
 
     Args:
         commands: about how many will be forked.
+        patience_s: how long it may take to answer; then commands start without it.
     """
-    server = ForkServer()
+    server = ForkServer(patience_s)
     try:
         if commands >= _WORTH_IT:
             server.start()

@@ -101,8 +101,8 @@ class JobsSection:
         queue: jobs that may wait; more are refused.
         history: finished jobs that are remembered.
         retries: further tries after an error that may pass.
-        min_free_space: bytes free where work directories are, or no job begins.
-        min_free_memory: bytes of memory available, or no builder begins.
+        min_free_space: bytes that stay free where work directories are, or no job begins.
+        min_free_memory: bytes of memory available, or no job begins while another runs.
         nice: of the builders, 0 to 19.
         io_priority: of the builders: best-effort (its lowest level), idle, or none: as the daemon's.
     """

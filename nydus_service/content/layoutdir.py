@@ -6,7 +6,7 @@
         lock                     held for each change of anything in here, of index.json, of blobs
         ingest-<random>          bytes of a write under way, locked by its process (locks.py)
         lease-<id>               locked while the lease lasts; names the blobs that were new with it
-        index.json               the next one, on its way
+        index.json, oci-layout   the next ones, until they are renamed to their places
         made                     the directories that were missing before us
 
 - What is locked is left alone. What isn't, is of a killed process: ingests are removed at once, leases
@@ -16,6 +16,8 @@
 - When nothing is left under way, `.nydus-service` goes, and if there is still no index.json, then so do
   empty `blobs` and the directories that we made: a conversion that failed leaves what it found.
 - index.json, and content that it leads to, is read without any lock: it is replaced by a rename.
+- oci-layout gets its name, whole, before index.json does, and never goes before it. So a reader takes
+  index.json first: if that is there, then so is oci-layout. Without index.json there is no layout yet.
 - Durable is what an image leads to: blobs are synced before they get their names, and their directories
   before index.json is replaced.
 
@@ -49,6 +51,8 @@ _MARKER_FIELDS = {"imageLayoutVersion": "1.0.0"}
 _LOCK, _MADE, _INGEST, _LEASE = "lock", "made", "ingest-", "lease-"
 _LEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _DIGESTS = re.compile(rb"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+_ATTEMPTS_MAX = 1000
+"""How often a writer makes the directories again that other writers remove. Each takes microseconds."""
 _READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Without O_NONBLOCK the open of a FIFO that someone put there would wait for ever."""
 
@@ -87,10 +91,12 @@ class LayoutDir:
             UsageError: it is something else.
             FormatError, UnsupportedError: a damaged layout, or one of a later version.
         """
-        marker = self._read(MARKER)
         index = self._read(INDEX)
-        if index is None and self._is_bare():
-            return None
+        if index is None:
+            if self._is_bare():
+                return None
+            index = self._read(INDEX)  # what is not bare by now may have got its first image in between
+        marker = self._read(MARKER)  # after index.json, because writers name it first
         if marker is None and index is None:
             raise UsageError(f"{self.path} is not an OCI layout")
         if marker is None or index is None:
@@ -111,7 +117,9 @@ class LayoutDir:
 
     def _replace_index(self, index: Index, *, first: bool) -> None:
         if first:
-            _write_synced(self.path / MARKER, encode(_MARKER_FIELDS))
+            marker = self._work / MARKER  # a reader must not see a part of it
+            _write_synced(marker, encode(_MARKER_FIELDS))
+            marker.rename(self.path / MARKER)
         draft = self._work / INDEX
         _write_synced(draft, index.encode())
         if not first:
@@ -180,7 +188,7 @@ class LayoutDir:
         """Remove what nobody uses any more, up to the layout itself. The lock is held."""
         self._sweep()
         names = set(os.listdir(self._work))
-        if names - {_LOCK, _MADE, INDEX}:
+        if names - {_LOCK, _MADE, INDEX, MARKER}:
             return
         made = self._read_made()
         for name in names - {_LOCK}:
@@ -260,14 +268,19 @@ class LayoutDir:
     def _enter(self) -> int:
         made: list[Path] = []
         held = -1
+        attempts = 0
         try:
             while held < 0:
-                self._make_directories(made)
-                with suppress(FileNotFoundError):  # the last one left, and removed it under our feet
+                try:
+                    self._make_directories(made)
                     # not exist_ok, which looks again at a directory that may be gone by then
                     with suppress(FileExistsError):
                         self._work.mkdir()
                     held = acquire(self._work / _LOCK)
+                except FileNotFoundError:  # the last writer left, and removed a directory under our feet
+                    attempts += 1
+                    if attempts == _ATTEMPTS_MAX:  # no: it cannot be made, as behind a dangling link
+                        raise
             if made:
                 _append(self._work / _MADE, b"".join(os.fsencode(each) + b"\0" for each in made))
         except BaseException:  # a full disk, say: nothing tells anybody later that these are ours
@@ -289,7 +302,8 @@ class LayoutDir:
             with suppress(FileExistsError):
                 directory.mkdir()
                 made.append(directory)
-        if not missing and not (self.path / MARKER).exists() and not self._is_bare():
+        # The marker comes last: where another writer's first index.json is seen, the marker is there, too.
+        if not missing and not self._is_bare() and not (self.path / MARKER).exists():
             raise UsageError(f"{self.path} is neither empty nor an OCI layout: nothing is written there")
 
     def _read_made(self) -> list[Path]:

@@ -7,6 +7,10 @@
 
 Recording is Python for each entry of the tar. In a thread it would keep the one that builds from going on:
 a layer of small files takes a seventh longer so. For a small layer the process takes longer than that.
+
+The child is a fork, which is sound only in a process with one thread: a lock that another thread holds is
+never released in the child, and libraries with threads of their own, as gRPC, abort there. The command has
+one thread when it begins to record. A caller of the library may have any: then it records where it reads.
 """
 
 import mmap
@@ -61,14 +65,19 @@ class Recording(Protocol):
 
 
 def record_tar_split(options: TarSplitOptions, stored_size: int | None) -> Recording:
-    """Begin to record a tar-split. To be called before this process has other threads.
+    """Begin to record a tar-split: in a process of its own if the layer is large and a fork is sound.
 
     Args:
         stored_size: of the layer, bytes, as far as it is known.
-    Raises: NydusServiceError: the file cannot be written, which may be told later, too.
+    Raises: NydusServiceError: the file cannot be written; another process says so by `put` or `finish`.
     """
     is_small = stored_size is not None and stored_size < _SMALL_LAYER
-    return TarSplitWriter(options) if is_small else TarSplitProcess(options)
+    return TarSplitWriter(options) if is_small or _has_other_threads() else TarSplitProcess(options)
+
+
+def _has_other_threads() -> bool:
+    """Whether this process has threads besides the calling one, be they Python's or not."""
+    return len(os.listdir("/proc/self/task")) > 1
 
 
 class TarSplitWriter:
@@ -119,7 +128,7 @@ class TarSplitProcessEnded(NydusServiceError):
 
 
 class TarSplitProcess:
-    """A child process that records."""
+    """A child process that records: a fork of this one, which has no other threads."""
 
     def __init__(self, options: TarSplitOptions) -> None:
         self._slots = mmap.mmap(-1, _SLOTS * PIECE_SIZE)

@@ -50,11 +50,15 @@ class LayerSource:
     """Gives the decompressed bytes of a layer piece by piece, by `read`.
 
     `close` ends thread and process, whatever their state; `finish` waits for the end of the source and of
-    the tar-split, and raises what went wrong in either. To be made before this process has other threads.
+    the tar-split, and raises what went wrong in either. Closes `fd`, also if it cannot be made.
     """
 
     def __init__(self, fd: int, check: SourceCheck, tar_split: TarSplitOptions | None) -> None:
-        self._tar_split = None if tar_split is None else record_tar_split(tar_split, check.size)
+        try:
+            self._tar_split = None if tar_split is None else record_tar_split(tar_split, check.size)
+        except BaseException:
+            os.close(fd)
+            raise
         self._fd = fd
         self._end_read, self._end_write = os.pipe()
         self._poll = select.poll()

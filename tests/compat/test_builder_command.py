@@ -15,6 +15,7 @@ from typing import IO
 import pytest
 
 from tests.layers import file, layer
+from tests.processes import killed_at_the_end
 
 COMMAND = [sys.executable, "-m", "nydus_service.nydus_image"]
 INLINE = ["--type", "tar-rafs", "--blob-inline-meta", "--features", "blob-toc"]
@@ -176,25 +177,27 @@ def test_a_consumer_that_goes_away_ends_the_builder(tmp_path: Path, tar: Path) -
         f"/proc/self/fd/{writer}",
         str(tar),
     ]
-    with subprocess.Popen(argv, pass_fds=(writer,), stderr=subprocess.PIPE) as process:
+    with killed_at_the_end(subprocess.Popen(argv, pass_fds=(writer,), stderr=subprocess.PIPE)) as process:
         os.close(writer)
         os.close(reader)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=100)
     assert process.returncode == 1
     assert b"Broken pipe" in stderr
 
 
+@pytest.mark.conditions
 @pytest.mark.parametrize("stuck", ["waiting for the source", "waiting for the consumer"])
 def test_an_interrupt_ends_it_wherever_it_waits(tmp_path: Path, stuck: str) -> None:
     reader, writer = os.pipe()
     plain = ["--compressor", "none", "--blob", f"/proc/self/fd/{writer}"]
     source = TAR[:100_000] if stuck == "waiting for the source" else TAR
-    with subprocess.Popen(
+    builder = subprocess.Popen(
         [*COMMAND, "create", *INLINE, *plain, "-"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=(writer,),
-    ) as process:
+    )
+    with killed_at_the_end(builder) as process:
         os.close(writer)
         assert process.stdin is not None
         feeder = threading.Thread(target=_write_until_it_breaks, args=(process.stdin, source))
@@ -204,7 +207,7 @@ def test_an_interrupt_ends_it_wherever_it_waits(tmp_path: Path, stuck: str) -> N
         else:
             feeder.join()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) in (130, -signal.SIGINT)
+        assert process.wait(timeout=100) in (130, -signal.SIGINT)
         os.close(reader)
         process.stdin.close()
         feeder.join()

@@ -22,6 +22,7 @@ from nydus_service.rafs.reader import read_bootstrap
 from tests.compat.builders import Builder
 from tests.compat.images import read_nydus_image
 from tests.containerd import Daemon, new_namespace
+from tests.processes import killed_at_the_end
 from tests.trees import image_tree, oracle_tree
 from tests.unit.cli.command import ARGV, environment, run, run_json
 
@@ -67,14 +68,15 @@ class Node:
     def converting(self, *options: str) -> Iterator["subprocess.Popen[str]"]:
         """A conversion under way, past the making of its lease."""
         argv = [*ARGV, "convert", APP, NYDUS, "-q", "--format", "json", *options]
-        with subprocess.Popen(
+        started = subprocess.Popen(
             argv,
             env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-        ) as process:
+        )
+        with killed_at_the_end(started) as process:
             while not self.listed("leases", "ls", "-q"):
                 assert process.poll() is None, process.communicate()
             yield process
@@ -217,15 +219,16 @@ def test_from_store_to_store(node: Node, sample: Sample, tmp_path: Path) -> None
 @pytest.mark.long
 def test_two_at_once(node: Node, sample: Sample) -> None:
     argv = [*ARGV, "convert", APP, NYDUS, "-q", "--force", "--format", "json"]
-    both = [
-        subprocess.Popen(argv, env=node.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for process in both:
-        stdout, stderr = process.communicate()
-        assert (process.returncode, stderr) == (0, "")
-        digest = json.loads(stdout)["target"]["descriptor"]["digest"]
-        assert digest == sample.target["target"]["descriptor"]["digest"]
+    pipe = subprocess.PIPE
+    first, second = (
+        subprocess.Popen(argv, env=node.env, stdout=pipe, stderr=pipe, text=True) for _ in range(2)
+    )
+    with killed_at_the_end(first), killed_at_the_end(second):
+        for process in (first, second):
+            stdout, stderr = process.communicate()
+            assert (process.returncode, stderr) == (0, "")
+            digest = json.loads(stdout)["target"]["descriptor"]["digest"]
+            assert digest == sample.target["target"]["descriptor"]["digest"]
     node.assert_nothing_left()
 
 

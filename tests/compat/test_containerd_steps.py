@@ -51,7 +51,12 @@ class Disturbed:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        stdout, stderr = await self.process.communicate()
+        try:
+            stdout, stderr = await self.process.communicate()
+        finally:
+            if self.process.returncode is None:
+                self.process.kill()
+                await self.process.wait()
         assert self.process.returncode is not None
         return self.process.returncode, stdout.decode(), stderr.decode()
 

@@ -233,6 +233,7 @@ async def test_the_keyboard_will_do(tmp_path: Path) -> None:
         assert await tab.run("document.activeElement.hash") == f"#{job_id(4)}"
 
 
+@pytest.mark.conditions
 async def test_a_thousand_jobs(tmp_path: Path) -> None:
     """All are there, few are drawn, and a storm of changes is not lost."""
     job_service = MemoryBoard(*(a_job(number, JobState.DONE) for number in range(1, 1201)))

@@ -12,6 +12,7 @@ import zstandard
 
 from tests.compat.builders import INLINE, OURS, TOC, Builder
 from tests.compat.catalogue import many_sizes
+from tests.processes import killed_at_the_end
 
 CREATE = ("create", "--type", "tar-rafs", "--whiteout-spec", "none", *INLINE, *TOC)
 
@@ -36,7 +37,7 @@ def through_descriptors(builder: Builder, work: Path, data: bytes) -> bytes:
     process = subprocess.Popen(argv, pass_fds=(source, blob), stderr=subprocess.PIPE)
     os.close(source)
     os.close(blob)
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor() as threads, killed_at_the_end(process):
         threads.submit(write_all, source_end, data)
         result = threads.submit(read_all, blob_end)
         _, stderr = process.communicate(timeout=60)

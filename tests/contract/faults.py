@@ -2,21 +2,24 @@
 
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from nydus_service.content.store import Stores
 from nydus_service.content.transfer import closure
 from nydus_service.oci.digest import Digest
 from tests.contract.location import read
+from tests.processes import killed_at_the_end
 
 PROJECT = Path(__file__).parents[2]
 STEPS_MIN, STEPS_MAX = 20, 80
 """How many changes of files a small job is: enough to be worth the test, and few enough for it."""
 
 
-def other_process(*arguments: object) -> "subprocess.Popen[str]":
+def other_process(*arguments: object) -> AbstractContextManager["subprocess.Popen[str]"]:
+    """Start one; it does not outlive the block."""
     argv = [sys.executable, "-m", "tests.contract.other_process", *map(str, arguments)]
-    return subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    return killed_at_the_end(subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.PIPE, text=True))
 
 
 def files(directory: Path) -> set[str]:

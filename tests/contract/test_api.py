@@ -479,7 +479,7 @@ class TestSocket:
             if len(outcomes) == 2:
                 held.set()
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             first, second = asyncio.create_task(start()), asyncio.create_task(start())
             await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
             held.set()

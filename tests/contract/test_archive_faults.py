@@ -1,6 +1,7 @@
 """An archive through what happens to files: killed writers, others that write it, damage."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
@@ -72,10 +73,9 @@ async def test_other_images_are_kept_and_garbage_is_not(tmp_path: Path) -> None:
 
 async def test_many_processes_name_images_at_once(tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
-    running = [other_process("add", path, 4 * number, 4) for number in range(3)]
-    for process in running:
-        with process:
-            assert process.wait() == 0
+    with ExitStack() as stack:
+        running = [stack.enter_context(other_process("add", path, 4 * number, 4)) for number in range(3)]
+        assert [process.wait() for process in running] == [0] * 3
     async with open_archive(path) as stores:
         assert sorted(await names(stores.images)) == sorted(f"app-{number}" for number in range(12))
         await verify(stores)

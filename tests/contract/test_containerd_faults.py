@@ -5,7 +5,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from nydus_service.oci.digest import Digest
 from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
 from tests.contract.location import add_image, blob, read, write, write_manifest
 from tests.grpcproxy import running_proxy
+from tests.processes import killed_at_the_end
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 PROJECT = Path(__file__).parents[2]
@@ -65,10 +66,10 @@ class Here:
     def collect(self) -> None:
         self.daemon.collect(self.namespace)
 
-    def process(self, what: str) -> "subprocess.Popen[str]":
+    def process(self, what: str) -> AbstractContextManager["subprocess.Popen[str]"]:
         argv = [sys.executable, "-m", "tests.contract.containerd_process", what]
         argv += [str(self.daemon.address), self.namespace, str(self.jobs_dir)]
-        return subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        return killed_at_the_end(subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.PIPE, text=True))
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ class MemoryBoard:
 
     async def until_watched_by(self, count: int) -> None:
         """Wait until so many watch."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             while len(self._watchers) != count:
                 self._watchers_changed.clear()
                 await self._watchers_changed.wait()

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from nydus_service.api.http.server import Timeouts
 from nydus_service.jobs.job import JobError, JobState
 from tests.unit.api.jobservice import MemoryBoard, a_job
 from tests.unit.api.serving import CONVERSIONS, Served, served
+
+pytestmark = pytest.mark.conditions
 
 ONE = f"{CONVERSIONS}/{1:032x}/events"
 ALL = f"{CONVERSIONS}/events"
@@ -42,7 +45,7 @@ def open_events(at: Served, path: str, seen: str = "") -> Any:
 
 async def test_a_job_is_followed_to_its_end(tmp_path: Path) -> None:
     job_service = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with served(job_service, tmp_path) as at, open_events(at, ONE) as response, asyncio.timeout(20):
+    async with served(job_service, tmp_path) as at, open_events(at, ONE) as response, asyncio.timeout(100):
         assert response.content_type == "text/event-stream"
         assert response.headers["Cache-Control"] == "no-store"
         stream = blocks(response)
@@ -59,7 +62,7 @@ async def test_a_job_is_followed_to_its_end(tmp_path: Path) -> None:
 async def test_who_comes_again_is_spared_what_it_has(tmp_path: Path) -> None:
     job_service = MemoryBoard(a_job(1, JobState.RUNNING))
     seen = f"{1:032x}-5"
-    async with served(job_service, tmp_path) as at, asyncio.timeout(20):
+    async with served(job_service, tmp_path) as at, asyncio.timeout(100):
         async with open_events(at, ONE, seen) as response:
             stream = blocks(response)
             assert await anext(stream) == {"retry": "2000"}
@@ -75,7 +78,7 @@ async def test_who_comes_again_is_spared_what_it_has(tmp_path: Path) -> None:
 
 async def test_all_jobs_are_followed_without_their_layers(tmp_path: Path) -> None:
     job_service = MemoryBoard(a_job(1, JobState.RUNNING), a_job(2))
-    async with served(job_service, tmp_path) as at, open_events(at, ALL) as response, asyncio.timeout(20):
+    async with served(job_service, tmp_path) as at, open_events(at, ALL) as response, asyncio.timeout(100):
         stream = blocks(response)
         await anext(stream)
         job_service.move(f"{2:032x}", JobState.RUNNING)
@@ -92,7 +95,7 @@ async def test_all_jobs_are_followed_without_their_layers(tmp_path: Path) -> Non
 
 async def test_a_quiet_stream_shows_signs_of_life_and_goes_on(tmp_path: Path) -> None:
     job_service = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with served(job_service, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at, asyncio.timeout(20):
+    async with served(job_service, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at, asyncio.timeout(100):
         async with open_events(at, ALL) as response:
             stream = blocks(response)
             await anext(stream)
@@ -107,7 +110,7 @@ async def test_a_quiet_stream_shows_signs_of_life_and_goes_on(tmp_path: Path) ->
 
 async def test_who_goes_away_is_forgotten(tmp_path: Path) -> None:
     job_service = MemoryBoard(a_job(1, JobState.RUNNING))
-    async with served(job_service, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at, asyncio.timeout(20):
+    async with served(job_service, tmp_path, timeouts=Timeouts(beat_s=0.05)) as at, asyncio.timeout(100):
         responses = [await open_events(at, path) for path in (ALL, ONE)]
         await job_service.until_watched_by(2)
         for response in responses:
@@ -118,7 +121,7 @@ async def test_who_goes_away_is_forgotten(tmp_path: Path) -> None:
 async def test_text_of_a_job_cannot_break_the_stream(tmp_path: Path) -> None:
     error = JobError(code="internal", message="one\ntwo\r\n\r\nevent: end\u2028\x00", retryable=False)
     job_service = MemoryBoard(a_job(1, JobState.FAILED, error=error))
-    async with served(job_service, tmp_path) as at, open_events(at, ONE) as response, asyncio.timeout(20):
+    async with served(job_service, tmp_path) as at, open_events(at, ONE) as response, asyncio.timeout(100):
         stream = blocks(response)
         await anext(stream)
         assert job_of(await anext(stream))["error"]["message"] == error.message

@@ -94,7 +94,7 @@ class Announcement:
 
     async def number(self) -> int:
         """Wait until it is told."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(100):
             await anyio.wait_readable(self._fd)
         return int(os.read(self._fd, 100))
 
@@ -139,7 +139,7 @@ def children() -> Sequence[int]:
     return found
 
 
-def wait_until_gone(pid: int, timeout_s: float = 20) -> None:
+def wait_until_gone(pid: int, timeout_s: float = 100) -> None:
     """Wait for a process that is not our child. It may be a zombie afterwards, if init is lazy."""
     try:
         pidfd = os.pidfd_open(pid)

@@ -35,6 +35,8 @@ from tests.unit.builder.fakes import (
 
 MANY = 100
 """Calls for which there is a fork server."""
+PATIENCE_S = 100
+"""A fork server that is slow on a busy machine must answer where a test looks at what it forks."""
 
 ABOUT_ITSELF = """
 import json, os, sys
@@ -68,10 +70,11 @@ async def tell(fork_server: ForkServer | None, limits: Limits = UNLIMITED) -> di
     return told
 
 
+@pytest.mark.conditions
 async def test_a_child_is_as_one_started_without_it() -> None:
     limits = Limits(nice=3, io_priority="idle")
     with nothing_left():
-        with open_fork_server(MANY) as fork_server:
+        with open_fork_server(MANY, PATIENCE_S) as fork_server:
             forked = await tell(fork_server, limits)
         started = await tell(None, limits)
     assert (forked.pop("loaded"), started.pop("loaded")) == (True, False)
@@ -128,7 +131,7 @@ async def test_a_request_that_is_larger_than_what_a_socket_holds() -> None:
         "import sys; print(sys.argv)",
     )
     printed = Collected()
-    with open_fork_server(MANY) as fork_server:
+    with open_fork_server(MANY, PATIENCE_S) as fork_server:
         with open_input("") as stdin, open_pipe() as pipe:
             command = Command(None, arguments, module="timeit")
             spawn = Spawn(command, stdin, stdout=pipe.writer, fork_server=fork_server)

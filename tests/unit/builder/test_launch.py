@@ -122,6 +122,7 @@ def test_the_package_is_the_parents_own(tmp_path: Path) -> None:
     assert f"Version: \t{VERSION}\n" in done.stdout.decode(), done.stderr.decode()
 
 
+@pytest.mark.conditions
 def test_a_builder_steps_back() -> None:
     """Its niceness, and the level of its class of input and output, by what the kernel says of it."""
     script = "import os, subprocess; print(os.nice(0)); subprocess.run(['ionice'], check=True)"

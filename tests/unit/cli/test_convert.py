@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import killed_at_the_end
 from tests.unit.cli.command import ARGV, environment, run, run_json
 from tests.unit.cli.layouts import blob_path, flip_byte, manifest_of, names, state
 
@@ -130,6 +131,7 @@ esac
 """
 
 
+@pytest.mark.conditions
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_builder_works_leaves_nothing(
     layout: Path, tmp_path: Path, number: signal.Signals
@@ -150,16 +152,17 @@ def test_a_signal_while_a_builder_works_leaves_nothing(
         "--jobs",
         "1",
     ]
-    with subprocess.Popen(
+    command = subprocess.Popen(
         [*ARGV, *words, "--work-dir", str(work_dir)],
         env=environment(READY=str(ready)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+    with killed_at_the_end(command) as process:
         pid = int(ready.read_text())  # blocks until the builder is at work
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=100)
     assert (process.returncode, stdout) == (130, "")
     assert stderr.splitlines()[-1] == "nydus-service: interrupted"
     with pytest.raises(ProcessLookupError):
@@ -169,18 +172,20 @@ def test_a_signal_while_a_builder_works_leaves_nothing(
     assert set(state(layout)) == blobs
 
 
+@pytest.mark.conditions
 def test_a_signal_between_layers_leaves_nothing(layout: Path, tmp_path: Path) -> None:
     before = state(layout)
     words = ["convert", f"oci:{layout}:sample", f"oci:{layout}:new", "--jobs", "1", "--compressor", "none"]
-    with subprocess.Popen(
+    command = subprocess.Popen(
         [*ARGV, *words], env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    )
+    with killed_at_the_end(command) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("layer 1/"):
                 break
         process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=30)
+        stdout, _ = process.communicate(timeout=100)
     assert (process.returncode, stdout) == (130, "")
     assert state(layout) == before
     assert not list(tmp_path.glob("*nydus-converter-*"))

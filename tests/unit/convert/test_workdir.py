@@ -13,6 +13,7 @@ import pytest
 
 from nydus_service.convert.workdir import LOCK, PREFIX, open_work_dir, sweep
 from nydus_service.errors import NydusServiceError
+from tests.processes import killed_at_the_end
 
 HOUR_AGO = 4000
 HOLDER = """
@@ -38,7 +39,7 @@ def names(root: Path) -> list[str]:
 def holding(root: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A process that has a work directory, and that directory."""
     argv = [sys.executable, "-c", HOLDER, str(root)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as holder:
+    with killed_at_the_end(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)) as holder:
         assert holder.stdout is not None
         directory = Path(holder.stdout.readline().strip())
         assert (directory / "half").exists()

@@ -131,7 +131,7 @@ async def running_queue(path: Path, runner: Script, **settings: Any) -> AsyncIte
     """A queue that does jobs, cut short at the end as by the end of the daemon."""
     async with open_queue(path, runner, **settings) as queue, anyio.create_task_group() as tasks:
         tasks.start_soon(queue.run)
-        with anyio.fail_after(30):
+        with anyio.fail_after(100):
             yield queue
         tasks.cancel_scope.cancel()
 

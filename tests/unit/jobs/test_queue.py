@@ -169,7 +169,7 @@ async def do_all(queue: JobQueue, ids: list[str]) -> None:
     """Run the queue until these jobs are finished."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(queue.run)
-        with anyio.fail_after(30):
+        with anyio.fail_after(100):
             for job_id in ids:
                 await until(queue, job_id)
         tasks.cancel_scope.cancel()

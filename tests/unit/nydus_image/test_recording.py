@@ -1,6 +1,6 @@
 """How a tar-split is recorded: by a process that ends with the builder, or at once for small layers.
 
-All of it is run in processes of its own: the one of the tests has threads, and must not fork.
+All of it is run in processes of its own: the one of the tests has threads, where nothing is forked.
 """
 
 import json
@@ -16,6 +16,7 @@ import pytest
 
 from nydus_service.tarsplit.recorder import TarSplitRecorder
 from tests.layers import directory, file, layer
+from tests.processes import killed_at_the_end
 from tests.trees import PROJECT
 from tests.unit.builder.fakes import wait_until_gone
 
@@ -86,7 +87,8 @@ def builder_that_waits(tmp_path: Path, *options: str) -> Iterator[tuple["subproc
         str(tmp_path / "tar_split"),
         "-",
     ]
-    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as builder:
+    pipe = subprocess.PIPE
+    with killed_at_the_end(subprocess.Popen(command, cwd=PROJECT, stdin=pipe, stderr=pipe)) as builder:
         assert builder.stdin is not None
         builder.stdin.write(TAR[:100_000])
         builder.stdin.flush()
@@ -96,18 +98,81 @@ def builder_that_waits(tmp_path: Path, *options: str) -> Iterator[tuple["subproc
         yield builder, int(found[0])
 
 
+@pytest.mark.conditions
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=str)
 def test_the_builder_is_killed(number: signal.Signals, tmp_path: Path) -> None:
     with builder_that_waits(tmp_path) as (builder, child):
         builder.send_signal(number)
-        builder.wait(20)
+        builder.wait(100)
         wait_until_gone(child)
 
 
 def test_a_builder_whose_child_is_killed_says_so(tmp_path: Path) -> None:
     with builder_that_waits(tmp_path, "--error-format", "json") as (builder, child):
         os.kill(child, signal.SIGKILL)
-        _, said = builder.communicate(TAR[100_000:], timeout=20)
+        _, said = builder.communicate(TAR[100_000:], timeout=100)
     assert builder.returncode == 1
     message = "the process that records the tar-split was killed by SIGKILL (out of memory?)"
     assert json.loads(said) == {"error": {"code": "killed", "message": message}}
+
+
+LIBRARY = """
+import os, sys, threading
+from pathlib import Path
+from nydus_service.nydus_image.create import CreateOptions, create
+from nydus_service.nydus_image.recording import TarSplitOptions
+
+layer, directory, times, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+forks = []
+os.register_at_fork(before=lambda: forks.append(True))
+ended = threading.Event()
+
+def be_busy(lock=threading.Lock()):
+    while not ended.is_set():
+        with lock:
+            sum(range(1000))
+
+if threads:
+    import grpc
+    from concurrent.futures import ThreadPoolExecutor
+    server = grpc.server(ThreadPoolExecutor(2))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    grpc.channel_ready_future(channel).result(60)
+busy = [threading.Thread(target=be_busy) for _ in range(threads)]
+for thread in busy:
+    thread.start()
+try:
+    for number in range(times):
+        tar_split = TarSplitOptions(str(directory / f"tar_split-{number}"), 1 << 20, "blake3")
+        blob, bootstrap = directory / f"blob-{number}", directory / f"bootstrap-{number}"
+        create(CreateOptions(layer, blob=blob, bootstrap=bootstrap, tar_split=tar_split))
+finally:
+    ended.set()
+    if threads:
+        channel.close()
+        server.stop(None).wait()
+print(len(forks))
+"""
+
+
+def test_a_caller_with_threads_gets_what_the_command_makes(tmp_path: Path) -> None:
+    """Nothing is forked there: a child would have their locks, and no thread that releases them."""
+    stored, times = tmp_path / "layer", 20
+    stored.write_bytes(TAR)
+    wanted = {name: tmp_path / name for name in ("blob", "bootstrap", "tar_split")}
+    outputs = (
+        *("--blob", str(wanted["blob"]), "--bootstrap", str(wanted["bootstrap"])),
+        *("--source-tar-split", str(wanted["tar_split"])),
+    )
+    subprocess.run([*BUILD, *QUIET, *outputs, str(stored)], cwd=PROJECT, check=True, timeout=60)
+    for calls, threads, forks in ((times, 4, 0), (1, 0, 1)):
+        made = tmp_path / str(threads)
+        made.mkdir()
+        command = [sys.executable, "-c", LIBRARY, str(stored), str(made), str(calls), str(threads)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=100)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{forks}\n", "")
+        for name in wanted:
+            found = [path.read_bytes() for path in made.glob(f"{name}-*")]
+            assert found == [wanted[name].read_bytes()] * calls

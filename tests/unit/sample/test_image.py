@@ -103,7 +103,7 @@ class Telling:
 async def test_a_cancel_ends_the_thread_that_makes_a_layer() -> None:
     store = Telling()
     stores = Stores("nowhere", store.content, cast("ImageStore", store), cast("LeaseStore", store))
-    with anyio.fail_after(20):
+    with anyio.fail_after(100):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(write_sample, stores, "sample", 200_000_000)
             await store.arrived.wait()

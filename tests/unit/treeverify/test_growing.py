@@ -13,6 +13,7 @@ from nydus_service.tarsplit.recorder import TarSplitRecorder
 from nydus_service.treeverify.growing import GrowingFile, Lines
 from nydus_service.treeverify.tarsplit import TarSplitReader
 from tests.layers import file, layer
+from tests.processes import killed_at_the_end
 
 
 class Pipe:
@@ -107,9 +108,8 @@ def test_the_process_reads_notes_before_there_is_a_result(tmp_path: Path) -> Non
     tar_split.write_bytes(b"no tar-split at all, but enough bytes for the head of some")
     layers = [{"digest": f"sha256:{name}", "tar_split": str(tmp_path / name)} for name in ("first", "second")]
     command = [sys.executable, "-m", "nydus_service.treeverify", "-"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    pipe = subprocess.PIPE
+    with killed_at_the_end(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.write(json.dumps({"mode": "tree", "layers": layers}).encode() + b"\n")

@@ -107,7 +107,7 @@ class Memory:
             self._send = None
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        with anyio.fail_after(30):
+        with anyio.fail_after(100):
             while not is_so():
                 self._changed = anyio.Event()
                 await self._changed.wait()

@@ -1,0 +1,40 @@
+"""What tests rely on of processes: how the signals of their children are set, and that the children end."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, AnyStr
+
+if TYPE_CHECKING:
+    import subprocess
+
+INHERITED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Signals that a program keeps ignoring if whoever starts it does, such as nohup or `trap '' INT`."""
+
+
+def let_children_have_signals() -> None:
+    """Have children begin with the default for all of `INHERITED`, whatever this process began with.
+
+    What this process ignores it goes on to ignore, by a handler that does nothing: a new program starts with
+    the default for a signal with a handler, but keeps ignoring one that is ignored. SIGPIPE is left alone:
+    Python ignores it, and `subprocess` gives children the default.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INHERITED)
+    for number in INHERITED:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, _ignore)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+@contextmanager
+def killed_at_the_end(process: "subprocess.Popen[AnyStr]") -> Iterator["subprocess.Popen[AnyStr]"]:
+    """Kill a process with the end of the block, if it still runs; without, Popen would wait for it."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
