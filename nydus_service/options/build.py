@@ -16,6 +16,7 @@ from nydus_service.options.option import (
     Row,
     Size,
     check_needs,
+    has_needs,
     rows_of,
 )
 
@@ -128,10 +129,13 @@ class BuildOptions(NamedTuple):
 
         Args:
             given: values by name; one that needs another is refused without that, even at its default.
-            base: has the values of the others; None: the defaults.
+            base: has the others; None: the defaults. An option there that loses what it needs does not count.
         Raises: as `check`.
         """
         options = (base or cls())._replace(**given)
+        rest = [row for name, row in BUILD_ROWS.items() if name not in given]
+        lost = {row.name: row.default for row in rest if not has_needs(row, options.__getattribute__)}
+        options = options._replace(**lost)
         options.check()
         for name in given:
             check_needs(BUILD_ROWS[name], options.__getattribute__)

@@ -28,6 +28,7 @@ from nydus_service.jobs.job import (
     LayerStatus,
 )
 from nydus_service.oci.platform import Platform
+from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
 from tests.unit.api.jobservice import a_job
 
@@ -40,10 +41,19 @@ OPTIONS = st.builds(
     platforms=st.lists(st.sampled_from(("linux/amd64", "linux/arm64")), unique=True).map(
         lambda names: tuple(map(Platform.parse, names))
     ),
-    compressor=st.sampled_from(("none", "lz4_block", "zstd")),
-    chunk_size=st.sampled_from([1 << shift for shift in range(12, 25)]),
-    prefetch_policy=st.sampled_from(("fs", "none")),
-    prefetch_patterns=st.lists(st.sampled_from(("/", "/etc", "/usr/bin")), unique=True).map(tuple),
+    build=st.builds(
+        BuildOptions,
+        compressor=st.sampled_from(("none", "lz4_block", "zstd")),
+        chunk_size=st.sampled_from([1 << shift for shift in range(12, 25)]),
+        digester=st.sampled_from(("blake3", "sha256")),
+        prefetch_policy=st.sampled_from(("fs", "none")),
+        prefetch_patterns=st.lists(st.sampled_from(("/", "/etc", "/usr/bin")), unique=True).map(tuple),
+        fs_version=st.just("6"),
+        chunk_dict=st.none(),
+        batch_size=st.just(0),
+        encrypt=st.just(False),
+        compression_level=st.sampled_from((3, 9)),
+    ).map(lambda build: BuildOptions.of({}, build)),
     oci=st.booleans(),
     with_referrer=st.booleans(),
     verify=st.sampled_from(("none", "tree", "full")),

@@ -120,10 +120,11 @@ def test_a_level_goes_with_zstd_only(compressor: str, level: int) -> None:
         ConvertOptions.from_json(given, ConvertOptions())
 
 
-def test_a_level_of_the_configuration_needs_zstd_of_the_request() -> None:
+def test_a_level_of_the_configuration_does_not_count_for_other_compressors() -> None:
     configured = ConvertOptions(BuildOptions(compression_level=9))
-    with pytest.raises(UsageError, match="goes with compressor zstd only"):
-        ConvertOptions.from_json({"compressor": "none"}, configured)
+    options = ConvertOptions.from_json({"compressor": "none"}, configured)
+    assert options.build == BuildOptions(compressor="none")
+    assert ConvertOptions.from_json({"oci": True}, configured).build.compression_level == 9
 
 
 @pytest.mark.parametrize("level", [0, 20, -1])
