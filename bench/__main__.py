@@ -18,6 +18,7 @@ from bench.plot import format_plot
 from bench.recipes import RECIPES
 from bench.report import format_page, format_table
 from bench.results import Row, rows_of
+from bench.startup import format_starts, measure_starts
 from nydus_service.cli.options import positive_count
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -77,11 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows += found
                 failures += failed
     print(format_table(rows))
+    starts = measure_starts()
+    print(f"\nstart\n{format_starts(starts)}")
     is_whole = args.scale == 1 and not args.input and not args.race
     docs = args.docs or (Path("docs") if is_whole else None)
     if docs:
         page = format_page(
             rows,
+            starts,
             failures,
             facts,
             scale=args.scale,
@@ -93,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "facts": facts,
             "scale": args.scale,
             "rows": [row.as_json() for row in rows],
+            "starts": [row.as_json() for row in starts],
             "failures": failures,
         }
         docs.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from bench.breakdown import format_breakdown
 from bench.contenders import CONVERT
 from bench.inputs import Input
 from bench.results import Row, Spread
+from bench.startup import StartRow, format_starts
 from bench.table import markdown_table
 
 COLUMNS = ("", "wall", "spread", "CPU", "peak RSS", "out", "ratio", "target")
@@ -44,6 +45,7 @@ def format_table(rows: Sequence[Row]) -> str:
 
 def format_page(
     rows: Sequence[Row],
+    starts: Sequence[StartRow],
     failures: Sequence[str],
     facts: Mapping[str, str],
     *,
@@ -70,12 +72,14 @@ def format_page(
         parts.append(markdown_table([COLUMNS, *map(_cells, group)]))
         if race == CONVERT and (breakdown := format_breakdown(group, cores)):
             parts.append(f"### Where the time goes\n\n{breakdown}")
+    parts.append(f"## Start: the CPU time of help\n\n{format_starts(starts)}")
     parts.append("## Where it loses\n")
     losses = [
         f"- {row.race.name}, {row.image.title}, {row.contender.title}: {miss}."
         for row in rows
         for miss in row.misses
     ]
+    losses += [f"- `{row.start.title}`: {miss}." for row in starts for miss in row.misses]
     parts.append("\n".join(losses or ["- Nowhere in these rows."]) + "\n")
     if failures:
         parts.append("## What failed\n")

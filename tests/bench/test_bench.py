@@ -171,6 +171,9 @@ def test_a_run_writes_its_page_plot_and_numbers(
     assert "| verification; beside it the bootstrap layer |" in page
     assert "| all codecs |" in page
     assert "## Where it loses" in page
+    assert [row["command"] for row in results["starts"]] == ["nydus-image-py -h", "nydus-service --help"]
+    assert all(0 < row["cpu_s"] for row in results["starts"])
+    assert "| `nydus-image-py -h` |" in page
     plot = ElementTree.fromstring((docs / "benchmarks.svg").read_text())
     bars = [row for row in results["rows"] if row["race"] == "convert"]
     assert len(plot.findall("{http://www.w3.org/2000/svg}rect")) == len(bars)
