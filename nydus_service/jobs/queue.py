@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
@@ -160,8 +161,7 @@ class JobQueue:
         ImageReference.parse(request.source)
         check_target(ImageReference.parse(request.target))
         key = request_key(request)
-        while accepting := self._accepting.get(key):
-            await asyncio.shield(accepting)
+        await self._until_accepted(key)
         doing = self._index.doing(key)
         if doing:
             return Submitted(self._raise_priority(doing, priority), joined=True)
@@ -210,8 +210,7 @@ class JobQueue:
         if not job.is_finished:
             raise UsageError(f"job {job_id} is under way: cancel it first")
         key = request_key(job.request)
-        while accepting := self._accepting.get(key):
-            await asyncio.shield(accepting)
+        await self._until_accepted(key)
         doing = self._index.doing(key)
         if doing and doing.id != job_id:
             raise UsageError(f"job {doing.id} does what job {job_id} should")
@@ -288,6 +287,14 @@ class JobQueue:
         self._accepting[key] = accepting
         accepting.add_done_callback(partial(self._accepted, job, key))
         await asyncio.shield(accepting)
+
+    async def _until_accepted(self, key: str) -> None:
+        """Wait until no equal request is being accepted. Raises: as that request, if it is refused."""
+        while accepting := self._accepting.get(key):
+            await asyncio.shield(accepting)
+            # A callback takes it out, after the future is done: whoever waits for a future that is done does
+            # not let the event loop run, and would find it here for ever.
+            await anyio.lowlevel.checkpoint()
 
     def _accepted(self, job: Job, key: str, accepting: "asyncio.Future[None]") -> None:
         del self._accepting[key]

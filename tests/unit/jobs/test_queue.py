@@ -31,13 +31,16 @@ from nydus_service.errors import (
 )
 from nydus_service.jobs.admission import Free
 from nydus_service.jobs.job import Job, JobNotFound, JobState
+from nydus_service.jobs.journal import Journal
 from nydus_service.jobs.queue import (
     WAITING_FOR_MEMORY,
     WAITING_FOR_SPACE,
     JobQueue,
     QueueFull,
+    QueueLimits,
     ShuttingDown,
 )
+from nydus_service.jobs.record import Record
 from nydus_service.jobs.run import PUBLISH_S
 from tests.unit.jobs.disks import fill
 from tests.unit.jobs.runner import (
@@ -153,6 +156,17 @@ class TestSubmit:
             joined = await queue.submit(request(), origin="cli")
             assert [job.id for job in queue.list()] == [joined.job.id]
 
+    async def test_an_equal_request_comes_just_when_the_first_is_on_disk(self, tmp_path: Path) -> None:
+        """It is to wait for a turn of the event loop, not to keep the loop from taking one."""
+        journal = PendingJournal(tmp_path / "jobs.db")
+        queue = JobQueue(journal, Script(), QueueLimits())
+        first = asyncio.create_task(queue.submit(request(), origin="cli"))
+        await asyncio.sleep(0)
+        journal.written.set_result(None)
+        second = await queue.submit(request(), origin="cli")
+        assert second.joined
+        assert second.job.id == (await first).job.id
+
     async def test_nobody_knows_this_job(self, tmp_path: Path) -> None:
         async with open_queue(tmp_path / "jobs.db", Script()) as queue:
             with pytest.raises(JobNotFound):
@@ -163,6 +177,14 @@ class TestSubmit:
             with pytest.raises(JobNotFound):
                 async with queue.watch("x"):
                     pass
+
+
+class PendingJournal(Journal):
+    """Writes a job when the test says so: `written` is the future of the one that was added last."""
+
+    def add(self, record: Record) -> asyncio.Future[None]:
+        self.written = asyncio.get_running_loop().create_future()
+        return self.written
 
 
 async def do_all(queue: JobQueue, ids: list[str]) -> None:
