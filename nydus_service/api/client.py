@@ -20,6 +20,8 @@ from nydus_service.api.errors import error_from
 from nydus_service.api.messages import job_from, options_message, state_name
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.content.containerd.rpc import of_grpc
+from nydus_service.convert.encoding import decode
+from nydus_service.convert.result import Preview
 from nydus_service.errors import NotAllowedError, UnreachableError, from_os_error
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.service import Submitted
@@ -134,11 +136,10 @@ class ApiClient:
 
     async def plan(
         self, source: str, target: str, *, namespace: str = "", options: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Returns: `convert.result.Preview.as_json`."""
+    ) -> Preview:
         request = pb.PlanRequest(request=_convert_request(source, target, namespace, options))
         answer = await self._call("Plan", request, pb.PlanResponse, timeout_s=None)
-        return _document(answer.json)
+        return decode(answer.json, Preview)
 
     async def check(
         self,

@@ -17,7 +17,14 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from nydus_service.api.errors import TooManyCalls, status_of
-from nydus_service.api.messages import job_message, named_image, refuse_unknown, state_from, to_json
+from nydus_service.api.messages import (
+    builder_message,
+    job_message,
+    named_image,
+    refuse_unknown,
+    state_from,
+    to_json,
+)
 from nydus_service.api.requests import RequestReader, reference
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.content.containerd.rpc import of_grpc
@@ -138,16 +145,15 @@ class ConverterService:
     async def plan(self, request: pb.PlanRequest, _: Any) -> pb.PlanResponse:
         asked = self.reader.read(request.request)
         async with self._checks:
-            fields = (await self._runner.preview(asked)).as_json()
-        reason = fields.get("reason", "")
+            preview = await self._runner.preview(asked)
         return pb.PlanResponse(
-            unchanged=bool(reason),
-            reason=reason,
-            source=named_image(fields["source"]),
-            target=fields["target"]["name"],
-            builder=pb.Builder(**fields["builder"]),
-            fingerprint=fields["fingerprint"],
-            json=to_json(fields),
+            unchanged=bool(preview.reason),
+            reason=preview.reason,
+            source=named_image(preview.source),
+            target=preview.target.name,
+            builder=builder_message(preview.builder),
+            fingerprint=preview.fingerprint,
+            json=to_json(preview),
         )
 
     async def check(self, request: pb.CheckRequest, _: Any) -> pb.CheckResponse:

@@ -122,7 +122,7 @@ async def run(args: argparse.Namespace) -> int:
             Location(target_stores, target.name, None, str(target)),
         )
         if args.dry_run:
-            tell_preview(args, (await preview_image(*places, builder, options)).as_json())
+            tell_preview(args, await preview_image(*places, builder, options))
             return 0
         with open_progress(args) as progress:
             result = await convert_image(
@@ -133,7 +133,7 @@ async def run(args: argparse.Namespace) -> int:
                 work_root=choose_work_dir(args),
                 progress=progress,
             )
-    tell_result(args, result.as_json())
+    tell_result(args, result)
     return 0
 
 

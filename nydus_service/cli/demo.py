@@ -75,9 +75,9 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
             progress=progress,
         )
     if args.format != "json":
-        tell_result(args, result.as_json())
+        tell_result(args, result)
     _head(args, "3. Checked again, with every chunk read back from the blobs and compared with the sample")
-    checked = await _check(args, stores, result.source, result.target)
+    checked = await _check(args, stores, result.source.descriptor, result.target.descriptor)
     _tell(args, sample.describe_sample(made, source), result, checked, time.monotonic() - begun)
     return 0 if all(each.is_good for each in checked) else DiffersError.exit_code
 

@@ -18,6 +18,7 @@ from nydus_service.cli.jobevents import JobEvents
 from nydus_service.cli.progress import open_progress
 from nydus_service.cli.table import format_seconds
 from nydus_service.config.environment import load_settings
+from nydus_service.convert.result import ConvertResult
 from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnreachableError
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.queue import ShuttingDown
@@ -99,7 +100,7 @@ async def watch_patiently(client: ApiClient, job_id: str, note: Note) -> AsyncGe
         await anyio.sleep(_PAUSE_S)
 
 
-def result_of(job: Job) -> dict[str, object]:
+def result_of(job: Job) -> ConvertResult:
     """The result of a finished job.
 
     Raises:

@@ -6,12 +6,12 @@ were recorded of the layers, and the result; never anything that a builder says 
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct, field
 
 from nydus_service.builder.builder import BuilderIdentity
 from nydus_service.content.store import Provider, read_pieces
@@ -44,36 +44,33 @@ class Verifier(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class SetAside(Struct, frozen=True):
+    """Why something rightly differs and was not compared, and how often."""
+
+    reason: str
+    count: int
+
+
+class Verification(Struct, frozen=True, kw_only=True):
     """A verification that found no difference.
 
     Attributes:
+        verdict: equal.
         mode: tree or full.
         entries: names that were compared.
         content_bytes: of the files that were compared, by their chunks' digests.
         bytes_read: of chunks that were read back from blobs (full).
-        legitimate: reason and count of what rightly differs, and was not compared.
-        duration_s: from when there was a result.
+        legitimate: what rightly differs.
+        duration_s: from when there was a result, to the millisecond.
     """
 
+    verdict: str
     mode: str
     entries: int
-    content_bytes: int
+    content_bytes: int = field(name="bytes")
     bytes_read: int
-    legitimate: tuple[tuple[str, int], ...]
+    legitimate: tuple[SetAside, ...]
     duration_s: float
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "verdict": "equal",
-            "mode": self.mode,
-            "entries": self.entries,
-            "bytes": self.content_bytes,
-            "bytes_read": self.bytes_read,
-            "legitimate": [{"reason": reason, "count": count} for reason, count in self.legitimate],
-            "duration_s": round(self.duration_s, 3),
-        }
 
 
 class ResultDiffers(DiffersError):
@@ -160,12 +157,13 @@ class ImageVerification:
         if report["verdict"] != "equal":
             raise ResultDiffers(f"{_told(report)}{_way_out(builder)}", report)
         return Verification(
-            self._mode,
-            report["entries"],
-            report["bytes"],
-            report["bytes_read"],
-            tuple((each["reason"], each["count"]) for each in report["legitimate"]),
-            anyio.current_time() - started,
+            verdict=report["verdict"],
+            mode=self._mode,
+            entries=report["entries"],
+            content_bytes=report["bytes"],
+            bytes_read=report["bytes_read"],
+            legitimate=tuple(SetAside(each["reason"], each["count"]) for each in report["legitimate"]),
+            duration_s=round(anyio.current_time() - started, 3),
         )
 
 

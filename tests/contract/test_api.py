@@ -28,6 +28,7 @@ from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.content.store import ContentNotFound
 from nydus_service.convert.options import ConvertOptions
+from nydus_service.convert.result import ImageName
 from nydus_service.errors import (
     DiffersError,
     FormatError,
@@ -255,8 +256,8 @@ async def test_cancel_and_retry(tmp_path: Path) -> None:
 async def test_plan(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         told = await served.client.plan(SOURCE, TARGET, namespace="k8s.io", options={"force": True})
-        assert (told["status"], told["reason"]) == ("would be unchanged", "it is a nydus image")
-        assert told["target"] == {"name": TARGET}
+        assert (told.status, told.reason) == ("would be unchanged", "it is a nydus image")
+        assert told.target == ImageName(TARGET)
         (request,) = served.runner.asked[0]
         assert (request.namespace, request.options.force, request.options.compressor) == (
             "k8s.io",

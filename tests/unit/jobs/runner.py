@@ -12,7 +12,7 @@ import anyio
 from nydus_service.builder.builder import BuilderIdentity
 from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import Progress
-from nydus_service.convert.result import CONVERTED, ConvertResult, Preview
+from nydus_service.convert.result import CONVERTED, ConvertResult, NamedImage, Preview
 from nydus_service.errors import UnsupportedError
 from nydus_service.jobs.admission import Free
 from nydus_service.jobs.job import Job, JobRequest, JobState
@@ -47,13 +47,11 @@ def result(job: Job) -> ConvertResult:
     return ConvertResult(
         status=CONVERTED,
         reason="",
-        source_name=job.request.source,
-        source=descriptor(),
-        target_name=job.request.target,
-        target=descriptor(),
+        source=NamedImage(job.request.source, descriptor()),
+        target=NamedImage(job.request.target, descriptor()),
         builder=BuilderIdentity("tests", "1"),
         fingerprint="f" * 64,
-        job_id=job.id,
+        job=job.id,
         images=(),
         kept=(),
         dropped=(),
