@@ -1,6 +1,5 @@
 """A client of the daemon: its answers as jobs, its errors as ours, so that they end with the same status."""
 
-import json
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from nydus_service.content.containerd.rpc import of_grpc
 from nydus_service.convert.encoding import decode
 from nydus_service.convert.result import Preview
 from nydus_service.errors import NotAllowedError, UnreachableError, from_os_error
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.service import Submitted
 
@@ -149,13 +149,12 @@ class ApiClient:
         namespace: str = "",
         verify: str = "tree",
         platforms: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """Returns: `imagecheck.image.CheckResult.as_json`."""
+    ) -> CheckResult:
         request = pb.CheckRequest(
             image=image, against=against, namespace=namespace, verify=verify, platforms=platforms
         )
         answer = await self._call("Check", request, pb.CheckResponse, timeout_s=None)
-        return _document(answer.json)
+        return decode(answer.json, CheckResult)
 
     async def _call(
         self, name: str, request: Message, answer: type[_T], *, timeout_s: float | None = CALL_S
@@ -215,11 +214,6 @@ def _convert_request(
     return pb.ConvertRequest(
         source=source, target=target, namespace=namespace, options=options_message(options or {})
     )
-
-
-def _document(text: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(text)
-    return document
 
 
 def _read_files(server: TlsServer) -> list[bytes]:

@@ -173,7 +173,7 @@ class ConverterService:
                 verify=verify,
                 platforms=list(request.platforms),
             )
-        return pb.CheckResponse(good=found["verdict"] in _GOOD, verdict=found["verdict"], json=to_json(found))
+        return pb.CheckResponse(good=found.is_good, verdict=found.verdict, json=to_json(found))
 
     async def reconvert(self, _: pb.ReconvertRequest, __: Any) -> pb.ReconvertResponse:
         raise UnsupportedError("reconvert is not there yet")
@@ -218,9 +218,6 @@ class ConverterService:
                 yield scope
             finally:
                 self._watches.discard(scope)
-
-
-_GOOD: Final = ("equal", "sound")
 
 
 def _ending() -> ShuttingDown:

@@ -20,6 +20,7 @@ from pathlib import Path
 import anyio
 
 from nydus_service.builder.builder import Builder, BuilderIdentity
+from nydus_service.builder.verification import Verifier
 from nydus_service.content.documents import write_document
 from nydus_service.content.store import ContentNotFound, Image, Lease, Stores, find_image
 from nydus_service.content.transfer import copy_image
@@ -55,7 +56,6 @@ from nydus_service.convert.result import (
 )
 from nydus_service.convert.rewrite import image_labels
 from nydus_service.convert.uptodate import VERIFIED, find_image_named, is_complete, is_finished, record
-from nydus_service.convert.verification import Verifier
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest

@@ -4,7 +4,6 @@ import resource
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 import anyio
 
@@ -23,6 +22,7 @@ from nydus_service.convert.tracing import traced
 from nydus_service.daemon.cleanup import sweep_leftovers
 from nydus_service.daemon.instrument import counted
 from nydus_service.imagecheck.image import Checkable, check_image
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import Tracing
@@ -99,7 +99,7 @@ class Worker:
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> CheckResult:
         reference = ImageReference.parse(image)
         source = ImageReference.parse(against) if against else None
         daemon = self._daemon(namespace)
@@ -108,16 +108,16 @@ class Worker:
             checkable = None
             if source:
                 checkable = Checkable(await stack.enter_async_context(open_stores(source, daemon)), source)
-            result = await check_image(
+            return await check_image(
                 Checkable(stores, reference),
                 checkable,
+                self._verifier,
                 mode=verify,
                 platforms=[Platform.parse(text) for text in platforms],
                 limiter=self._limiter,
                 work_root=self._work_root,
                 limits=self._limits,
             )
-        return result.as_json()
 
     async def sweep(self) -> None:
         daemon = self._daemon("")

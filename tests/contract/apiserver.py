@@ -21,6 +21,7 @@ from nydus_service.convert.result import (
     Preview,
 )
 from nydus_service.errors import UnsupportedError
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.oci.descriptor import Descriptor
 from tests.tools import require_tool
@@ -60,11 +61,17 @@ class AnsweringRunner:
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> CheckResult:
         self.asked.append((image, against, namespace, verify, tuple(platforms)))
         if self.failure:
             raise self.failure
-        return {"image": image, "against": against or None, "verdict": self.verdict, "images": []}
+        return CheckResult(
+            image=image,
+            target=Descriptor(descriptor(1, 1234)),
+            against=against or None,
+            verdict=self.verdict,
+            images=(),
+        )
 
     async def sweep(self) -> None:
         return None

@@ -39,6 +39,7 @@ from nydus_service.errors import (
     UnsupportedError,
     UsageError,
 )
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import JobState
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
 from tests.contract.apiserver import (
@@ -269,10 +270,10 @@ async def test_plan(tmp_path: Path) -> None:
 async def test_check(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         told = await served.client.check(TARGET, against=SOURCE, verify="full", platforms=["linux/arm64"])
-        assert told["verdict"] == "equal"
+        assert told.verdict == "equal"
         assert served.runner.asked == [(TARGET, SOURCE, "default", "full", ("linux/arm64",))]
         served.runner.verdict = "differs"
-        assert (await served.client.check(TARGET))["verdict"] == "differs"
+        assert (await served.client.check(TARGET)).verdict == "differs"
         for wrong, options in (("none", {"verify": "none"}), ("x/y/z/w", {"platforms": ["x/y/z/w"]})):
             with pytest.raises(UsageError, match=wrong):
                 await served.client.check(TARGET, **options)
@@ -556,7 +557,7 @@ class HangingRunner(AnsweringRunner):
         super().__init__()
         self.began, self.ended = asyncio.Event(), asyncio.Event()
 
-    async def check(self, *_: object, **__: object) -> dict[str, object]:
+    async def check(self, *_: object, **__: object) -> CheckResult:
         self.began.set()
         try:
             return await asyncio.Future()

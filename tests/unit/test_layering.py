@@ -20,14 +20,21 @@ PURE = {"oci", "layertar", "tarsplit", "rafs"}
 TAR_PARSERS = {"layertar", "tarsplit"}
 """The builder's and the verification's: neither sees the other, or a mistake of one would be one of both."""
 SETTINGS = {"config", "observe"}
-PROTOCOLS = {"content.store", "builder.builder", "backends.backend", "crypt.scheme", "cache.cache"}
+PROTOCOLS = {
+    "content.store",
+    "builder.builder",
+    "builder.verification",
+    "backends.backend",
+    "crypt.scheme",
+    "cache.cache",
+}
 OVER_PROTOCOLS = {"content.documents", "content.transfer"}
 """Functions that take any store by its protocols, so that they belong to none."""
 
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
-CHECKING_MAY = FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
-ALL_BELOW = CHECKING_MAY | {"imagecheck"}
+CHECKING_MAY = FOUNDATION | PURE | PROTOCOLS | OVER_PROTOCOLS | {"builder", "convert"}
+ALL_BELOW = FOUNDATION | SETTINGS | PURE | EDGES | WORK | {"nydus_image", "treeverify", "imagecheck"}
 
 MAY_IMPORT = {
     "errors": set(),
@@ -38,7 +45,7 @@ MAY_IMPORT = {
     "rafs": FOUNDATION | {"oci"},
     **dict.fromkeys(TAR_PARSERS, FOUNDATION | {"oci"}),
     "nydus_image": FOUNDATION | PURE,
-    "treeverify": FOUNDATION | PURE - {"layertar"},
+    "treeverify": FOUNDATION | PURE - {"layertar"} | {"builder.verification"},
     **dict.fromkeys(EDGES | WORK, FOUNDATION | SETTINGS | PURE | PROTOCOLS | OVER_PROTOCOLS),
     "imagecheck": CHECKING_MAY,
     "jobs": ALL_BELOW,

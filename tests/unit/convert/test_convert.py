@@ -28,6 +28,12 @@ from nydus_service.builder.builder import (
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.probe import ProbeCache
+from nydus_service.builder.verification import (
+    Later,
+    VerificationReport,
+    VerificationRequest,
+    VerifiedImage,
+)
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
@@ -257,10 +263,12 @@ class TestOneImage:
         too_late: list[bool] = []
 
         class Watching(VerifierProcess):
-            async def verify(self, request: Any, result: Any = None) -> Any:
+            async def verify(
+                self, request: VerificationRequest, image: VerifiedImage | Later
+            ) -> VerificationReport:
                 packed = [event.digest for event in layout.events if isinstance(event, LayerFinished)]
-                too_late.append(request["layers"][0]["digest"] in packed)
-                return await super().verify(request, result)
+                too_late.append(request.layers[0].digest in packed)
+                return await super().verify(request, image)
 
         await convert_image(
             Location(layout.source, "app"),

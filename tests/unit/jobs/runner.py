@@ -14,6 +14,7 @@ from nydus_service.convert.options import ConvertOptions
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import CONVERTED, ConvertResult, NamedImage, Preview
 from nydus_service.errors import UnsupportedError
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.admission import Free
 from nydus_service.jobs.job import Job, JobRequest, JobState
 from nydus_service.jobs.journal import open_journal
@@ -81,7 +82,7 @@ class Script:
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> CheckResult:
         raise UnsupportedError("the tests check nothing")
 
     async def sweep(self) -> None:
