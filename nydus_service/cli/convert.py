@@ -124,7 +124,7 @@ async def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             tell_preview(args, await preview_image(*places, builder, options))
             return 0
-        with open_progress(args) as progress:
+        with open_progress(args, verifies=options.verify != "none") as progress:
             result = await convert_image(
                 *places,
                 builder,

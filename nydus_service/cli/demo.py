@@ -66,7 +66,7 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
     if args.format != "json":
         sample.print_sample(made, sample_s)
     _head(args, f"2. Converted to nydus: {target}")
-    with open_progress(args) as progress:
+    with open_progress(args, verifies=True) as progress:
         result = await convert_image(
             Location(stores, SAMPLE, None, str(source)),
             Location(stores, NYDUS, None, str(target)),
