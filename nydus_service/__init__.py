@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from nydus_service.builder.external import ExternalBuilder
     from nydus_service.builder.locate import find_builder, make_builder
     from nydus_service.builder.probe import ProbeCache
+    from nydus_service.builder.verification import (
+        VerificationReport,
+        VerificationRequest,
+        VerifiedImage,
+        Verifier,
+    )
     from nydus_service.builder.verifier import VerifierProcess
     from nydus_service.content.archive import open_archive
     from nydus_service.content.layout import open_layout
@@ -62,10 +68,7 @@ if TYPE_CHECKING:
         convert_layer,
         merge_layers,
     )
-    from nydus_service.convert.verification import (
-        Verification,
-        Verifier,
-    )
+    from nydus_service.convert.verification import Verification
     from nydus_service.errors import (
         DiffersError,
         FormatError,
@@ -135,6 +138,12 @@ _BY_MODULE = {
     "builder.probe": ("ProbeCache",),
     "builder.external": ("ExternalBuilder",),
     "builder.locate": ("find_builder", "make_builder"),
+    "builder.verification": (
+        "VerificationReport",
+        "VerificationRequest",
+        "VerifiedImage",
+        "Verifier",
+    ),
     "builder.verifier": ("VerifierProcess",),
     "content.archive": ("open_archive",),
     "content.layout": ("open_layout",),
@@ -175,10 +184,7 @@ _BY_MODULE = {
         "Preview",
     ),
     "convert.rewrite": ("BootstrapLayer",),
-    "convert.verification": (
-        "Verification",
-        "Verifier",
-    ),
+    "convert.verification": ("Verification",),
     "errors": (
         "DiffersError",
         "FormatError",
@@ -287,6 +293,9 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "Verification",
+    "VerificationReport",
+    "VerificationRequest",
+    "VerifiedImage",
     "Verifier",
     "VerifierProcess",
     "__version__",

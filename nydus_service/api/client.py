@@ -1,6 +1,5 @@
 """A client of the daemon: its answers as jobs, its errors as ours, so that they end with the same status."""
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +16,10 @@ from nydus_service.api.errors import error_from
 from nydus_service.api.messages import job_from, options_message, state_name
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.api.v1.converter_pb2_grpc import ConverterStub
+from nydus_service.convert.encoding import decode
+from nydus_service.convert.result import Preview
 from nydus_service.errors import NotAllowedError, NydusServiceError, UnreachableError, from_os_error
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.service import Submitted
 from nydus_service.rpc.cancellation import await_rpc
@@ -124,11 +126,10 @@ class ApiClient:
 
     async def plan(
         self, source: str, target: str, *, namespace: str = "", options: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Returns: `convert.result.Preview.as_json`."""
+    ) -> Preview:
         request = pb.PlanRequest(request=_convert_request(source, target, namespace, options))
         answer = await self._call(self._stub.Plan, request, timeout_s=None)
-        return _document(answer.json)
+        return decode(answer.json, Preview)
 
     async def check(
         self,
@@ -138,13 +139,12 @@ class ApiClient:
         namespace: str = "",
         verify: str = "tree",
         platforms: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """Returns: `imagecheck.image.CheckResult.as_json`."""
+    ) -> CheckResult:
         request = pb.CheckRequest(
             image=image, against=against, namespace=namespace, verify=verify, platforms=platforms
         )
         answer = await self._call(self._stub.Check, request, timeout_s=None)
-        return _document(answer.json)
+        return decode(answer.json, CheckResult)
 
     async def _call(
         self,
@@ -193,11 +193,6 @@ def _convert_request(
     return pb.ConvertRequest(
         source=source, target=target, namespace=namespace, options=options_message(options or {})
     )
-
-
-def _document(text: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(text)
-    return document
 
 
 def _read_files(server: TlsServer) -> list[bytes]:

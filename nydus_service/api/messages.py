@@ -3,7 +3,6 @@
 A message that says what is not known here is refused: a newer client would believe that it was heard.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -13,6 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from nydus_service.api.v1 import converter_pb2 as pb
+from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.convert.encoding import decode, encode
+from nydus_service.convert.result import ConvertResult, NamedImage
 from nydus_service.errors import UsageError
 from nydus_service.jobs.job import (
     ImageStage,
@@ -131,7 +133,7 @@ def job_from(message: pb.Job) -> Job:
         error=JobError(code=error.code, message=error.message, retryable=error.retryable)
         if message.HasField("error")
         else None,
-        result=json.loads(message.result.json) if message.result.json else None,
+        result=decode(message.result.json, ConvertResult) if message.result.json else None,
         progress=_progress_from(message.progress),
         revision=message.revision,
     )
@@ -147,34 +149,34 @@ def state_from(value: int) -> JobState:
     return _state_from("job state", pb.JobState, "JOB_STATE_", JobState, value)
 
 
-def named_image(fields: Mapping[str, Any]) -> pb.NamedImage:
-    """
-    Args:
-        fields: as in the JSON of results: `name` and `descriptor`.
-    """
-    desc = fields["descriptor"]
-    descriptor = pb.Descriptor(media_type=desc["mediaType"], digest=desc["digest"], size=desc["size"])
-    return pb.NamedImage(name=fields["name"], descriptor=descriptor)
+def named_image(image: NamedImage) -> pb.NamedImage:
+    desc = image.descriptor
+    descriptor = pb.Descriptor(media_type=desc.media_type, digest=desc.digest, size=desc.size)
+    return pb.NamedImage(name=image.name, descriptor=descriptor)
 
 
-def to_json(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+def builder_message(builder: BuilderIdentity) -> pb.Builder:
+    return pb.Builder(name=builder.name, version=builder.version)
+
+
+def to_json(document: object) -> str:
+    return encode(document).decode()
 
 
 def _error_message(error: JobError) -> pb.JobError:
     return pb.JobError(code=error.code, message=error.message, retryable=error.retryable)
 
 
-def _result_message(result: Mapping[str, Any], *, brief: bool) -> pb.Result:
+def _result_message(result: ConvertResult, *, brief: bool) -> pb.Result:
     return pb.Result(
-        status=result["status"],
-        reason=result.get("reason", ""),
-        source=named_image(result["source"]),
-        target=named_image(result["target"]),
-        builder=pb.Builder(**result["builder"]),
-        fingerprint=result["fingerprint"],
-        verified=result["verified"],
-        duration_s=result["duration_s"],
+        status=result.status,
+        reason=result.reason,
+        source=named_image(result.source),
+        target=named_image(result.target),
+        builder=builder_message(result.builder),
+        fingerprint=result.fingerprint,
+        verified=result.verified,
+        duration_s=result.duration_s,
         json="" if brief else to_json(result),
     )
 

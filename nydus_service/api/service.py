@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from nydus_service.api.errors import TooManyCalls
-from nydus_service.api.messages import job_message, named_image, state_from, to_json
+from nydus_service.api.messages import builder_message, job_message, named_image, state_from, to_json
 from nydus_service.api.requests import RequestReader, reference
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.api.v1.converter_pb2_grpc import ConverterServicer
@@ -121,16 +121,15 @@ class ConverterService(ConverterServicer):
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
         asked = self.reader.read(request.request)
         async with self._checks:
-            fields = (await self._runner.preview(asked)).as_json()
-        reason = fields.get("reason", "")
+            preview = await self._runner.preview(asked)
         return pb.PlanResponse(
-            unchanged=bool(reason),
-            reason=reason,
-            source=named_image(fields["source"]),
-            target=fields["target"]["name"],
-            builder=pb.Builder(**fields["builder"]),
-            fingerprint=fields["fingerprint"],
-            json=to_json(fields),
+            unchanged=bool(preview.reason),
+            reason=preview.reason,
+            source=named_image(preview.source),
+            target=preview.target.name,
+            builder=builder_message(preview.builder),
+            fingerprint=preview.fingerprint,
+            json=to_json(preview),
         )
 
     async def Check(self, request: pb.CheckRequest, context: object) -> pb.CheckResponse:
@@ -150,7 +149,7 @@ class ConverterService(ConverterServicer):
                 verify=verify,
                 platforms=list(request.platforms),
             )
-        return pb.CheckResponse(good=found["verdict"] in _GOOD, verdict=found["verdict"], json=to_json(found))
+        return pb.CheckResponse(good=found.is_good, verdict=found.verdict, json=to_json(found))
 
     async def Reconvert(self, request: pb.ReconvertRequest, context: object) -> pb.ReconvertResponse:
         raise UnsupportedError("reconvert is not there yet")
@@ -195,9 +194,6 @@ class ConverterService(ConverterServicer):
                 yield scope
             finally:
                 self._watches.discard(scope)
-
-
-_GOOD: Final = ("equal", "sound")
 
 
 def _ending() -> ShuttingDown:

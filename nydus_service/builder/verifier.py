@@ -2,29 +2,29 @@
 
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from dataclasses import asdict, replace
+from typing import Final
 
 import anyio
+import msgspec
 
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import open_pipe
 from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Input, Output, Spawn, supervise
+from nydus_service.builder.verification import Later, VerificationReport, VerificationRequest, VerifiedImage
 from nydus_service.errors import DiffersError
 
 _COMMAND: Final = Command(None, ("-",), module="nydus_service.treeverify")
 _REPORT_LIMIT = 16 << 20
 """Bytes of a report; it has a hundred differences at most, with paths of 4096 bytes."""
 
-Later: TypeAlias = Callable[[], Awaitable[Mapping[str, object]]]
-
 
 class VerifierProcess:
-    """Runs one process a verification; any number of them at the same time."""
+    """The `Verifier` of one process a verification; any number of them at the same time."""
 
     def __init__(self, *, limits: Limits = UNLIMITED) -> None:
         """
@@ -33,15 +33,15 @@ class VerifierProcess:
         """
         self._limits = limits
 
-    async def verify(self, request: Mapping[str, object], result: Later | None = None) -> Mapping[str, Any]:
-        """Verify as a request says; see treeverify/request.py and treeverify/report.py.
+    async def verify(self, request: VerificationRequest, image: VerifiedImage | Later) -> VerificationReport:
+        """Verify an image.
 
         Args:
-            result: the rest of the request, once it is known; until then the source is read.
+            image: or a function that waits for it; until then the source is read.
         Returns:
             The report, whatever its verdict.
         Raises:
-            DiffersError: the result is so damaged that there was nothing to compare.
+            DiffersError: the image is so damaged that there was nothing to compare.
             FormatError, UnsupportedError, NotFoundError, NotAllowedError: the source side cannot be read.
             BuilderFailed: the process did not do its work.
         """
@@ -50,9 +50,14 @@ class VerifierProcess:
         deadline = anyio.CancelScope()
 
         async def requests() -> AsyncIterator[bytes]:
-            yield _line(request)
-            if result is not None:
-                yield _line(await result())
+            asked: dict[str, object] = {"mode": request.mode}
+            if request.mode != "read":
+                asked["layers"] = [asdict(layer) for layer in request.layers]
+            if isinstance(image, VerifiedImage):
+                yield _line(asked | asdict(image))
+            else:
+                yield _line(asked)
+                yield _line(asdict(await image()))
             deadline.deadline = math.inf if timeout_s is None else anyio.current_time() + timeout_s
 
         with deadline, ExitStack() as descriptors:
@@ -88,13 +93,9 @@ class _Report:
             raise BuilderFailed(f"the verification prints more than {_REPORT_LIMIT} bytes")
         self.data += piece
 
-    def decode(self) -> dict[str, Any]:
+    def decode(self) -> VerificationReport:
         try:
-            report = json.loads(self.data)
-        except ValueError as exc:
-            raise BuilderFailed(
-                f"the verification ended without a report: {bytes(self.data[:200])!r}"
-            ) from exc
-        if not isinstance(report, dict):
-            raise BuilderFailed(f"the verification's report is no object: {bytes(self.data[:200])!r}")
-        return report
+            return msgspec.json.decode(self.data, type=VerificationReport)
+        except msgspec.DecodeError as exc:
+            begin = bytes(self.data[:200])
+            raise BuilderFailed(f"the verification ended without a report: {begin!r}: {exc}") from exc

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import anyio
 
+from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.cli.builders import choose_work_dir
 from nydus_service.cli.options import (
     REFERENCES,
@@ -18,9 +19,10 @@ from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
 from nydus_service.content.open_stores import open_locations
+from nydus_service.convert.encoding import as_json
 from nydus_service.errors import DiffersError
-from nydus_service.imagecheck.image import CheckResult, check_image
-from nydus_service.imagecheck.manifestcheck import Checked
+from nydus_service.imagecheck.image import check_image
+from nydus_service.imagecheck.result import Checked, CheckResult
 from nydus_service.oci.platform import Platform
 from nydus_service.oci.reference import ImageReference
 
@@ -55,6 +57,7 @@ async def run(args: argparse.Namespace) -> int:
     async with open_locations([*references], choose_daemon(args)) as locations:
         result = await check_image(
             *locations,
+            verifier=VerifierProcess(),
             mode=args.verify,
             platforms=platforms,
             limiter=anyio.CapacityLimiter(args.jobs),
@@ -66,9 +69,9 @@ async def run(args: argparse.Namespace) -> int:
 
 def _tell(args: argparse.Namespace, result: CheckResult) -> None:
     if args.format == "json":
-        print_json(result.as_json())
+        print_json(as_json(result))
         return
-    print_checked(result.checked)
+    print_checked(result.images)
     shown = f"{result.image}@{result.target.digest}"
     print_verdict(result.verdict, shown, "ok" if result.is_good else "bad")
 
@@ -78,23 +81,23 @@ def print_checked(checked: Sequence[Checked]) -> None:
     columns += [Column("read back", True), Column("time", True)]
     rows = [
         [
-            str(each.manifest.platform),
-            each.report["verdict"],
-            f"{each.report['entries']:,}",
-            format_size(each.report["bytes"]),
-            format_size(each.report["bytes_read"]),
+            str(each.platform),
+            each.verdict,
+            f"{each.entries:,}",
+            format_size(each.content_bytes),
+            format_size(each.bytes_read),
             format_seconds(each.duration_s),
         ]
         for each in checked
     ]
     print_table(columns, rows)
     for each in checked:
-        for difference in each.report["differences"][:SHOWN]:
-            where = f"{difference['path'] or 'image'}: {difference['field']}"
-            layer = f" (from layer {difference['layer']})" if difference["layer"] else ""
-            print_line(f"  {where} should be {difference['wanted']!r}, and is {difference['found']!r}{layer}")
-        rest = each.report["differences_total"] - SHOWN
+        for difference in each.differences[:SHOWN]:
+            where = f"{difference.path or 'image'}: {difference.field}"
+            layer = f" (from layer {difference.layer})" if difference.layer else ""
+            print_line(f"  {where} should be {difference.wanted!r}, and is {difference.found!r}{layer}")
+        rest = each.differences_total - SHOWN
         if rest > 0:
             print_line(f"  and {rest} more differences")
-        for aside in each.report["legitimate"]:
-            print_line(f"  not compared: {aside['count']} x {aside['reason']}")
+        for aside in each.legitimate:
+            print_line(f"  not compared: {aside.count} x {aside.reason}")

@@ -91,9 +91,9 @@ async def run(args: argparse.Namespace) -> int:
     builder = choose_builder(args)
     async with open_pair(source, target, choose_daemon(args), sweep=not args.dry_run) as places:
         if args.dry_run:
-            tell_preview(args, (await preview_image(*places, builder, options)).as_json())
+            tell_preview(args, await preview_image(*places, builder, options))
             return 0
-        with open_progress(args) as progress:
+        with open_progress(args, verifies=options.verify != "none") as progress:
             result = await convert_image(
                 *places,
                 builder,
@@ -102,7 +102,7 @@ async def run(args: argparse.Namespace) -> int:
                 work_root=choose_work_dir(args),
                 progress=progress,
             )
-    tell_result(args, result.as_json())
+    tell_result(args, result)
     return 0
 
 

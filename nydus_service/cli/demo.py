@@ -19,12 +19,14 @@ from nydus_service.cli.table import format_seconds, print_heading, print_verdict
 from nydus_service.config.environment import temporary_root
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import Location, Stores
+from nydus_service.convert.encoding import as_json
 from nydus_service.convert.image import convert_image
 from nydus_service.convert.result import ConvertResult
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import DiffersError, from_os_error
-from nydus_service.imagecheck.manifestcheck import Checked, ManifestCheck
+from nydus_service.imagecheck.manifestcheck import ManifestCheck
 from nydus_service.imagecheck.manifests import find_manifests
+from nydus_service.imagecheck.result import Checked
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.reference import ImageReference
 from nydus_service.options.convert import ConvertOptions
@@ -64,7 +66,7 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
     if args.format != "json":
         sample.print_sample(made, sample_s)
     _head(args, f"2. Converted to nydus: {target}")
-    with open_progress(args) as progress:
+    with open_progress(args, verifies=True) as progress:
         result = await convert_image(
             Location(stores, SAMPLE, None, str(source)),
             Location(stores, NYDUS, None, str(target)),
@@ -75,9 +77,9 @@ async def _demonstrate(args: argparse.Namespace, directory: Path) -> int:
             progress=progress,
         )
     if args.format != "json":
-        tell_result(args, result.as_json())
+        tell_result(args, result)
     _head(args, "3. Checked again, with every chunk read back from the blobs and compared with the sample")
-    checked = await _check(args, stores, result.source, result.target)
+    checked = await _check(args, stores, result.source.descriptor, result.target.descriptor)
     _tell(args, sample.describe_sample(made, source), result, checked, time.monotonic() - begun)
     return 0 if all(each.is_good for each in checked) else DiffersError.exit_code
 
@@ -95,7 +97,9 @@ async def _check(
     manifests = await find_manifests(stores.content, target)
     async with open_work_dir(choose_work_dir(args)) as work_dir:
         limiter = anyio.CapacityLimiter(ConvertOptions().jobs)
-        image_check = ManifestCheck(stores.content, stores.content, "full", limiter, work_dir)
+        image_check = ManifestCheck(
+            stores.content, stores.content, VerifierProcess(), "full", limiter, work_dir
+        )
         pairs = zip(manifests, sources, strict=True)
         return [await image_check.run(manifest, against) for manifest, against in pairs]
 
@@ -112,7 +116,7 @@ def _tell(
             {
                 "sample": made,
                 "conversion": result.as_json(),
-                "check": [each.as_json() for each in checked],
+                "check": as_json(checked),
                 "duration_s": round(duration_s, 3),
             }
         )

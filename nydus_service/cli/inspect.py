@@ -2,10 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct
 
 from nydus_service.cli.builders import choose_work_dir
 from nydus_service.cli.files import digest_file
@@ -15,15 +15,37 @@ from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
 from nydus_service.content.open_stores import open_locations
 from nydus_service.content.store import Provider
+from nydus_service.convert.encoding import as_json
 from nydus_service.convert.failures import about
 from nydus_service.convert.workdir import open_work_dir
-from nydus_service.imagecheck.bootstraps import describe_bootstrap, extract_bootstrap
+from nydus_service.imagecheck.bootstraps import BootstrapFacts, describe_bootstrap, extract_bootstrap
 from nydus_service.imagecheck.manifests import FoundManifest, find_manifests
 from nydus_service.nydus_image.check import load
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.document import JsonMap
 from nydus_service.oci.reference import ImageReference
+
+
+class LayerFacts(Struct, frozen=True):
+    """A layer of a manifest. `kind`: bootstrap, nydus blob, tar or other."""
+
+    kind: str
+    descriptor: Descriptor
+    diff_id: str | None
+
+
+class ManifestFacts(Struct, frozen=True, kw_only=True):
+    """What is shown of a manifest, in the order of the JSON document."""
+
+    descriptor: Descriptor
+    platform: str | None
+    kind: str
+    config: Descriptor | None
+    history: tuple[JsonMap, ...]
+    layers: tuple[LayerFacts, ...]
+    bootstrap: BootstrapFacts | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +60,7 @@ async def run(args: argparse.Namespace) -> int:
     if await anyio.Path(args.image).is_file():
         bootstrap = await anyio.to_thread.run_sync(_describe_file, Path(args.image))
         if args.format == "json":
-            print_json({"path": args.image, "bootstrap": bootstrap})
+            print_json({"path": args.image, "bootstrap": as_json(bootstrap)})
         else:
             _print_bootstrap(bootstrap)
         return 0
@@ -51,7 +73,8 @@ async def run(args: argparse.Namespace) -> int:
             for found in await find_manifests(provider, image.target)
         ]
     if args.format == "json":
-        print_json({"image": str(reference), "target": image.target.to_json(), "manifests": manifests})
+        document = {"image": str(reference), "target": image.target, "manifests": manifests}
+        print_json(as_json(document))
         return 0
     for manifest in manifests:
         _print_manifest(manifest)
@@ -59,7 +82,7 @@ async def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe_file(path: Path) -> dict[str, object]:
+def _describe_file(path: Path) -> BootstrapFacts:
     with about(str(path)):
         bootstrap = load(path)
         for blob in bootstrap.blobs:
@@ -68,7 +91,7 @@ def _describe_file(path: Path) -> dict[str, object]:
         return describe_bootstrap(bootstrap)
 
 
-async def _describe(provider: Provider, found: FoundManifest, work_dir: Path | None) -> dict[str, Any]:
+async def _describe(provider: Provider, found: FoundManifest, work_dir: Path | None) -> ManifestFacts:
     layers = found.manifest.layers if found.manifest else ()
     diff_ids = found.config.diff_ids if found.config else ()
     bootstrap = None
@@ -77,22 +100,18 @@ async def _describe(provider: Provider, found: FoundManifest, work_dir: Path | N
             file = directory / "image.boot"
             await extract_bootstrap(provider, found.bootstrap_layer, file)
             bootstrap = describe_bootstrap(await anyio.to_thread.run_sync(load, file))
-    return {
-        "descriptor": found.descriptor.to_json(),
-        "platform": found.platform and str(found.platform),
-        "kind": found.kind,
-        "config": found.manifest and found.manifest.config.to_json(),
-        "history": list(found.config.history) if found.config else [],
-        "layers": [
-            {
-                "kind": _layer_kind(layer),
-                "descriptor": layer.to_json(),
-                "diff_id": diff_ids[i] if i < len(diff_ids) else None,
-            }
+    return ManifestFacts(
+        descriptor=found.descriptor,
+        platform=str(found.platform) if found.platform else None,
+        kind=found.kind,
+        config=found.manifest.config if found.manifest else None,
+        history=found.config.history if found.config else (),
+        layers=tuple(
+            LayerFacts(_layer_kind(layer), layer, str(diff_ids[i]) if i < len(diff_ids) else None)
             for i, layer in enumerate(layers)
-        ],
-        "bootstrap": bootstrap,
-    }
+        ),
+        bootstrap=bootstrap,
+    )
 
 
 def _layer_kind(layer: Descriptor) -> str:
@@ -103,42 +122,42 @@ def _layer_kind(layer: Descriptor) -> str:
     return "tar" if mediatypes.is_tar_layer(layer.media_type) else "other"
 
 
-def _print_manifest(manifest: dict[str, Any]) -> None:
-    print_line(f"{manifest['kind']} for {manifest['platform']}: {manifest['descriptor']['digest']}")
-    if manifest["layers"]:
+def _print_manifest(manifest: ManifestFacts) -> None:
+    print_line(f"{manifest.kind} for {manifest.platform}: {manifest.descriptor.digest}")
+    if manifest.layers:
         print_line()
         rows = [
-            [layer["kind"], format_size(layer["descriptor"]["size"]), layer["descriptor"]["digest"]]
-            for layer in manifest["layers"]
+            [layer.kind, format_size(layer.descriptor.size), layer.descriptor.digest]
+            for layer in manifest.layers
         ]
-        total = format_size(sum(layer["descriptor"]["size"] for layer in manifest["layers"]))
+        total = format_size(sum(layer.descriptor.size for layer in manifest.layers))
         print_table([Column("layer"), Column("size", True), Column("digest")], rows, ["", total, ""])
     print_line()
-    if manifest["bootstrap"]:
-        _print_bootstrap(manifest["bootstrap"])
+    if manifest.bootstrap:
+        _print_bootstrap(manifest.bootstrap)
         print_line()
 
 
-def _print_bootstrap(bootstrap: dict[str, Any]) -> None:
-    counts = ", ".join(
-        f"{bootstrap[kind]} {kind}" for kind in ("directories", "files", "symlinks", "special")
+def _print_bootstrap(facts: BootstrapFacts) -> None:
+    counts = (
+        f"{facts.directories} directories, {facts.files} files, {facts.symlinks} symlinks, "
+        f"{facts.special} special"
     )
-    print_line(f"RAFS v{bootstrap['fs_version']}: {bootstrap['names']} names: {counts}")
-    algorithms = f"{bootstrap['compressor']}, {bootstrap['digester']}"
+    print_line(f"RAFS v{facts.fs_version}: {facts.names} names: {counts}")
     print_line(
-        f"content {format_size(bootstrap['content_bytes'])} in chunks of {bootstrap['chunk_size']:#x}, "
-        f"{algorithms}; flags {bootstrap['flags']}, {bootstrap['prefetch']} in the prefetch table"
+        f"content {format_size(facts.content_bytes)} in chunks of {facts.chunk_size:#x}, "
+        f"{facts.compressor}, {facts.digester}; flags {facts.flags}, {facts.prefetch} in the prefetch table"
     )
-    if bootstrap["blobs"]:
+    if facts.blobs:
         print_line()
         columns = [Column("chunks", True), Column("stored", True), Column("content", True), Column("blob")]
         rows = [
             [
-                str(blob["chunks"]),
-                format_size(blob["compressed_size"]),
-                format_size(blob["uncompressed_size"]),
-                blob["id"],
+                str(blob.chunks),
+                format_size(blob.compressed_size),
+                format_size(blob.uncompressed_size),
+                blob.id,
             ]
-            for blob in bootstrap["blobs"]
+            for blob in facts.blobs
         ]
         print_table(columns, rows)

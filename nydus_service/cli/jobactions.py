@@ -8,13 +8,12 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
-
 from nydus_service.api.client import ApiClient
 from nydus_service.cli import remote
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.results import print_image, tell_result
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
+from nydus_service.convert.encoding import as_json
 from nydus_service.jobs.job import Job, JobState, LayerState
 
 SHORT_ID: Final = 12
@@ -75,7 +74,7 @@ async def _show(args: argparse.Namespace, client: ApiClient) -> int:
         print_line(f"{name:<12} {value}")
     if job.result:
         print_line()
-        for image in job.result["images"]:
+        for image in job.result.images:
             print_image(image)
     elif job.progress.layers:
         print_line()
@@ -159,7 +158,7 @@ def job_as_json(job: Job, *, brief: bool = False) -> dict[str, Any]:
     Args:
         brief: leave out what lists do not have: the layers, the result.
     """
-    fields: dict[str, Any] = msgspec.to_builtins(job)
+    fields: dict[str, Any] = as_json(job)
     fields["request"]["options"] = job.request.options.as_json()
     for name in ("created_at", "started_at", "finished_at", "not_before"):
         fields[name] = _time(fields[name]) if fields[name] else None
@@ -185,7 +184,7 @@ def _facts(job: Job) -> list[tuple[str, str]]:
         facts.append(("layers", f"{sizes[0]} of {sizes[1]} became {sizes[2]}"))
     facts += [(f"image {each.image}", each.stage.value) for each in progress.images if not job.result]
     if job.result:
-        facts.append(("result", job.result["target"]["descriptor"]["digest"]))
+        facts.append(("result", job.result.target.digest))
     return facts
 
 

@@ -1,166 +1,188 @@
-"""Shows a conversion while it runs: live on a terminal, else a line for each step. All on stderr."""
+"""Shows a conversion while it runs: live on a terminal, else a line for each step. All on stderr.
+
+A conversion of our own and a job of a daemon are shown alike: by values of `JobProgress`. Each value is
+compared with what is shown already, so that a step is shown even if the value right after it was missed.
+"""
 
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from nydus_service.cli.table import format_seconds, format_size
-from nydus_service.convert.progress import (
-    Event,
-    LayerFinished,
-    LayerProgress,
-    LayerStarted,
-    MergeFinished,
-    MergeStarted,
-    Planned,
-    Progress,
-    VerifyFinished,
-    VerifyStarted,
-    silent,
-)
+from nydus_service.convert.progress import Event, LayerProgress, Progress, silent
+from nydus_service.jobs.job import ImageStage, ImageStatus, JobProgress, LayerState, LayerStatus
+from nydus_service.jobs.progress import ProgressTracker
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from nydus_service.oci.digest import Digest
-
 SHORT_DIGEST = len("sha256:") + 12
+
+Drawing: TypeAlias = Callable[[JobProgress], None]
+"""Shows how far a conversion is; called with each new value."""
+
+_STAGES: Final = tuple(ImageStage)
+_REDRAW_S = 0.1
+"""Between two values of which only the numbers of bytes differ."""
 
 
 @contextmanager
-def open_progress(args: argparse.Namespace) -> Iterator[Progress]:
-    """Give the callback that shows events, in the way that the options and the terminal ask for."""
+def open_progress(args: argparse.Namespace, *, verifies: bool) -> Iterator[Progress]:
+    """Give the callback for the events of a conversion in this process.
+
+    Args:
+        verifies: whether the result is verified.
+    """
+    with open_drawing(args) as draw:
+        yield silent if draw is None else _Follower(draw, verifies=verifies).take
+
+
+@contextmanager
+def open_drawing(args: argparse.Namespace) -> Iterator[Drawing | None]:
+    """Give what the options and the terminal ask for; None shows nothing."""
     if args.quiet:
-        yield silent
+        yield None
     elif sys.stderr.isatty() and not args.verbose:  # log lines and live bars do not mix
         with _open_bars() as bars:
-            yield _Live(bars).show
+            yield _Live(bars).draw
     elif args.format == "json":
-        yield silent
+        yield None
     else:
-        yield _Lines().show
+        yield _Lines().draw
+
+
+class _Follower:
+    """Draws what events tell."""
+
+    def __init__(self, draw: Drawing, *, verifies: bool) -> None:
+        self._draw = draw
+        self._tracker = ProgressTracker(verifies=verifies, clock=time.monotonic)
+        self._drawn_at = 0.0
+
+    def take(self, event: Event) -> None:
+        self._tracker.take(event)
+        now = time.monotonic()
+        if isinstance(event, LayerProgress) and now < self._drawn_at + _REDRAW_S:
+            return
+        self._drawn_at = now
+        self._draw(self._tracker.progress())
 
 
 class _Lines:
     """A line for each step that is done; only what a log needs."""
 
     def __init__(self) -> None:
-        self._layers = 0
-        self._done = 0
+        self._planned = False
+        self._packed: set[str] = set()
+        self._stages: dict[str, int] = {}
 
-    def show(self, event: Event) -> None:
-        line = self._line(event)
-        if line:
-            print(line, file=sys.stderr, flush=True)
-
-    def _line(self, event: Event) -> str:
-        if isinstance(event, Planned):
-            self._layers = len(event.layers)
-            sizes = format_size(sum(layer.size for layer in event.layers))
-            return f"{', '.join(event.images)}: {self._layers} layers, {sizes}"
-        if isinstance(event, LayerFinished):
-            self._done += 1
-            return f"layer {self._done}/{self._layers} {event.digest}: {_change(event)}"
-        if isinstance(event, MergeFinished):
-            return f"{event.image}: merged in {format_seconds(event.duration_s)}"
-        if isinstance(event, VerifyFinished):
-            return f"{event.image}: verified, {event.entries:,} names in {format_seconds(event.duration_s)}"
-        return ""
+    def draw(self, progress: JobProgress) -> None:
+        if not self._planned and progress.images:
+            self._planned = True
+            images = ", ".join(each.image for each in progress.images)
+            _print(f"{images}: {len(progress.layers)} layers, {format_size(progress.bytes_total)}")
+        for layer in progress.layers:
+            if layer.state is LayerState.PACKED and layer.digest not in self._packed:
+                self._packed.add(layer.digest)
+                count = f"{len(self._packed)}/{len(progress.layers)}"
+                _print(f"layer {count} {layer.digest}: {_change(layer)}")
+        for image in progress.images:
+            for stage in _passed(self._stages, image):
+                if stage is ImageStage.MERGED:
+                    _print(f"{image.image}: merged in {format_seconds(image.merge_duration_s)}")
+                elif stage is ImageStage.VERIFIED:
+                    _print(f"{image.image}: verified, {_verified(image, ' in ')}")
 
 
-def _change(event: LayerFinished) -> str:
-    sizes = f"{format_size(event.bytes_in)} to {format_size(event.bytes_out)}"
-    return f"{sizes} in {format_seconds(event.duration_s)}"
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _passed(known: dict[str, int], image: ImageStatus) -> tuple[ImageStage, ...]:
+    """The stages that an image has reached since the last call, in their order. Updates `known`."""
+    before, now = known.get(image.image, 0), _STAGES.index(image.stage)
+    known[image.image] = now
+    return _STAGES[before + 1 : now + 1]
+
+
+def _change(layer: LayerStatus) -> str:
+    sizes = f"{format_size(layer.bytes_in)} to {format_size(layer.bytes_out)}"
+    return f"{sizes} in {format_seconds(layer.duration_s)}"
+
+
+def _verified(image: ImageStatus, between: str) -> str:
+    return f"{image.entries:,} names{between}{format_seconds(image.verify_duration_s)}"
 
 
 class _Live:
-    """A bar for all layers together, and a line for each one that is being built.
-
-    A builder that reads a layer's file itself does not tell how far it is: its blob's size, held
-    against what the finished layers became, stands for that.
-    """
+    """A bar for all layers together, and a line for each one that is being built."""
 
     def __init__(self, bars: "Bars") -> None:
         self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-        self._sizes: dict[Digest, int] = {}
-        self._begun: dict[Digest, float] = {}
-        self._finished_in = self._finished_out = 0
         self._all: TaskID | None = None
+        self._layers: dict[str, TaskID] = {}
+        self._begun: dict[str, float] = {}
+        self._packed: set[str] = set()
+        self._stages: dict[str, int] = {}
+        self._steps: dict[str, TaskID] = {}
 
-    def show(self, event: Event) -> None:
-        if isinstance(event, Planned):
-            total = sum(layer.size for layer in event.layers)
-            self._all = self._bars.add_task(
-                "[bold]all layers", total=total, detail=f"0/{len(event.layers)}, {format_size(total)}"
-            )
-            self._count = len(event.layers)
-            self._done = 0
-        elif isinstance(event, LayerStarted):
-            self._sizes[event.digest] = event.size
-            self._begun[event.digest] = time.monotonic()
-            self._tasks[event.digest] = self._bars.add_task(
-                event.digest[:SHORT_DIGEST], total=event.size, detail=format_size(event.size)
-            )
-        elif isinstance(event, LayerProgress):
-            self._show_layer(event)
-        elif isinstance(event, LayerFinished):
-            self._finish_layer(event)
-        elif isinstance(event, MergeStarted):
-            self._begin_step("merge", event.image)
-        elif isinstance(event, VerifyStarted):
-            self._begin_step("verify", event.image)
-        elif isinstance(event, MergeFinished):
-            self._end_step("merge", event.image, format_seconds(event.duration_s))
-        elif isinstance(event, VerifyFinished):
-            told = f"{event.entries:,} names, {format_seconds(event.duration_s)}"
-            self._end_step("verify", event.image, told)
-
-    def _show_layer(self, event: LayerProgress) -> None:
-        task = self._tasks.get(event.digest)
-        if task is None:
+    def draw(self, progress: JobProgress) -> None:
+        if not progress.images:
             return
-        rate = event.bytes_out / max(time.monotonic() - self._begun[event.digest], 0.001)
-        size = self._sizes[event.digest]
-        ratio = self._finished_out / self._finished_in if self._finished_in else 1.0
-        estimate = min(int(event.bytes_out / max(ratio, 0.01)), int(size * 0.99))
-        self._bars.update(
-            task,
-            completed=estimate if event.bytes_in is None else event.bytes_in,
-            detail=f"{format_size(size)} to {format_size(event.bytes_out)}, {format_size(rate)}/s",
-        )
-        self._show_all()
+        self._draw_all(progress)
+        for layer in progress.layers:
+            if layer.state is not LayerState.WAITING and layer.digest not in self._packed:
+                self._draw_layer(layer)
+        for image in progress.images:
+            for stage in _passed(self._stages, image):
+                self._draw_stage(stage, image)
 
-    def _finish_layer(self, event: LayerFinished) -> None:
-        self._finished_in += event.bytes_in
-        self._finished_out += event.bytes_out
-        self._done += 1
-        task = self._tasks.pop(event.digest, None)
-        if task is not None:
-            self._bars.update(
-                task, completed=event.bytes_in, total=event.bytes_in or 1, detail=_change(event)
-            )
-            self._bars.stop_task(task)
-        self._show_all()
-
-    def _show_all(self) -> None:
+    def _draw_all(self, progress: JobProgress) -> None:
+        count, total = len(progress.layers), progress.bytes_total
+        detail = f"0/{count}, {format_size(total)}"
+        if progress.bytes_out:
+            packed = [layer.bytes_out for layer in progress.layers if layer.state is LayerState.PACKED]
+            detail = f"{len(packed)}/{count} to {format_size(sum(packed))}"
         if self._all is None:
-            return
-        running = sum(task.completed for task in self._bars.tasks if task.id in self._tasks.values())
-        detail = f"{self._done}/{self._count} to {format_size(self._finished_out)}"
-        self._bars.update(self._all, completed=self._finished_in + running, detail=detail)
+            self._all = self._bars.add_task("[bold]all layers", total=total, detail=detail)
+        self._bars.update(self._all, completed=progress.bytes_in, detail=detail)
 
-    def _begin_step(self, step: str, image: str) -> None:
-        self._tasks[f"{step} {image}"] = self._bars.add_task(f"{step} {image}", total=None, detail="")
+    def _draw_layer(self, layer: LayerStatus) -> None:
+        if layer.digest not in self._layers:
+            self._begun[layer.digest] = time.monotonic()
+            self._layers[layer.digest] = self._bars.add_task(
+                layer.digest[:SHORT_DIGEST], total=layer.size, detail=format_size(layer.size)
+            )
+        task = self._layers[layer.digest]
+        if layer.state is LayerState.PACKED:
+            self._packed.add(layer.digest)
+            size = layer.bytes_in
+            self._bars.update(task, completed=size, total=size or 1, detail=_change(layer))
+            self._bars.stop_task(task)
+        elif layer.bytes_out:
+            rate = layer.bytes_out / max(time.monotonic() - self._begun[layer.digest], 0.001)
+            sizes = f"{format_size(layer.size)} to {format_size(layer.bytes_out)}"
+            self._bars.update(task, completed=layer.bytes_in, detail=f"{sizes}, {format_size(rate)}/s")
 
-    def _end_step(self, step: str, image: str, told: str) -> None:
-        task = self._tasks.pop(f"{step} {image}", None)
-        if task is not None:
-            self._bars.update(task, completed=1, total=1, detail=told)
+    def _draw_stage(self, stage: ImageStage, image: ImageStatus) -> None:
+        if stage is ImageStage.MERGING:
+            self._begin_step(f"merge {image.image}")
+        elif stage is ImageStage.MERGED:
+            self._end_step(f"merge {image.image}", format_seconds(image.merge_duration_s))
+        elif stage is ImageStage.VERIFYING:
+            self._begin_step(f"verify {image.image}")
+        elif stage is ImageStage.VERIFIED:
+            self._end_step(f"verify {image.image}", _verified(image, ", "))
+
+    def _begin_step(self, step: str) -> None:
+        self._steps[step] = self._bars.add_task(step, total=None, detail="")
+
+    def _end_step(self, step: str, detail: str) -> None:
+        self._bars.update(self._steps[step], completed=1, total=1, detail=detail)
 
 
 def _open_bars() -> "Bars":

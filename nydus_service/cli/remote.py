@@ -14,10 +14,10 @@ import anyio
 
 from nydus_service.api.client import ApiClient, open_client
 from nydus_service.api.errors import error_of
-from nydus_service.cli.jobevents import JobEvents
-from nydus_service.cli.progress import open_progress
+from nydus_service.cli.progress import open_drawing
 from nydus_service.cli.table import format_seconds
 from nydus_service.config.environment import load_settings
+from nydus_service.convert.result import ConvertResult
 from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnreachableError
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.queue import ShuttingDown
@@ -63,13 +63,14 @@ async def follow(args: argparse.Namespace, client: ApiClient, job_id: str) -> Jo
     """
     note = make_note(args)
     with ExitStack() as shown:
-        events, attempt, waiting = None, -1, ""
+        draw, attempt, waiting = None, -1, ""
         async with aclosing(watch_patiently(client, job_id, note)) as jobs:
             async for job in jobs:
-                if events is None or job.attempts != attempt:
+                if job.attempts != attempt:
                     shown.close()
-                    events, attempt = JobEvents(shown.enter_context(open_progress(args))), job.attempts
-                events.tell(job)
+                    draw, attempt = shown.enter_context(open_drawing(args)), job.attempts
+                if draw is not None:
+                    draw(job.progress)
                 if job.is_finished:
                     return job
                 now = _waiting(job)
@@ -99,7 +100,7 @@ async def watch_patiently(client: ApiClient, job_id: str, note: Note) -> AsyncGe
         await anyio.sleep(_PAUSE_S)
 
 
-def result_of(job: Job) -> dict[str, object]:
+def result_of(job: Job) -> ConvertResult:
     """The result of a finished job.
 
     Raises:

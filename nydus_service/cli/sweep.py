@@ -23,7 +23,7 @@ async def run(args: argparse.Namespace) -> int:
     daemon = choose_daemon(args)
     swept = await sweep_leftovers(daemon.address, daemon.jobs_dir, choose_work_dir(args))
     if args.format == "json":
-        print_json(swept.as_json())
+        print_json({"directories": list(map(str, swept.directories)), "leases": swept.leases})
     else:
         _tell(swept)
     return 0

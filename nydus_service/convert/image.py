@@ -20,6 +20,7 @@ from pathlib import Path
 import anyio
 
 from nydus_service.builder.builder import Builder, BuilderIdentity
+from nydus_service.builder.verification import Verifier
 from nydus_service.content.documents import write_document
 from nydus_service.content.store import ContentNotFound, Image, Lease, Location
 from nydus_service.content.transfer import copy_image
@@ -42,14 +43,19 @@ from nydus_service.convert.progress import Named, Progress, silent
 from nydus_service.convert.result import (
     CONVERTED,
     UNCHANGED,
+    WOULD_CHANGE_NOTHING,
+    WOULD_CONVERT,
+    BootstrapDescriptor,
     ConvertResult,
+    ImageName,
     ImageResult,
     LayerResult,
+    NamedImage,
     Preview,
+    describe_plan,
 )
 from nydus_service.convert.rewrite import image_labels
 from nydus_service.convert.uptodate import VERIFIED, find_image_named, is_complete, is_finished, record
-from nydus_service.convert.verification import Verifier
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.options.convert import ConvertOptions
@@ -104,13 +110,13 @@ async def preview_image(
     """
     request = await _look_up(source, target, builder, options)
     return Preview(
-        unchanged=request.unchanged,
-        source_name=str(source),
-        source=request.image.target,
-        target_name=str(target),
+        status=WOULD_CHANGE_NOTHING if request.unchanged else WOULD_CONVERT,
+        reason=request.unchanged,
+        source=NamedImage(str(source), request.image.target),
+        target=ImageName(str(target)),
         builder=request.identity,
         fingerprint=request.fingerprint,
-        plan=request.plan,
+        plan=describe_plan(request.plan) if request.plan else None,
     )
 
 
@@ -287,18 +293,16 @@ class _Conversion:
         return ConvertResult(
             status=status,
             reason=request.unchanged,
-            source_name=str(request.source),
-            source=request.image.target,
-            target_name=str(request.target),
-            target=target,
+            source=NamedImage(str(request.source), request.image.target),
+            target=NamedImage(str(request.target), target),
+            job=self._job_id,
             builder=request.identity,
             fingerprint=request.fingerprint,
-            job_id=self._job_id,
+            verified=self._verified(),
             images=tuple(images),
             kept=tuple(parts(plan, Kept)) if plan else (),
             dropped=tuple(parts(plan, Dropped)) if plan else (),
-            verified=self._verified(),
-            duration_s=anyio.current_time() - request.started,
+            duration_s=round(anyio.current_time() - request.started, 3),
         )
 
     def _verified(self) -> str:
@@ -312,13 +316,12 @@ class _Conversion:
 def _describe(plan: ImagePlan, assembly: Assembly, image: ConvertedImage) -> ImageResult:
     target, manifest = assembly.manifests[plan.descriptor]
     return ImageResult(
-        platform=plan.platform,
+        platform=str(plan.platform) if plan.platform else None,
         source=plan.descriptor,
         target=target,
         config=manifest.config,
         layers=tuple(map(LayerResult.of, image.layers)),
-        bootstrap=manifest.layers[-1],
-        bootstrap_diff_id=image.bootstrap_layer.diff_id,
-        merge_duration_s=image.merged.duration_s,
+        bootstrap=BootstrapDescriptor.of_layer(manifest.layers[-1], image.bootstrap_layer.diff_id),
+        merge_duration_s=round(image.merged.duration_s, 3),
         verification=image.verification,
     )

@@ -23,6 +23,7 @@ import anyio
 import anyio.to_thread
 
 from nydus_service.builder.builder import Builder, BuilderIdentity
+from nydus_service.builder.verification import Verifier
 from nydus_service.content.store import Lease
 from nydus_service.convert.classify import name_layer
 from nydus_service.convert.failures import about
@@ -38,7 +39,7 @@ from nydus_service.convert.progress import (
     VerifyStarted,
 )
 from nydus_service.convert.rewrite import BootstrapLayer, NydusLayers
-from nydus_service.convert.verification import ImageVerification, Verification, Verifier
+from nydus_service.convert.verification import ImageVerification, Verification
 from nydus_service.errors import from_os_error
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.options.convert import ConvertOptions

@@ -9,7 +9,7 @@ another size, encrypted, of unknown kinds. Nothing is written, so a dry run ends
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider, UnexpectedContent
@@ -93,22 +93,6 @@ def unchanged_parts(plan: Plan) -> Iterator[Descriptor]:
     elif isinstance(plan, IndexPlan):
         for entry in plan.entries:
             yield from unchanged_parts(entry)
-
-
-def plan_as_json(plan: Plan) -> dict[str, Any]:
-    """A plan for machines to read."""
-    fields: dict[str, Any] = {"action": _ACTIONS[type(plan)], "descriptor": plan.descriptor.to_json()}
-    if isinstance(plan, Kept | Dropped):
-        fields["reason"] = plan.reason
-    elif isinstance(plan, IndexPlan):
-        fields["entries"] = [plan_as_json(entry) for entry in plan.entries]
-    else:
-        fields["platform"] = plan.platform and str(plan.platform)
-        fields["layers"] = [layer.to_json() for layer in plan.layers]
-    return fields
-
-
-_ACTIONS: dict[type, str] = {Kept: "keep", Dropped: "drop", ImagePlan: "convert", IndexPlan: "walk"}
 
 
 async def make_plan(provider: Provider, root: Descriptor, options: ConvertOptions) -> Plan:

@@ -1,106 +1,120 @@
-"""What a conversion did, for people and, as JSON, for machines."""
+"""What a conversion did, or would do. The structs have the fields of the JSON documents, in their order.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Final
+`encoding.encode` and `encoding.decode` lead from one to the other.
+"""
+
+from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.convert.encoding import as_json
 from nydus_service.convert.layer import PackedLayer
-from nydus_service.convert.plan import Dropped, Kept, Plan, plan_as_json
+from nydus_service.convert.plan import Dropped, IndexPlan, Kept, Plan
 from nydus_service.convert.verification import Verification
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
-from nydus_service.oci.platform import Platform
 
 CONVERTED: Final = "converted"
 UNCHANGED: Final = "unchanged"
+WOULD_CONVERT: Final = "would be converted"
+WOULD_CHANGE_NOTHING: Final = "would be unchanged"
 
 
-@dataclass(frozen=True, slots=True)
-class LayerResult:
-    """A source layer, and the blob it has become. `duration_s` is the builder's, 0 if none ran."""
+class ImageName(Struct, frozen=True):
+    """An image that does not have to exist. `name` is its name in messages."""
+
+    name: str
+
+
+class NamedImage(Struct, frozen=True):
+    """An image: its name in messages, and what the name points to."""
+
+    name: str
+    descriptor: Descriptor
+
+    @property
+    def digest(self) -> Digest:
+        return self.descriptor.digest
+
+
+class BootstrapDescriptor(Descriptor):
+    """The descriptor of a bootstrap layer, which also has the digest of the layer's plain tar."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of_layer(cls, layer: Descriptor, diff_id: Digest) -> "BootstrapDescriptor":
+        return cls(layer.to_json() | {"diff_id": str(diff_id)})
+
+    @property
+    def diff_id(self) -> Digest:
+        return Digest(self._fields["diff_id"])
+
+
+class LayerResult(Struct, frozen=True, omit_defaults=True):
+    """A source layer, and the blob it has become.
+
+    Attributes:
+        duration_s: time of the builder to the millisecond, 0 if none ran.
+        warnings: what the builder said; absent in JSON if that is nothing.
+    """
 
     source: Descriptor
     blob: Descriptor
     duration_s: float
-    warnings: str
+    warnings: str = ""
 
     @classmethod
     def of(cls, layer: PackedLayer) -> "LayerResult":
-        return cls(layer.source, layer.blob, layer.duration_s, layer.warnings)
-
-    def as_json(self) -> dict[str, Any]:
-        fields = {
-            "source": self.source.to_json(),
-            "blob": self.blob.to_json(),
-            "duration_s": round(self.duration_s, 3),
-        }
-        return fields | ({"warnings": self.warnings} if self.warnings else {})
+        return cls(layer.source, layer.blob, round(layer.duration_s, 3), layer.warnings)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageResult:
+class ImageResult(Struct, frozen=True, kw_only=True):
     """A manifest that was converted.
 
     Attributes:
+        platform: as text. Not every platform of a document can be parsed from its text.
         source, target: the old manifest and the new one.
         layers: lowest first, without the bootstrap layer.
-        bootstrap: the bootstrap layer; `bootstrap_diff_id` the digest of its plain tar.
-        merge_duration_s: of merge and bootstrap layer.
+        merge_duration_s: time of merge and bootstrap layer to the millisecond.
         verification: None with verify none.
     """
 
-    platform: Platform | None
+    platform: str | None
     source: Descriptor
     target: Descriptor
     config: Descriptor
     layers: tuple[LayerResult, ...]
-    bootstrap: Descriptor
-    bootstrap_diff_id: Digest
+    bootstrap: BootstrapDescriptor
     merge_duration_s: float
     verification: Verification | None
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "platform": self.platform and str(self.platform),
-            "source": self.source.to_json(),
-            "target": self.target.to_json(),
-            "config": self.config.to_json(),
-            "layers": [layer.as_json() for layer in self.layers],
-            "bootstrap": self.bootstrap.to_json() | {"diff_id": self.bootstrap_diff_id},
-            "merge_duration_s": round(self.merge_duration_s, 3),
-            "verification": self.verification and self.verification.as_json(),
-        }
 
-
-@dataclass(frozen=True, slots=True)
-class ConvertResult:
+class ConvertResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A conversion that succeeded.
 
     Attributes:
         status: converted or unchanged.
-        reason: why nothing was done; empty if something was.
-        source_name, target_name: as messages name them.
-        source, target: what these names point to.
+        reason: why nothing was done; absent in JSON if something was.
+        job: id of the job.
         fingerprint: of the options and the builder, `fingerprint.image_fingerprint`.
+        verified: none, tree or full: how the target was verified, now or when it was made.
         images: manifests that were converted now; `kept` and `dropped` are the others.
-        verified: none, tree or full: how the target was, now or when it was made.
-        duration_s: of it all.
+        duration_s: time of the whole conversion to the millisecond.
     """
 
     status: str
-    reason: str
-    source_name: str
-    source: Descriptor
-    target_name: str
-    target: Descriptor
+    reason: str = ""
+    source: NamedImage
+    target: NamedImage
+    job: str
     builder: BuilderIdentity
     fingerprint: str
-    job_id: str
+    verified: str
     images: tuple[ImageResult, ...]
     kept: tuple[Kept, ...]
     dropped: tuple[Dropped, ...]
-    verified: str
     duration_s: float
 
     @property
@@ -109,56 +123,69 @@ class ConvertResult:
         return tuple({layer.source.digest: layer for image in self.images for layer in image.layers}.values())
 
     def as_json(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {"status": self.status}
-        if self.reason:
-            fields["reason"] = self.reason
-        return fields | {
-            "source": {"name": self.source_name, "descriptor": self.source.to_json()},
-            "target": {"name": self.target_name, "descriptor": self.target.to_json()},
-            "job": self.job_id,
-            "builder": _builder_as_json(self.builder),
-            "fingerprint": self.fingerprint,
-            "verified": self.verified,
-            "images": [image.as_json() for image in self.images],
-            "kept": _passed(self.kept),
-            "dropped": _passed(self.dropped),
-            "duration_s": round(self.duration_s, 3),
-        }
+        """The document that `convert --format json` prints."""
+        fields: dict[str, Any] = as_json(self)
+        return fields
 
 
-@dataclass(frozen=True, slots=True)
-class Preview:
+class KeepStep(Struct, frozen=True, tag_field="action", tag="keep"):
+    """Content that passes as it is."""
+
+    descriptor: Descriptor
+    reason: str
+
+
+class DropStep(Struct, frozen=True, tag_field="action", tag="drop"):
+    """An entry of an index that the result does not have."""
+
+    descriptor: Descriptor
+    reason: str
+
+
+class WalkStep(Struct, frozen=True, tag_field="action", tag="walk"):
+    """An index, and what becomes of each of its entries."""
+
+    descriptor: Descriptor
+    entries: tuple["PlanStep", ...]
+
+
+class ConvertStep(Struct, frozen=True, tag_field="action", tag="convert"):
+    """A manifest whose layers become nydus blobs."""
+
+    descriptor: Descriptor
+    platform: str | None
+    layers: tuple[Descriptor, ...]
+
+
+PlanStep: TypeAlias = KeepStep | DropStep | WalkStep | ConvertStep
+
+
+class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a conversion would do.
 
     Attributes:
-        unchanged: why nothing would be done; empty if something would.
-        plan: None where it takes none to know that.
+        status: "would be converted" or "would be unchanged".
+        reason: why nothing would be done; absent in JSON if something would.
+        plan: None where no plan is needed to know that nothing would be done.
     """
 
-    unchanged: str
-    source_name: str
-    source: Descriptor
-    target_name: str
+    status: str
+    reason: str = ""
+    source: NamedImage
+    target: ImageName
     builder: BuilderIdentity
     fingerprint: str
-    plan: Plan | None
-
-    def as_json(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {"status": "would be unchanged" if self.unchanged else "would be converted"}
-        if self.unchanged:
-            fields["reason"] = self.unchanged
-        return fields | {
-            "source": {"name": self.source_name, "descriptor": self.source.to_json()},
-            "target": {"name": self.target_name},
-            "builder": _builder_as_json(self.builder),
-            "fingerprint": self.fingerprint,
-            "plan": self.plan and plan_as_json(self.plan),
-        }
+    plan: PlanStep | None
 
 
-def _builder_as_json(builder: BuilderIdentity) -> dict[str, str]:
-    return {"name": builder.name, "version": builder.version}
-
-
-def _passed(plans: Iterable[Kept | Dropped]) -> list[dict[str, Any]]:
-    return [{"descriptor": plan.descriptor.to_json(), "reason": plan.reason} for plan in plans]
+def describe_plan(plan: Plan) -> PlanStep:
+    """A plan without the documents that it was made from."""
+    match plan:
+        case Kept():
+            return KeepStep(plan.descriptor, plan.reason)
+        case Dropped():
+            return DropStep(plan.descriptor, plan.reason)
+        case IndexPlan():
+            return WalkStep(plan.descriptor, tuple(map(describe_plan, plan.entries)))
+    platform = str(plan.platform) if plan.platform else None
+    return ConvertStep(plan.descriptor, platform, plan.layers)

@@ -4,16 +4,24 @@ The work is done by a process of its own (treeverify/), which a `Verifier` runs.
 were recorded of the layers, and the result; never anything that a builder says of them.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final
 
 import anyio
 import anyio.to_thread
+from msgspec import Struct, field
 
 from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.builder.verification import (
+    SetAside,
+    SourceLayer,
+    VerificationReport,
+    VerificationRequest,
+    VerifiedImage,
+    Verifier,
+)
 from nydus_service.content.store import Provider, read_pieces
 from nydus_service.errors import DiffersError, NydusServiceError, from_os_error
 from nydus_service.oci.descriptor import Descriptor
@@ -24,62 +32,32 @@ _SHOWN: Final = 5
 """Differences in a message; the report has more."""
 
 
-Later: TypeAlias = Callable[[], Awaitable[Mapping[str, object]]]
-
-
-class Verifier(Protocol):
-    """Runs verifications in processes of their own."""
-
-    async def verify(self, request: Mapping[str, object], result: Later | None = None) -> Mapping[str, Any]:
-        """Verify as a request of treeverify/request.py says.
-
-        Args:
-            result: the rest of the request, once it is known; until then the source is read.
-        Returns:
-            The report, whatever its verdict.
-        Raises:
-            DiffersError: the result is so damaged that there was nothing to compare.
-            NydusServiceError: the source side cannot be read, or the process did not do its work.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Struct, frozen=True, kw_only=True):
     """A verification that found no difference.
 
     Attributes:
+        verdict: equal.
         mode: tree or full.
         entries: names that were compared.
         content_bytes: of the files that were compared, by their chunks' digests.
         bytes_read: of chunks that were read back from blobs (full).
-        legitimate: reason and count of what rightly differs, and was not compared.
-        duration_s: from when there was a result.
+        legitimate: what rightly differs.
+        duration_s: from when there was a result, to the millisecond.
     """
 
+    verdict: str
     mode: str
     entries: int
-    content_bytes: int
+    content_bytes: int = field(name="bytes")
     bytes_read: int
-    legitimate: tuple[tuple[str, int], ...]
+    legitimate: tuple[SetAside, ...]
     duration_s: float
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "verdict": "equal",
-            "mode": self.mode,
-            "entries": self.entries,
-            "bytes": self.content_bytes,
-            "bytes_read": self.bytes_read,
-            "legitimate": [{"reason": reason, "count": count} for reason, count in self.legitimate],
-            "duration_s": round(self.duration_s, 3),
-        }
 
 
 class ResultDiffers(DiffersError):
-    """A result is not what its source is. `report` is the verification's own."""
+    """A result is not what its source is; `report` says where."""
 
-    def __init__(self, message: str, report: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, report: VerificationReport) -> None:
         super().__init__(message)
         self.report = report
 
@@ -100,25 +78,26 @@ class ImageVerification:
         self._verifier = verifier
         self._mode = mode
         self._layers = layers
-        self._result: dict[str, object] = {}
-        self._report: Mapping[str, Any] = {}
-        self._failure: NydusServiceError | None = None
-        self._has_result = anyio.Event()
+        self._image: VerifiedImage | None = None
+        self._outcome: VerificationReport | NydusServiceError | None = None
+        self._has_image = anyio.Event()
         self._has_ended = anyio.Event()
 
     async def run(self) -> None:
         """Verify, from the first tar-split to the report."""
-        layers = [{"digest": digest, "tar_split": str(tar_split)} for digest, tar_split in self._layers]
-        source = {"mode": self._mode, "layers": layers}
+        layers = tuple(SourceLayer(str(digest), str(tar_split)) for digest, tar_split in self._layers)
         try:
-            self._report = await self._verifier.verify(source, self._wait_for_result)
+            self._outcome = await self._verifier.verify(
+                VerificationRequest(self._mode, layers), self._wait_for_image
+            )
         except NydusServiceError as exc:
-            self._failure = exc
+            self._outcome = exc
         self._has_ended.set()
 
-    async def _wait_for_result(self) -> Mapping[str, object]:
-        await self._has_result.wait()
-        return self._result
+    async def _wait_for_image(self) -> VerifiedImage:
+        await self._has_image.wait()
+        assert self._image is not None
+        return self._image
 
     async def conclude(
         self,
@@ -149,23 +128,25 @@ class ImageVerification:
                 paths[blob.digest.hex] = (
                     str(await _readable(store, blob, readers, work_dir)) if self._mode == "full" else None
                 )
-            self._result = {"bootstrap": str(bootstrap), "blobs": paths}
-            self._has_result.set()
+            self._image = VerifiedImage(str(bootstrap), paths)
+            self._has_image.set()
             await self._has_ended.wait()
-        if isinstance(self._failure, DiffersError):
-            self._failure.args = (f"{self._failure}{_way_out(builder)}",)
-        if self._failure is not None:
-            raise self._failure
-        report = self._report
-        if report["verdict"] != "equal":
+        report = self._outcome
+        assert report is not None
+        if isinstance(report, DiffersError):
+            report.args = (f"{report}{_way_out(builder)}",)
+        if isinstance(report, NydusServiceError):
+            raise report
+        if not report.is_good:
             raise ResultDiffers(f"{_told(report)}{_way_out(builder)}", report)
         return Verification(
-            self._mode,
-            report["entries"],
-            report["bytes"],
-            report["bytes_read"],
-            tuple((each["reason"], each["count"]) for each in report["legitimate"]),
-            anyio.current_time() - started,
+            verdict=report.verdict,
+            mode=report.mode,
+            entries=report.entries,
+            content_bytes=report.bytes,
+            bytes_read=report.bytes_read,
+            legitimate=report.legitimate,
+            duration_s=round(anyio.current_time() - started, 3),
         )
 
 
@@ -184,14 +165,14 @@ async def _readable(store: Provider, blob: Descriptor, readers: AsyncExitStack, 
     return path
 
 
-def _told(report: Mapping[str, Any]) -> str:
+def _told(report: VerificationReport) -> str:
     """The first differences, a line each."""
-    total, differences = report["differences_total"], report["differences"][:_SHOWN]
+    total, differences = report.differences_total, report.differences[:_SHOWN]
     lines = [f"the result differs from its source in {total} place{'s' if total > 1 else ''}:"]
     for each in differences:
-        layer = f" (from layer {each['layer']})" if each.get("layer") else ""
-        subject = f"{each['path'] or 'image'}: {each['field']}"
-        lines.append(f"  {subject} should be {each['wanted']!r}, and is {each['found']!r}{layer}")
+        layer = f" (from layer {each.layer})" if each.layer else ""
+        subject = f"{each.path or 'image'}: {each.field}"
+        lines.append(f"  {subject} should be {each.wanted!r}, and is {each.found!r}{layer}")
     if total > len(differences):
         lines.append(f"  and {total - len(differences)} more")
     return "\n".join(lines)

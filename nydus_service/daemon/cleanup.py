@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 
@@ -18,9 +17,6 @@ class Swept:
 
     directories: tuple[Path, ...]
     leases: dict[str, list[str]]
-
-    def as_json(self) -> dict[str, Any]:
-        return {"directories": list(map(str, self.directories)), "leases": self.leases}
 
 
 async def sweep_leftovers(address: Path, jobs_dir: Path, work_root: Path | None) -> Swept:

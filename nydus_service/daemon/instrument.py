@@ -46,7 +46,7 @@ def count_job(metrics: Metrics, old: Job | None, new: Job) -> None:
 
 def _count_end(metrics: Metrics, job: Job) -> None:
     result = str(job.state)
-    if job.result and job.result["status"] == UNCHANGED:
+    if job.result and job.result.status == UNCHANGED:
         result = UNCHANGED
         metrics.cache_hit("result")
     if job.error and job.error.code == DiffersError.code:

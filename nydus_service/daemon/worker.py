@@ -4,7 +4,6 @@ import resource
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any
 
 import anyio
 
@@ -23,6 +22,7 @@ from nydus_service.convert.tracing import traced
 from nydus_service.daemon.cleanup import sweep_leftovers
 from nydus_service.daemon.instrument import counted
 from nydus_service.imagecheck.image import check_image
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import Tracing
@@ -100,18 +100,18 @@ class Worker:
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> CheckResult:
         references = map(ImageReference.parse, [image, against] if against else [image])
         async with open_locations([*references], self._daemon(namespace)) as locations:
-            result = await check_image(
+            return await check_image(
                 *locations,
+                verifier=self._verifier,
                 mode=verify,
                 platforms=[Platform.parse(text) for text in platforms],
                 limiter=self._limiter,
                 work_root=self._work_root,
                 limits=self._limits,
             )
-        return result.as_json()
 
     async def sweep(self) -> None:
         daemon = self._daemon("")

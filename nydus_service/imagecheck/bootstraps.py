@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+from msgspec import Struct
 
 from nydus_service.content.store import PIECE_SIZE, Provider, ReaderAt, UnexpectedContent
 from nydus_service.errors import FormatError, from_os_error
@@ -20,6 +21,43 @@ from nydus_service.rafs.tree import Blob, walk
 from nydus_service.rafs.v6 import ExtendedSuperblock
 
 IMAGE_BOOT = b"image/image.boot"
+
+
+class BlobFacts(Struct, frozen=True, kw_only=True):
+    """A row of the blob table; sizes in bytes."""
+
+    id: str
+    chunks: int
+    compressor: str
+    compressed_size: int
+    uncompressed_size: int
+    features: tuple[str, ...]
+
+
+class BootstrapFacts(Struct, frozen=True, kw_only=True):
+    """A bootstrap in a few numbers.
+
+    Attributes:
+        names: of all kinds of files; a hard link counts once for each of its names.
+        content_bytes: of all regular files; a hard link counts once.
+        flags: of the superblock, in hex.
+        prefetch: entries of the prefetch table.
+    """
+
+    fs_version: int
+    names: int
+    inodes: int
+    directories: int
+    files: int
+    symlinks: int
+    special: int
+    content_bytes: int
+    chunk_size: int
+    compressor: str
+    digester: str
+    flags: str
+    prefetch: int
+    blobs: tuple[BlobFacts, ...]
 
 
 async def extract_bootstrap(provider: Provider, layer: Descriptor, target: Path) -> None:
@@ -96,7 +134,7 @@ def read_chunking(bootstrap: Path) -> tuple[int, str]:
     return extended.chunk_size, extended.digester
 
 
-def describe_bootstrap(bootstrap: Bootstrap) -> dict[str, object]:
+def describe_bootstrap(bootstrap: Bootstrap) -> BootstrapFacts:
     """Count what a bootstrap holds; a hard link counts once for each of its names."""
     counts = {"directories": 0, "files": 0, "symlinks": 0, "special": 0}
     content_bytes = 0
@@ -112,27 +150,27 @@ def describe_bootstrap(bootstrap: Bootstrap) -> dict[str, object]:
         else:
             counts["special"] += 1
         inodes.add(id(inode))
-    return {
-        "fs_version": 6,
-        "names": bootstrap.superblock.inos,
-        "inodes": len(inodes),
+    return BootstrapFacts(
+        fs_version=6,
+        names=bootstrap.superblock.inos,
+        inodes=len(inodes),
         **counts,
-        "content_bytes": content_bytes,
-        "chunk_size": bootstrap.chunk_size,
-        "compressor": bootstrap.compressor,
-        "digester": bootstrap.digester,
-        "flags": f"{bootstrap.flags:#x}",
-        "prefetch": len(bootstrap.prefetch),
-        "blobs": [_describe_blob(blob) for blob in bootstrap.blobs],
-    }
+        content_bytes=content_bytes,
+        chunk_size=bootstrap.chunk_size,
+        compressor=bootstrap.compressor,
+        digester=bootstrap.digester,
+        flags=f"{bootstrap.flags:#x}",
+        prefetch=len(bootstrap.prefetch),
+        blobs=tuple(map(_describe_blob, bootstrap.blobs)),
+    )
 
 
-def _describe_blob(blob: Blob) -> dict[str, object]:
-    return {
-        "id": blob.blob_id,
-        "chunks": blob.chunk_count,
-        "compressor": blob.compressor,
-        "compressed_size": blob.compressed_size,
-        "uncompressed_size": blob.uncompressed_size,
-        "features": [name for bit, name in sorted(BLOB_FEATURE_NAMES.items()) if blob.features & bit],
-    }
+def _describe_blob(blob: Blob) -> BlobFacts:
+    return BlobFacts(
+        id=blob.blob_id,
+        chunks=blob.chunk_count,
+        compressor=blob.compressor,
+        compressed_size=blob.compressed_size,
+        uncompressed_size=blob.uncompressed_size,
+        features=tuple(name for bit, name in sorted(BLOB_FEATURE_NAMES.items()) if blob.features & bit),
+    )

@@ -1,61 +1,27 @@
 """The check of an image: each nydus manifest of it, held against that of its platform in the source."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 
 from nydus_service.builder.limits import UNLIMITED, Limits
+from nydus_service.builder.verification import Verifier
 from nydus_service.content.store import Location, Provider
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import NotFoundError, UsageError
-from nydus_service.imagecheck.manifestcheck import Checked, ManifestCheck
+from nydus_service.imagecheck.manifestcheck import ManifestCheck
 from nydus_service.imagecheck.manifests import FoundManifest, find_manifests
+from nydus_service.imagecheck.result import CheckResult, verdict_of
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.platform import Platform, match_everything, match_strictly
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """What was found out.
-
-    Attributes:
-        image: as messages name it.
-        target: what the image's name points to.
-        against: the image that it was made of, as messages name it; None: it was checked alone.
-        checked: never empty.
-    """
-
-    image: str
-    target: Descriptor
-    against: str | None
-    checked: tuple[Checked, ...]
-
-    @property
-    def is_good(self) -> bool:
-        return all(each.is_good for each in self.checked)
-
-    @property
-    def verdict(self) -> str:
-        """That of the first manifest that is not good, or of all: equal, sound, differs, damaged."""
-        return next(str(each.report["verdict"]) for each in self.checked if self.is_good or not each.is_good)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "image": self.image,
-            "target": self.target.to_json(),
-            "against": self.against,
-            "verdict": self.verdict,
-            "images": [each.as_json() for each in self.checked],
-        }
 
 
 async def check_image(
     image: Location,
     against: Location | None = None,
     *,
+    verifier: Verifier,
     mode: str,
     platforms: Sequence[Platform],
     limiter: anyio.CapacityLimiter,
@@ -70,7 +36,7 @@ async def check_image(
         platforms: only these; none named: all.
         limiter: of processes.
         work_root: where to make the work directory; None: where the system has temporary files.
-        limits: of each process.
+        limits: of each process that reads a layer; the verifier has its own.
     Raises:
         UsageError: it is no nydus image.
         NotFoundError: an image, a part of it, or a platform that was asked for is not there.
@@ -86,9 +52,15 @@ async def check_image(
         pairs = [(each, _source_of(each, found, len(manifests), str(against))) for each in manifests]
     async with open_work_dir(work_root) as work_dir:
         source_provider = against.stores.content if against else None
-        check = ManifestCheck(provider, source_provider, mode, limiter, work_dir, limits)
+        check = ManifestCheck(provider, source_provider, verifier, mode, limiter, work_dir, limits)
         checked = [await check.run(*pair) for pair in pairs]
-    return CheckResult(str(image), target, str(against) if against else None, tuple(checked))
+    return CheckResult(
+        image=str(image),
+        target=target,
+        against=str(against) if against else None,
+        verdict=verdict_of(checked),
+        images=tuple(checked),
+    )
 
 
 async def _nydus_manifests(

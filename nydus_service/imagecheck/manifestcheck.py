@@ -2,50 +2,23 @@
 
 import os
 import time
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
 
 from nydus_service.builder.limits import UNLIMITED, Limits
-from nydus_service.builder.verifier import VerifierProcess
+from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage, Verifier
 from nydus_service.content.store import Provider, ReaderAt, read_pieces
 from nydus_service.convert.failures import about, first_cause
 from nydus_service.errors import DiffersError, FormatError, from_os_error
 from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
 from nydus_service.imagecheck.manifests import FoundManifest
 from nydus_service.imagecheck.recording import record_tar_split
+from nydus_service.imagecheck.result import Checked
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digester
-
-GOOD = ("equal", "sound")
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """One manifest that was checked. `report` is treeverify/report.py's."""
-
-    manifest: FoundManifest
-    source: FoundManifest | None
-    report: Mapping[str, Any]
-    duration_s: float
-
-    @property
-    def is_good(self) -> bool:
-        return self.report["verdict"] in GOOD
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "platform": self.manifest.platform and str(self.manifest.platform),
-            "target": self.manifest.descriptor.to_json(),
-            "source": self.source and self.source.descriptor.to_json(),
-            **self.report,
-            "duration_s": round(self.duration_s, 3),
-        }
 
 
 class ManifestCheck:
@@ -55,6 +28,7 @@ class ManifestCheck:
         self,
         target: Provider,
         source: Provider | None,
+        verifier: Verifier,
         mode: str,
         limiter: anyio.CapacityLimiter,
         work_dir: Path,
@@ -64,10 +38,11 @@ class ManifestCheck:
         Args:
             mode: tree or full, as of `verify`; without a source it is only read.
             limiter: of processes.
-            limits: of each of these.
+            limits: of each process that reads a layer.
         """
         self._target = target
         self._source = source
+        self._verifier = verifier
         self._mode = mode
         self._limiter = limiter
         self._work_dir = work_dir
@@ -90,16 +65,20 @@ class ManifestCheck:
                 FormatError
             ) as exc:  # the image is what is checked here: damage is the answer, not bad input
                 raise DiffersError(f"damaged: {exc}") from exc
-            layers = await self._record_layers(source, *chunking) if source else None
+            request = VerificationRequest("read")
+            if source:
+                request = VerificationRequest(self._mode, await self._record_layers(source, *chunking))
             async with AsyncExitStack() as readers:
-                request = {
-                    "mode": self._mode if source else "read",
-                    "bootstrap": str(bootstrap),
-                    "blobs": await self._blobs(manifest, readers),
-                } | ({} if layers is None else {"layers": layers})
+                image = VerifiedImage(str(bootstrap), await self._blobs(manifest, readers))
                 async with self._limiter:
-                    report = await VerifierProcess(limits=self._limits).verify(request)
-        return Checked(manifest, source, report, time.monotonic() - started)
+                    report = await self._verifier.verify(request, image)
+        return Checked.of(
+            report,
+            manifest.descriptor,
+            source.descriptor if source else None,
+            platform=str(manifest.platform) if manifest.platform else None,
+            duration_s=time.monotonic() - started,
+        )
 
     async def _read_parts(self, manifest: FoundManifest) -> Path:
         """Look at all parts of the image. Returns a file with its bootstrap.
@@ -122,7 +101,7 @@ class ManifestCheck:
 
     async def _record_layers(
         self, source: FoundManifest, chunk_size: int, digester: str
-    ) -> list[dict[str, str]]:
+    ) -> tuple[SourceLayer, ...]:
         assert self._source is not None
         assert source.manifest is not None
         cause: BaseException | None = None
@@ -139,13 +118,12 @@ class ManifestCheck:
             cause = first_cause(group)
         if cause is not None:  # outside the handler, or the group would become its context
             raise cause
-        return [
-            {
-                "digest": layer.digest,
-                "tar_split": str(self._tar_split[f"{layer.digest.hex}-{chunk_size}-{digester}"]),
-            }
+        return tuple(
+            SourceLayer(
+                str(layer.digest), str(self._tar_split[f"{layer.digest.hex}-{chunk_size}-{digester}"])
+            )
             for layer in source.manifest.layers
-        ]
+        )
 
     async def _record_layer(self, layer: Descriptor, tar_split: Path, chunk_size: int, digester: str) -> None:
         assert self._source is not None

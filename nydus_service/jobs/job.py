@@ -13,10 +13,11 @@ makes another job, with a higher `revision`.
 """
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from nydus_service.convert.result import ConvertResult
 from nydus_service.errors import NotFoundError
 from nydus_service.options.convert import ConvertOptions
 
@@ -151,7 +152,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         interruptions: tries that the daemon's end cut short while builders of its own worked on it.
         cancel_requested: it ends as soon as its builders have.
         error: of the last try; a queued job has one if it waits for another try.
-        result: `convert.result.ConvertResult.as_json`, of a job that is done.
+        result: of a job that is done.
         revision: grows with every change.
     """
 
@@ -169,7 +170,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     interruptions: int = 0
     cancel_requested: bool = False
     error: JobError | None = None
-    result: dict[str, Any] | None = None
+    result: ConvertResult | None = None
     progress: JobProgress = JobProgress()
     revision: int = 0
 

@@ -26,7 +26,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -36,13 +36,14 @@ from msgspec.structs import replace
 
 from nydus_service.config.environment import temporary_root
 from nydus_service.convert.references import check_target
+from nydus_service.convert.result import ConvertResult
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.jobs import transitions
 from nydus_service.jobs.admission import Free, measure, scratch_estimate
 from nydus_service.jobs.index import JobIndex
 from nydus_service.jobs.job import UNDER_WAY, Job, JobError, JobRequest, JobState
 from nydus_service.jobs.journal import Journal
-from nydus_service.jobs.record import pack, plain, request_key
+from nydus_service.jobs.record import pack, request_key
 from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, pause_s
 from nydus_service.jobs.run import JobRun
 from nydus_service.jobs.service import Runner, Submitted
@@ -61,7 +62,7 @@ _PERSISTED_STAGES: Final = frozenset(("packing", "verifying"))
 """On disk, so that `transitions.recovered` knows whether builders were at work."""
 
 Listener: TypeAlias = Callable[[Job | None, Job], None]
-_Outcome: TypeAlias = dict[str, Any] | JobError | None
+_Outcome: TypeAlias = ConvertResult | JobError | None
 """Of a try: its result, its error, or None: it was cancelled."""
 
 
@@ -380,8 +381,7 @@ class JobQueue:
 
     async def _convert(self, job: Job, job_run: JobRun) -> _Outcome:
         try:
-            result = await self._runner.convert(job, job_run.take)
-            return dict(plain(result.as_json()))
+            return await self._runner.convert(job, job_run.take)
         except Exception as exc:
             if _is_cancelled():  # which came in between, so that the error is of no interest
                 return None
@@ -415,7 +415,7 @@ class JobQueue:
     def _next(self, job: Job, outcome: _Outcome) -> Job:
         """What becomes of a job whose try has ended."""
         now = self._clock()
-        if isinstance(outcome, dict):
+        if isinstance(outcome, ConvertResult):
             return transitions.done(job, now, outcome)
         if job.cancel_requested:
             return transitions.cancelled(job, now)

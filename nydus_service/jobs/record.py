@@ -1,10 +1,11 @@
 """A job as it is kept: JSON, and beside it what jobs are looked up by. Pure."""
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
+from nydus_service.convert.encoding import as_json, encode, from_json
 from nydus_service.errors import FormatError, NydusServiceError
 from nydus_service.jobs.job import Job, JobRequest, JobState
 from nydus_service.options.convert import ConvertOptions
@@ -37,7 +38,7 @@ def request_key(request: JobRequest) -> str:
 
 
 def pack(job: Job) -> Record:
-    fields = plain(job)
+    fields = as_json(job)
     fields["request"]["options"] = job.request.options.as_json()
     return Record(
         id=job.id,
@@ -48,22 +49,8 @@ def pack(job: Job) -> Record:
         source=job.request.source,
         target=job.request.target,
         request_key=request_key(job.request),
-        data=msgspec.json.encode(fields),
+        data=encode(fields),
     )
-
-
-def plain(value: Any) -> Any:
-    """The same in types that JSON has; digests, which are strings of a kind, become plain ones.
-
-    Raises: TypeError: something in it has no JSON.
-    """
-    return msgspec.to_builtins(value, enc_hook=_plain_text)
-
-
-def _plain_text(value: Any) -> str:
-    if isinstance(value, str):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 def unpack(job_id: str, data: bytes) -> Job:
@@ -78,6 +65,6 @@ def unpack(job_id: str, data: bytes) -> Job:
         fields = msgspec.json.decode(data)
         given = fields["request"]["options"]
         fields["request"]["options"] = ConvertOptions.from_json(given, ConvertOptions())
-        return msgspec.convert(fields, Job)
+        return from_json(fields, Job)
     except (ValueError, LookupError, TypeError, AttributeError, NydusServiceError) as exc:
         raise FormatError(f"the record of job {job_id} cannot be read: {exc}") from exc

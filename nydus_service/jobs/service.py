@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import ConvertResult, Preview
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import Job, JobRequest, JobState
 
 
@@ -96,11 +97,10 @@ class Runner(Protocol):
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> CheckResult:
         """Check a nydus image, against its source if one is named, as the command `check` does.
 
-        Returns: what that prints with `--format json`.
-        Raises: as `convert`; DiffersError is in the value, not raised.
+        Raises: as `convert`; that the image differs is in the value, not raised.
         """
         ...
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from nydus_service.convert.result import ConvertResult
 from nydus_service.jobs.job import Job, JobError, JobProgress, JobState
 
 INTERRUPTIONS_MAX: Final = 3
@@ -32,7 +33,7 @@ def begun(job: Job, now: float) -> Job:
     )
 
 
-def done(job: Job, now: float, result: dict[str, Any]) -> Job:
+def done(job: Job, now: float, result: ConvertResult) -> Job:
     return changed(job, state=JobState.DONE, finished_at=now, result=result)
 
 

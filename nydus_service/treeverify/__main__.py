@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from nydus_service.errors import (
     EXIT_INTERRUPTED,
@@ -39,19 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(path: str) -> None:
+    from nydus_service.builder.verification import VerifiedImage
     from nydus_service.treeverify.growing import Lines
-    from nydus_service.treeverify.request import Result, parse_request, parse_result
+    from nydus_service.treeverify.request import parse_image, parse_request
     from nydus_service.treeverify.verifier import verify
 
     fd = sys.stdin.fileno() if path == "-" else _open(path)
     lines = Lines(fd)
-    source, known = parse_request(_decode(lines.next(), "request"))
+    request, known = parse_request(_decode(lines.next(), "request"))
 
-    def result() -> Result:
-        return known or parse_result(_decode(lines.next(), "result"), source.mode)
+    def image() -> VerifiedImage:
+        return known or parse_image(_decode(lines.next(), "image"), request.mode)
 
-    report = verify(source, result, lines.wait if known is None else lambda _: True)
-    print(json.dumps(report.as_json()), flush=True)
+    report = verify(request, image, lines.wait if known is None else lambda _: True)
+    print(json.dumps(asdict(report.close())), flush=True)
     if report.total:
         raise DiffersError(report.summary())
 

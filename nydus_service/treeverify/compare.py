@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 from typing import Final, Protocol
 
+from nydus_service.builder.verification import Value
 from nydus_service.rafs.listing import PlainFile
 from nydus_service.rafs.tree import Inode
 from nydus_service.tarsplit.chunkdigests import DIGEST_SIZE
 from nydus_service.treeverify.apply import Node
-from nydus_service.treeverify.report import KEPT_MAX, Difference, Report, Value, text_of
+from nydus_service.treeverify.report import KEPT_MAX, Difference, Report, text_of
 
 _TYPE: Final = 0o170000
 _TYPE_NAMES: Final = {
@@ -32,7 +33,7 @@ _SINGLE: Final = Inode(S_IFREG)
 """The twin of a node whose file in the result has no other name."""
 
 
-class Result(Protocol):
+class ResultTree(Protocol):
     """A tree as `rafs.listing.Listing` reads it."""
 
     @property
@@ -48,7 +49,7 @@ class Comparison:
     def __init__(
         self,
         wanted: Node,
-        found: Result,
+        found: ResultTree,
         layers: Sequence[str],
         report: Report,
         *,

@@ -2,10 +2,9 @@
 
 from typing import Final, NamedTuple
 
-KEPT_MAX: Final = 100
+from nydus_service.builder.verification import ReportedDifference, SetAside, Value, VerificationReport
 
-Value = str | int | None
-"""What was wanted or found; None where there is nothing."""
+KEPT_MAX: Final = 100
 
 
 class Difference(NamedTuple):
@@ -23,7 +22,7 @@ class Difference(NamedTuple):
 
 
 class Report:
-    """Grows while the comparison goes on; `as_json` is what the process prints.
+    """Grows while the comparison goes on; `close` makes the report that the process prints.
 
     `entries` counts the names looked at, `content_bytes` the bytes of their files (a hard link's once),
     `read_bytes` those read from blobs. `set_aside` counts, by reason, what rightly differs and was not
@@ -64,27 +63,28 @@ class Report:
         more = f"; {self.total - 1} more differences" if self.total > 1 else ""
         return f"{where}{first.field} should be {first.wanted!r}, and is {first.found!r}{more}"
 
-    def as_json(self) -> dict[str, object]:
-        """The report as a JSON object. Text that is no UTF-8 has its bytes escaped."""
-        return {
-            "verdict": self.verdict,
-            "mode": self.mode,
-            "entries": self.entries,
-            "bytes": self.content_bytes,
-            "bytes_read": self.read_bytes,
-            "differences": [
-                difference._asdict() | {"path": text_of(difference.path)} for difference in self.differences
-            ],
-            "differences_total": self.total,
-            "legitimate": [
-                {"reason": reason, "count": count} for reason, count in sorted(self.set_aside.items())
-            ],
-        }
+    def close(self) -> VerificationReport:
+        """The report as others read it. Text that is no UTF-8 has its bytes escaped."""
+        return VerificationReport(
+            verdict=self.verdict,
+            mode=self.mode,
+            entries=self.entries,
+            bytes=self.content_bytes,
+            bytes_read=self.read_bytes,
+            differences=tuple(map(_reported, self.differences)),
+            differences_total=self.total,
+            legitimate=tuple(SetAside(*each) for each in sorted(self.set_aside.items())),
+        )
 
 
 def text_of(name: bytes) -> str:
     """A name as text, of whatever bytes it is."""
     return name.decode(errors="backslashreplace")
+
+
+def _reported(difference: Difference) -> ReportedDifference:
+    path, field, wanted, found, layer = difference
+    return ReportedDifference(text_of(path), field, wanted, found, layer)
 
 
 def _order(difference: Difference) -> tuple[bytes, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage
 from nydus_service.errors import DiffersError, FormatError, from_os_error
 from nydus_service.rafs.listing import Listing
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
@@ -10,16 +11,15 @@ from nydus_service.treeverify.apply import Overlay
 from nydus_service.treeverify.compare import Comparison
 from nydus_service.treeverify.growing import GrowingFile, HasEnded
 from nydus_service.treeverify.report import Difference, Report
-from nydus_service.treeverify.request import Layer, Result, Source
 from nydus_service.treeverify.source import apply_layer
 from nydus_service.treeverify.tarsplit import TarSplitReader
 
 
-def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) -> Report:
+def verify(request: VerificationRequest, image: Callable[[], VerifiedImage], has_ended: HasEnded) -> Report:
     """Do what is asked.
 
     Args:
-        result: called when the source has been read; waits until there is one.
+        image: called when the source has been read; waits until there is one.
         has_ended: whether the tar-splits are all there.
     Raises:
         DiffersError: the bootstrap is damaged: there is no tree to compare.
@@ -27,9 +27,9 @@ def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) ->
             not apply either.
         NotFoundError, NotAllowedError: a file cannot be read.
     """
-    report = Report(source.mode)
-    wanted = None if source.mode == "read" else _read_source(source.layers, has_ended)
-    found = result()
+    report = Report(request.mode)
+    wanted = None if request.mode == "read" else _read_source(request.layers, has_ended)
+    found = image()
     data = _read(found.bootstrap)
     try:
         if wanted is not None:
@@ -37,15 +37,15 @@ def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) ->
             _check_blob_table(listing.blobs, found, report)
             wanted.compare(listing, report)
             del listing, wanted  # or both trees would be in memory with a third one
-        if source.mode == "tree":
+        if request.mode == "tree":
             return report
         bootstrap = read_bootstrap(data, found.blob_id)
     except FormatError as exc:
         raise DiffersError(f"bootstrap {found.bootstrap} is damaged: {exc}") from exc
-    if source.mode == "read":
+    if request.mode == "read":
         _check_blob_table(bootstrap.blobs, found, report)
         _count(bootstrap, report)
-    if found.is_read_back(source.mode):
+    if _is_read_back(found, request.mode):
         # Only here: its thread pool takes a moment to import.
         from nydus_service.treeverify.stored import check_stored
 
@@ -55,15 +55,20 @@ def verify(source: Source, result: Callable[[], Result], has_ended: HasEnded) ->
     return report
 
 
+def _is_read_back(image: VerifiedImage, mode: str) -> bool:
+    """Whether the stored chunks of the blobs are read, too."""
+    return mode == "full" or (mode == "read" and any((image.blobs or {}).values()))
+
+
 class _Wanted:
     """What the layers make, and how their content was cut and digested."""
 
-    def __init__(self, layers: tuple[Layer, ...]) -> None:
+    def __init__(self, layers: tuple[SourceLayer, ...]) -> None:
         self.overlay = Overlay()
         self.layers = layers
         self.chunking: tuple[int, str] | None = None
 
-    def read(self, layer: Layer, has_ended: HasEnded) -> None:
+    def read(self, layer: SourceLayer, has_ended: HasEnded) -> None:
         with GrowingFile(layer.tar_split, has_ended) as file:
             try:
                 tar_split = TarSplitReader(file)
@@ -87,7 +92,7 @@ class _Wanted:
         Comparison(self.overlay.root, listing, digests, report, content=comparable).run()
 
 
-def _read_source(layers: tuple[Layer, ...], has_ended: HasEnded) -> _Wanted:
+def _read_source(layers: tuple[SourceLayer, ...], has_ended: HasEnded) -> _Wanted:
     wanted = _Wanted(layers)
     for layer in layers:
         try:
@@ -105,11 +110,11 @@ def _read(bootstrap: str) -> bytes:
         raise from_os_error(exc, f"read bootstrap {bootstrap}") from exc
 
 
-def _check_blob_table(blobs: list[Blob], result: Result, report: Report) -> None:
+def _check_blob_table(blobs: list[Blob], image: VerifiedImage, report: Report) -> None:
     """Each blob that the image may use has to be there, or a reader cannot mount it."""
-    if result.blobs is not None:
+    if image.blobs is not None:
         for row, blob in enumerate(blobs):
-            if blob.blob_id not in result.blobs:
+            if blob.blob_id not in image.blobs:
                 report.add(Difference(b"", f"blob {row} of the blob table", None, blob.blob_id))
 
 

@@ -206,7 +206,7 @@ def answer_of(job: Job, request: str) -> Answer:
     status = _status(job)
     result = error = ""
     if job.state is JobState.DONE and job.result:
-        result = f"{job.request.target}@{job.result['target']['descriptor']['digest']}"
+        result = f"{job.request.target}@{job.result.target.digest}"
     elif job.error and status is not Status.CANCELLED:
         error = _one_line(job.error.message)
     return _fitting(Answer(status, request, job.id, result, error))

@@ -10,10 +10,17 @@ from typing import Any
 from nydus_service.api.client import ApiClient, open_client
 from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_api_server
 from nydus_service.builder.builder import BuilderIdentity
-from nydus_service.convert.plan import Kept
 from nydus_service.convert.progress import Progress
-from nydus_service.convert.result import ConvertResult, Preview
+from nydus_service.convert.result import (
+    WOULD_CHANGE_NOTHING,
+    ConvertResult,
+    ImageName,
+    KeepStep,
+    NamedImage,
+    Preview,
+)
 from nydus_service.errors import UnsupportedError
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.options.build import BuildOptions
@@ -42,18 +49,30 @@ class AnsweringRunner:
             raise self.failure
         source = Descriptor(descriptor(1, 1234))
         builder = BuilderIdentity("nydus-image-py", "0.1.0")
-        plan = Kept(source, "it is a nydus image")
+        reason = "it is a nydus image"
         return Preview(
-            "it is a nydus image", request.source, source, request.target, builder, "ab" * 32, plan
+            status=WOULD_CHANGE_NOTHING,
+            reason=reason,
+            source=NamedImage(request.source, source),
+            target=ImageName(request.target),
+            builder=builder,
+            fingerprint="ab" * 32,
+            plan=KeepStep(source, reason),
         )
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> CheckResult:
         self.asked.append((image, against, namespace, verify, tuple(platforms)))
         if self.failure:
             raise self.failure
-        return {"image": image, "against": against or None, "verdict": self.verdict, "images": []}
+        return CheckResult(
+            image=image,
+            target=Descriptor(descriptor(1, 1234)),
+            against=against or None,
+            verdict=self.verdict,
+            images=(),
+        )
 
     async def sweep(self) -> None:
         return None

@@ -29,6 +29,7 @@ from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.api.v1.converter_pb2_grpc import ConverterStub
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.content.store import ContentNotFound
+from nydus_service.convert.result import ImageName
 from nydus_service.errors import (
     DiffersError,
     FormatError,
@@ -39,6 +40,7 @@ from nydus_service.errors import (
     UnsupportedError,
     UsageError,
 )
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.job import JobState
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
 from nydus_service.options.build import BuildOptions
@@ -260,8 +262,8 @@ async def test_cancel_and_retry(tmp_path: Path) -> None:
 async def test_plan(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         told = await served.client.plan(SOURCE, TARGET, namespace="k8s.io", options={"force": True})
-        assert (told["status"], told["reason"]) == ("would be unchanged", "it is a nydus image")
-        assert told["target"] == {"name": TARGET}
+        assert (told.status, told.reason) == ("would be unchanged", "it is a nydus image")
+        assert told.target == ImageName(TARGET)
         (request,) = served.runner.asked[0]
         assert (request.namespace, request.options.force, request.options.build.compressor) == (
             "k8s.io",
@@ -273,10 +275,10 @@ async def test_plan(tmp_path: Path) -> None:
 async def test_check(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         told = await served.client.check(TARGET, against=SOURCE, verify="full", platforms=["linux/arm64"])
-        assert told["verdict"] == "equal"
+        assert told.verdict == "equal"
         assert served.runner.asked == [(TARGET, SOURCE, "default", "full", ("linux/arm64",))]
         served.runner.verdict = "differs"
-        assert (await served.client.check(TARGET))["verdict"] == "differs"
+        assert (await served.client.check(TARGET)).verdict == "differs"
         for wrong, options in (("none", {"verify": "none"}), ("x/y/z/w", {"platforms": ["x/y/z/w"]})):
             with pytest.raises(UsageError, match=wrong):
                 await served.client.check(TARGET, **options)
@@ -555,7 +557,7 @@ class HangingRunner(AnsweringRunner):
         super().__init__()
         self.began, self.ended = asyncio.Event(), asyncio.Event()
 
-    async def check(self, *_: object, **__: object) -> dict[str, object]:
+    async def check(self, *_: object, **__: object) -> CheckResult:
         self.began.set()
         try:
             return await asyncio.Future()

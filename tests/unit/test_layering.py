@@ -26,6 +26,7 @@ PROTOCOLS = {
     "content.store",
     "content.imagenode",
     "builder.builder",
+    "builder.verification",
     "backends.backend",
     "crypt.scheme",
     "cache.cache",
@@ -36,8 +37,10 @@ OVER_PROTOCOLS = {"content.documents", "content.transfer", "content.walk"}
 EDGES = {"content", "builder", "backends", "crypt", "cache"}
 WORK = {"convert", "sample"}
 WORK_MAY = FOUNDATION | SETTINGS | LIVENESS | PURE | PROTOCOLS | OVER_PROTOCOLS
-CHECKING_MAY = FOUNDATION | SETTINGS | LIVENESS | PURE | EDGES | WORK | {"nydus_image", "treeverify"}
-ALL_BELOW = CHECKING_MAY | {"imagecheck"}
+CHECKING_MAY = FOUNDATION | PURE | PROTOCOLS | OVER_PROTOCOLS | {"options", "builder", "convert"}
+ALL_BELOW = (
+    FOUNDATION | SETTINGS | LIVENESS | PURE | EDGES | WORK | {"nydus_image", "treeverify", "imagecheck"}
+)
 
 MAY_IMPORT = {
     "errors": set(),
@@ -50,14 +53,14 @@ MAY_IMPORT = {
     "rafs": FOUNDATION | {"oci"},
     **dict.fromkeys(TAR_PARSERS, FOUNDATION | {"oci"}),
     "nydus_image": FOUNDATION | PURE | {"options"},
-    "treeverify": FOUNDATION | PURE - {"layertar"},
+    "treeverify": FOUNDATION | PURE - {"layertar"} | {"builder.verification"},
     **dict.fromkeys(EDGES | WORK, WORK_MAY),
     "rpc": {"errors"},
     "content": WORK_MAY | {"rpc"},
     "imagecheck": CHECKING_MAY,
-    "jobs": WORK_MAY | WORK,
+    "jobs": WORK_MAY | WORK | {"imagecheck.result"},
     "triggers": WORK_MAY | WORK | {"jobs"},
-    "api": WORK_MAY | WORK | {"rpc", "jobs"},
+    "api": WORK_MAY | WORK | {"imagecheck.result", "rpc", "jobs"},
     "daemon": ALL_BELOW | {"jobs", "triggers", "api"},
     "cli": ALL_BELOW | {"jobs", "triggers", "api", "daemon"},
 }

@@ -8,12 +8,10 @@ pkg/errdefs/errors.go.
 """
 
 from datetime import UTC, datetime
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from nydus_service.errors import NydusServiceError
-from nydus_service.jobs.job import Job, JobState, LayerState
+from nydus_service.jobs.job import Job, JobProgress, JobState, LayerState
 
 _ACCELD_STATUS: Final = {
     JobState.QUEUED: "PROCESSING",
@@ -42,9 +40,8 @@ _HTTP_STATUS: Final = {
 _ACCELD_CODE: Final = {"usage": "ERR_ILLEGAL_PARAMETER"}
 
 
-def job_summary(job: Job) -> dict[str, Any]:
+def job_summary(job: Job) -> dict[str, object]:
     """A job as lists have it: without its layers and its result."""
-    layers = job.progress.layers
     return {
         "id": job.id,
         "created": _time(job.created_at),
@@ -65,31 +62,19 @@ def job_summary(job: Job) -> dict[str, Any]:
         "retries": job.retries,
         "interruptions": job.interruptions,
         "cancel_requested": job.cancel_requested,
-        "error": job.error and msgspec.to_builtins(job.error),
-        "outcome": job.result["status"] if job.result else None,
-        "progress": {
-            "stage": job.progress.stage,
-            "bytes_in": job.progress.bytes_in,
-            "bytes_total": job.progress.bytes_total,
-            "bytes_out": job.progress.bytes_out,
-            "eta_s": job.progress.eta_s,
-            "layers_packed": sum(layer.state is LayerState.PACKED for layer in layers),
-            "layers_total": len(layers),
-        },
+        "error": job.error,
+        "outcome": job.result.status if job.result else None,
+        "progress": _progress(job.progress),
         "revision": job.revision,
     }
 
 
-def job_details(job: Job) -> dict[str, Any]:
+def job_details(job: Job) -> dict[str, object]:
     """A job with all that is known of it."""
-    summary = job_summary(job)
-    progress = summary["progress"] | {
-        "layers": msgspec.to_builtins(job.progress.layers),
-        "images": msgspec.to_builtins(job.progress.images),
-    }
-    return summary | {
+    progress = job.progress
+    return job_summary(job) | {
         "options": job.request.options.as_json(),
-        "progress": progress,
+        "progress": _progress(progress) | {"layers": progress.layers, "images": progress.images},
         "result": job.result,
     }
 
@@ -99,18 +84,26 @@ def http_status(error: NydusServiceError) -> int:
     return next((_HTTP_STATUS[code] for code in _codes(error) if code in _HTTP_STATUS), 500)
 
 
-def error_body(error: NydusServiceError, **more: object) -> dict[str, Any]:
+def error_body(error: NydusServiceError, **more: object) -> dict[str, object]:
     """An error as acceld has it; `error` is our stable word."""
     return error_fields(error.code, str(error), acceld=_ACCELD_CODE.get(error.code, "")) | more
 
 
-def error_fields(code: str, message: str, *, acceld: str = "") -> dict[str, Any]:
+def error_fields(code: str, message: str, *, acceld: str = "") -> dict[str, object]:
     """The same for an error that is none of ours, or that acceld has a word for."""
     return {"code": acceld or f"ERR_{code.upper()}", "message": message, "error": code}
 
 
-def encode(value: object) -> bytes:
-    return msgspec.json.encode(value)
+def _progress(progress: JobProgress) -> dict[str, object]:
+    return {
+        "stage": progress.stage,
+        "bytes_in": progress.bytes_in,
+        "bytes_total": progress.bytes_total,
+        "bytes_out": progress.bytes_out,
+        "eta_s": progress.eta_s,
+        "layers_packed": sum(layer.state is LayerState.PACKED for layer in progress.layers),
+        "layers_total": len(progress.layers),
+    }
 
 
 def _codes(error: NydusServiceError) -> list[str]:
@@ -138,8 +131,7 @@ def _source_size(job: Job) -> int:
 
 def _target_size(job: Job) -> int:
     """Bytes of the blobs and bootstraps of a job that is done, each counted once; else 0."""
-    images: list[dict[str, Any]] = job.result["images"] if job.result else []
-    sizes = {image["bootstrap"]["digest"]: image["bootstrap"]["size"] for image in images}
-    for image in images:
-        sizes |= {layer["blob"]["digest"]: layer["blob"]["size"] for layer in image["layers"]}
+    images = job.result.images if job.result else ()
+    sizes = {image.bootstrap.digest: image.bootstrap.size for image in images}
+    sizes |= {layer.blob.digest: layer.blob.size for image in images for layer in image.layers}
     return sum(sizes.values())

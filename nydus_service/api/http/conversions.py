@@ -11,6 +11,7 @@ from aiohttp import web
 
 from nydus_service.api.http import answers, events
 from nydus_service.api.http.submissions import Submission, SubmissionReader
+from nydus_service.convert.encoding import encode
 from nydus_service.errors import UsageError
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.queue import ShuttingDown
@@ -182,7 +183,7 @@ class Conversions:
 
 
 def json_response(value: object, *, status: int = 200) -> web.Response:
-    return web.Response(body=answers.encode(value), content_type="application/json", status=status)
+    return web.Response(body=encode(value), content_type="application/json", status=status)
 
 
 def _submitted(submission: Submission, submitted: list[Submitted], finished: list[Job]) -> web.Response:

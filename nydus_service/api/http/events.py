@@ -17,7 +17,7 @@ from typing import Final
 
 from aiohttp import web
 
-from nydus_service.api.http.answers import encode
+from nydus_service.convert.encoding import encode
 from nydus_service.jobs.job import Job
 
 CONTENT_TYPE: Final = "text/event-stream"

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from nydus_service.convert.encoding import from_json
+from nydus_service.convert.result import ConvertResult
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.jobs.job import (
     ImageStage,
@@ -102,8 +104,11 @@ def _layer(number: int, index: int, packed: int) -> LayerStatus:
     )
 
 
-def result_of(number: int) -> dict[str, Any]:
-    """As `ConvertResult.as_json` gives it."""
+def result_of(number: int) -> ConvertResult:
+    return from_json(result_json(number), ConvertResult)
+
+
+def result_json(number: int) -> dict[str, Any]:
     layers = progress_of(number, JobState.DONE).layers
     return {
         "status": "converted",

@@ -100,7 +100,8 @@ async def test_show(tmp_path: Path, socket: Path) -> None:
             for layer in job.progress.layers:
                 assert layer.digest in done.stdout
             told = (await run(socket, "jobs", "show", job.id, "--format", "json")).json
-            assert (told["result"], len(told["progress"]["layers"])) == (job.result, len(job.progress.layers))
+            result = job.result and job.result.as_json()
+            assert (told["result"], len(told["progress"]["layers"])) == (result, len(job.progress.layers))
             assert told["created_at"].endswith("Z")
 
 
@@ -141,7 +142,7 @@ async def test_watch_one(tmp_path: Path, socket: Path) -> None:
         assert "linux/amd64: verified, 3,211 names" in done.stderr
         result = served.job_service.get(job.id).result
         assert result is not None
-        digest = result["target"]["descriptor"]["digest"]
+        digest = result.target.digest
         assert done.stdout.endswith(f"app-nydus@{digest}\n")
 
 
@@ -194,7 +195,9 @@ class TestConvertRemote:
             (job_id,) = served.job_service.jobs
             served.job_service.move(job_id, JobState.DONE)
             told = (await ended(process)).json
-            assert told == served.job_service.get(job_id).result
+            result = served.job_service.get(job_id).result
+            assert result
+            assert told == result.as_json()
 
     async def test_what_is_not_said_the_configuration_says(self, tmp_path: Path, socket: Path) -> None:
         async with serving(tmp_path) as served, running(socket, "convert", "--remote", SOURCE, TARGET):

@@ -28,10 +28,17 @@ from nydus_service.builder.builder import (
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.probe import ProbeCache
+from nydus_service.builder.verification import (
+    Later,
+    VerificationReport,
+    VerificationRequest,
+    VerifiedImage,
+)
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import ContentNotFound, Location, Stores
+from nydus_service.convert.encoding import encode
 from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.progress import (
     Event,
@@ -122,7 +129,7 @@ class Run:
         made = await convert_image(
             *places, self.builder, VerifierProcess(), ConvertOptions(force=True), work_root=self.work_root
         )
-        self.made.append(made.target)
+        self.made.append(made.target.descriptor)
 
     async def manifest(self, desc: Descriptor) -> Manifest:
         return await read_document(self.target.content, desc, Manifest)
@@ -176,19 +183,23 @@ class TestOneImage:
         source = await make.name("app", await make.image(BASE, TOP, vendor={"x": 1}))
         result = await layout.convert()
         (image,) = result.images
-        assert (result.status, result.source, result.target) == ("converted", source, image.target)
+        assert (result.status, result.source.descriptor, result.target.descriptor) == (
+            "converted",
+            source,
+            image.target,
+        )
         named = await layout.target.images.get("app-nydus")
-        assert named.target == result.target
-        manifest = await layout.manifest(result.target)
+        assert named.target == result.target.descriptor
+        manifest = await layout.manifest(result.target.descriptor)
         assert [layer.digest for layer in manifest.layers] == [
             *(each.blob.digest for each in image.layers),
             image.bootstrap.digest,
         ]
         config = await layout.config(manifest)
         blobs = [layer.digest for layer in manifest.layers[:-1]]
-        assert list(config.diff_ids) == [*blobs, image.bootstrap_diff_id]
+        assert list(config.diff_ids) == [*blobs, image.bootstrap.diff_id]
         plain = gzip.decompress(await layout.read(manifest.layers[-1]))
-        assert Digest.of(plain) == image.bootstrap_diff_id
+        assert Digest.of(plain) == image.bootstrap.diff_id
         fields = config.to_json()
         assert fields["vendor"] == {"x": 1}
         assert fields["config"]["Healthcheck"] == {"Test": ["NONE"]}
@@ -197,7 +208,7 @@ class TestOneImage:
     async def test_it_holds_the_merged_tree_and_the_chunk_tables(self, layout: Run) -> None:
         make = Maker(layout.source)
         await make.name("app", await make.image(BASE, TOP))
-        manifest = await layout.manifest((await layout.convert()).target)
+        manifest = await layout.manifest((await layout.convert()).target.descriptor)
         paths = ["/", "/bin", "/etc", "/etc/motd", "/etc/new", "/etc/newer", "/usr"]
         assert sorted(await layout.paths(manifest)) == paths
         files = await layout.bootstrap_files(manifest)
@@ -217,7 +228,7 @@ class TestOneImage:
         assert told["status"] == "converted"
         assert told["target"] == {
             "name": str(Location(layout.target, "app-nydus")),
-            "descriptor": result.target.to_json(),
+            "descriptor": result.target.descriptor.to_json(),
         }
         assert told["builder"]["name"] == "nydus-image-py"
         assert told["images"][0]["verification"]["verdict"] == "equal"
@@ -253,10 +264,12 @@ class TestOneImage:
         too_late: list[bool] = []
 
         class Watching(VerifierProcess):
-            async def verify(self, request: Any, result: Any = None) -> Any:
+            async def verify(
+                self, request: VerificationRequest, image: VerifiedImage | Later
+            ) -> VerificationReport:
                 packed = [event.digest for event in layout.events if isinstance(event, LayerFinished)]
-                too_late.append(request["layers"][0]["digest"] in packed)
-                return await super().verify(request, result)
+                too_late.append(request.layers[0].digest in packed)
+                return await super().verify(request, image)
 
         await convert_image(
             Location(layout.source, "app"),
@@ -283,7 +296,7 @@ class TestOneImage:
     async def test_layers_without_content_are_layers(self, layout: Run, tars: Sequence[bytes]) -> None:
         make = Maker(layout.source)
         await make.name("app", await make.image(*tars))
-        manifest = await layout.manifest((await layout.convert()).target)
+        manifest = await layout.manifest((await layout.convert()).target.descriptor)
         assert len(manifest.layers) == len(tars) + 1
 
     async def test_a_layer_that_is_there_twice_is_converted_once(self, layout: Run) -> None:
@@ -291,7 +304,7 @@ class TestOneImage:
         await make.name("app", await make.image(BASE, TOP, BASE))
         result = await layout.convert()
         assert len(layout.builder.packed) == 2
-        manifest = await layout.manifest(result.target)
+        manifest = await layout.manifest(result.target.descriptor)
         blobs = [layer.digest for layer in manifest.layers[:-1]]
         assert len(blobs) == 3
         assert blobs[0] == blobs[2]
@@ -304,7 +317,7 @@ class TestOneImage:
         layers = [await make.layer(BASE), zstd, await make.blob(OCI.plain, BASE), await make.layer(TOP)]
         config = await make.document(OCI.config, config_of([BASE, BASE, BASE, TOP]))
         await make.name("app", await make.manifest(config, layers))
-        manifest = await layout.manifest((await layout.convert()).target)
+        manifest = await layout.manifest((await layout.convert()).target.descriptor)
         assert len({layer.digest for layer in manifest.layers}) == 3
 
     async def test_compression_goes_by_the_bytes_and_not_by_the_type(self, layout: Run) -> None:
@@ -320,7 +333,7 @@ class TestOneImage:
     async def test_options_reach_the_builder(self, layout: Run, options: dict[str, Any]) -> None:
         make = Maker(layout.source)
         await make.name("app", await make.image(BASE, TOP))
-        manifest = await layout.manifest((await layout.convert(**options)).target)
+        manifest = await layout.manifest((await layout.convert(**options)).target.descriptor)
         files = await layout.bootstrap_files(manifest)
         bootstrap = read_bootstrap(files["image/image.boot"])
         assert bootstrap.compressor == options.get("compressor", "zstd")
@@ -330,7 +343,7 @@ class TestOneImage:
     async def test_docker_types_stay_and_are_known_again(self, layout: Run) -> None:
         make = Maker(layout.source, DOCKER)
         await make.name("app", await make.image(BASE))
-        manifest = await layout.manifest((await layout.convert()).target)
+        manifest = await layout.manifest((await layout.convert()).target.descriptor)
         assert manifest.media_type == DOCKER.manifest
         assert manifest.layers[-1].media_type == DOCKER.gzip
         again = await layout.convert("app-nydus", "again")
@@ -340,25 +353,25 @@ class TestOneImage:
         make = Maker(layout.source, DOCKER)
         await make.name("app", await make.image(BASE))
         result = await layout.convert(oci=True)
-        manifest = await layout.manifest(result.target)
-        assert result.target.media_type == manifest.media_type == OCI.manifest
+        manifest = await layout.manifest(result.target.descriptor)
+        assert result.target.descriptor.media_type == manifest.media_type == OCI.manifest
         assert (manifest.config.media_type, manifest.layers[-1].media_type) == (OCI.config, OCI.gzip)
 
     async def test_a_referrer_says_what_it_is_of(self, layout: Run) -> None:
         make = Maker(layout.source)
         source = await make.name("app", await make.image(BASE))
-        manifest = await layout.manifest((await layout.convert(with_referrer=True)).target)
+        manifest = await layout.manifest((await layout.convert(with_referrer=True)).target.descriptor)
         assert manifest.subject == source
 
     async def test_nydus_blobs_among_tars_are_merged_as_they_are(self, layout: Run) -> None:
         make = Maker(layout.source)
         await make.name("base", await make.image(BASE))
-        base = await layout.manifest((await layout.convert("base", "base-nydus")).target)
+        base = await layout.manifest((await layout.convert("base", "base-nydus")).target.descriptor)
         config = await make.document(OCI.config, config_of([BASE, TOP]))
         mixed = await make.manifest(config, [base.layers[0].to_json(), await make.layer(TOP)])
         await make.name("app", mixed)
         result = await layout.convert(verify="none")
-        manifest = await layout.manifest(result.target)
+        manifest = await layout.manifest(result.target.descriptor)
         assert manifest.layers[0] == base.layers[0]
         await make.name("whole", await make.image(BASE, TOP))
         whole = await layout.convert("whole", "whole-nydus")
@@ -375,7 +388,7 @@ class TestIndexes:
         result = await layout.convert()
         assert len(layout.builder.packed) == 3
         assert layout.builder.merges == 2
-        index = await read_document(layout.target.content, result.target, Index)
+        index = await read_document(layout.target.content, result.target.descriptor, Index)
         assert [str(entry.platform) for entry in index.manifests] == [
             "linux/amd64",
             "linux/arm64/v8",
@@ -392,8 +405,8 @@ class TestIndexes:
         amd = await make.image(BASE, in_index=True)
         await make.name("app", await make.index(amd, await make.image(TOP, platform=ARM64, in_index=True)))
         result = await layout.convert(platforms=(Platform("linux", "arm64"),))
-        assert result.target.media_type == OCI.manifest
-        assert str(result.target.platform) == "linux/arm64/v8"
+        assert result.target.descriptor.media_type == OCI.manifest
+        assert str(result.target.descriptor.platform) == "linux/arm64/v8"
         assert [dropped.descriptor for dropped in result.dropped] == [Descriptor(amd)]
 
     async def test_platforms_may_be_all_alike(self, run: Run) -> None:
@@ -403,7 +416,7 @@ class TestIndexes:
         twin = amd | {"platform": {"architecture": "amd64", "os": "linux", "variant": "v2"}}
         await make.name("app", await make.index(amd, twin, await make.image(BASE, platform=ARM64)))
         result = await run.convert(jobs=3)
-        index = await read_document(run.target.content, result.target, Index)
+        index = await read_document(run.target.content, result.target.descriptor, Index)
         assert index.manifests[0].digest == index.manifests[1].digest
         assert len({image.bootstrap.digest for image in result.images}) == 1
         assert len(run.builder.packed) == 1
@@ -416,10 +429,10 @@ class TestIndexes:
         ]
         await make.name("app", await make.index(*entries))
         docker = await layout.convert()
-        assert docker.target.media_type == DOCKER.index
+        assert docker.target.descriptor.media_type == DOCKER.index
         oci = await layout.convert(to="oci", oci=True)
-        index = await read_document(layout.target.content, oci.target, Index)
-        assert oci.target.media_type == index.media_type == OCI.index
+        index = await read_document(layout.target.content, oci.target.descriptor, Index)
+        assert oci.target.descriptor.media_type == index.media_type == OCI.index
         assert {entry.media_type for entry in index.manifests} == {OCI.manifest}
 
 
@@ -440,7 +453,7 @@ class TestSameBytes:
         await other_make.name("app", await other_make.index(manifest, await other_make.attestation()))
         other = await run.convert(jobs=4, verify="full")
         assert run.builder.from_file == [False, False]
-        assert one.target == other.target
+        assert one.target.descriptor == other.target.descriptor
 
 
 class TestAtOnce:
@@ -487,7 +500,7 @@ class TestAgain:
         make = Maker(run.source)
         await make.name("app", await make.image(BASE, TOP))
         first = await run.convert()
-        for part in (await run.manifest(first.target)).layers[1:]:
+        for part in (await run.manifest(first.target.descriptor)).layers[1:]:
             lost = memory.blobs.pop(part.digest)
             again = await run.convert()
             assert (again.status, again.target) == ("converted", first.target)
@@ -511,7 +524,11 @@ class TestAgain:
         make = Maker(layout.source)
         empty = await make.name("app", await make.image())
         result = await layout.convert()
-        assert (result.status, result.reason, result.target) == ("unchanged", "it has no layers", empty)
+        assert (result.status, result.reason, result.target.descriptor) == (
+            "unchanged",
+            "it has no layers",
+            empty,
+        )
         assert (await layout.target.images.get("app-nydus")).target == empty
         assert layout.builder.packed == []
 
@@ -522,7 +539,7 @@ class TestAgain:
         async def preview() -> JsonMap:
             places = Location(layout.source, "app"), Location(layout.target, "app-nydus")
             told = await preview_image(*places, layout.builder, ConvertOptions())
-            fields: JsonMap = json.loads(json.dumps(told.as_json()))
+            fields: JsonMap = json.loads(encode(told))
             return fields
 
         before = all_files(tmp_path)
@@ -545,7 +562,7 @@ class TestTwoStores:
         await make.name("app", await make.index(image, attestation))
         across = Run(layout.source, run.target, tmp_path)
         result = await across.convert()
-        index = await read_document(across.target.content, result.target, Index)
+        index = await read_document(across.target.content, result.target.descriptor, Index)
         statement = await across.manifest(index.manifests[1])
         assert await across.read(statement.layers[0])
         sources = {layer.source.digest for layer in result.layers}
@@ -581,19 +598,19 @@ class TestTwoStores:
         first = await layout.convert()
         across = Run(layout.source, run.target, tmp_path)
         result = await across.convert("app-nydus", "copy")
-        assert (result.status, result.target) == ("unchanged", first.target)
-        assert await across.paths(await across.manifest(result.target))
+        assert (result.status, result.target.descriptor) == ("unchanged", first.target.descriptor)
+        assert await across.paths(await across.manifest(result.target.descriptor))
 
     async def test_nydus_blobs_that_are_merged_are_copied(
         self, layout: Run, run: Run, tmp_path: Path
     ) -> None:
         make = Maker(layout.source)
         await make.name("base", await make.image(BASE))
-        base = await layout.manifest((await layout.convert("base", "base-nydus")).target)
+        base = await layout.manifest((await layout.convert("base", "base-nydus")).target.descriptor)
         config = await make.document(OCI.config, config_of([BASE, TOP]))
         await make.name("app", await make.manifest(config, [base.layers[0].to_json(), await make.layer(TOP)]))
         across = Run(layout.source, run.target, tmp_path)
-        manifest = await across.manifest((await across.convert(verify="none")).target)
+        manifest = await across.manifest((await across.convert(verify="none")).target.descriptor)
         assert await across.read(manifest.layers[0])
 
 
@@ -629,9 +646,12 @@ class TestForeignBuilders:
         await make.name("app", await make.image(BASE, TOP))
         theirs = await self.convert(layout, builder, compressor=compressor)
         ours = await layout.convert(compressor=compressor)
-        trees = [await layout.paths(await layout.manifest(each.target)) for each in (theirs, ours)]
+        trees = [await layout.paths(await layout.manifest(each.target.descriptor)) for each in (theirs, ours)]
         assert trees[0] == trees[1]
-        tables = [await layout.bootstrap_files(await layout.manifest(each.target)) for each in (theirs, ours)]
+        tables = [
+            await layout.bootstrap_files(await layout.manifest(each.target.descriptor))
+            for each in (theirs, ours)
+        ]
         assert len(tables[0]) == len(tables[1]) == 4
 
     async def test_what_they_get_wrong_is_not_named_and_the_way_out_is_told(
@@ -660,7 +680,7 @@ class TestLabels:
         }
         await make.name("app", image, {"team": "a", "nydus-service/convert": "app-nydus"})
         result = await run.convert()
-        index = await read_document(run.target.content, result.target, Index)
+        index = await read_document(run.target.content, result.target.descriptor, Index)
         manifest = await run.manifest(index.manifests[0])
         assert memory.labels[result.target.digest] == {
             "containerd.io/gc.ref.content.m.0": index.manifests[0].digest,
@@ -674,7 +694,7 @@ class TestLabels:
         }
         blob, bootstrap = manifest.layers
         assert memory.labels[blob.digest] == {"containerd.io/uncompressed": blob.digest}
-        diff_id = result.images[0].bootstrap_diff_id
+        diff_id = result.images[0].bootstrap.diff_id
         assert memory.labels[bootstrap.digest] == {"containerd.io/uncompressed": diff_id}
         assert memory.images["app-nydus"].labels == {
             "team": "a",
@@ -704,6 +724,6 @@ class TestLabels:
         result = await run.convert()
         assert len(memory.commits) == len(set(memory.commits)) == 2 * (1 + 1 + 2) + 1
         assert result.target.digest in memory.commits
-        assert all(f"-{result.job_id}" in ref for ref in memory.refs)
+        assert all(f"-{result.job}" in ref for ref in memory.refs)
         assert source["digest"] in memory.held
         assert not memory.leases

@@ -7,6 +7,7 @@ import pytest
 
 from nydus_service.content.store import ContentNotFound, UnexpectedContent
 from nydus_service.content.walk import NESTING_MAX
+from nydus_service.convert.encoding import as_json
 from nydus_service.convert.plan import (
     Dropped,
     ImagePlan,
@@ -16,9 +17,9 @@ from nydus_service.convert.plan import (
     has_changes,
     make_plan,
     parts,
-    plan_as_json,
     unchanged_parts,
 )
+from nydus_service.convert.result import describe_plan
 from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
@@ -321,7 +322,7 @@ class TestIndexes:
         planned = await plan(
             make, index, platforms=(Platform("linux", "amd64"), Platform("unknown", "unknown"))
         )
-        told = plan_as_json(planned)
+        told = as_json(describe_plan(planned))
         assert (told["action"], told["descriptor"]) == ("walk", index)
         assert [entry["action"] for entry in told["entries"]] == ["convert", "drop", "keep"]
         assert told["entries"][0]["platform"] == AMD64["os"] + "/" + AMD64["architecture"]

@@ -61,7 +61,7 @@ async def test_the_steps_make_what_the_whole_makes(types: Types, options: Conver
     result = await convert_image(*places, BUILDER, VerifierProcess(), options)
     stores = steps.stores()
     async with stores.leases.open_lease("steps") as lease:
-        assert await walk(stores.content, lease, root, options) == result.target
+        assert await walk(stores.content, lease, root, options) == result.target.descriptor
     assert steps.blobs == whole.blobs
     assert steps.labels == whole.labels
     assert not steps.ingests

@@ -11,8 +11,9 @@ import anyio
 
 from nydus_service.builder.builder import BuilderIdentity
 from nydus_service.convert.progress import Progress
-from nydus_service.convert.result import CONVERTED, ConvertResult, Preview
+from nydus_service.convert.result import CONVERTED, ConvertResult, NamedImage, Preview
 from nydus_service.errors import UnsupportedError
+from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.admission import Free
 from nydus_service.jobs.job import Job, JobRequest, JobState
 from nydus_service.jobs.journal import open_journal
@@ -48,13 +49,11 @@ def result(job: Job) -> ConvertResult:
     return ConvertResult(
         status=CONVERTED,
         reason="",
-        source_name=job.request.source,
-        source=descriptor(),
-        target_name=job.request.target,
-        target=descriptor(),
+        source=NamedImage(job.request.source, descriptor()),
+        target=NamedImage(job.request.target, descriptor()),
         builder=BuilderIdentity("tests", "1"),
         fingerprint="f" * 64,
-        job_id=job.id,
+        job=job.id,
         images=(),
         kept=(),
         dropped=(),
@@ -84,7 +83,7 @@ class Script:
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> CheckResult:
         raise UnsupportedError("the tests check nothing")
 
     async def sweep(self) -> None:

@@ -1,5 +1,9 @@
 """Records, back-off, changes, the order of waiting jobs and the table: what needs no loop and no disk."""
 
+import json
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -21,6 +25,7 @@ from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
 from tests.unit.jobs.runner import request, result
 
+OLD_RECORD = Path(__file__).parents[2] / "samples" / "job-record.json"
 PASSING = JobError(code="unreachable", message="no answer", retryable=True)
 
 
@@ -29,7 +34,7 @@ def job(name: str = "app", **fields: object) -> Job:
 
 
 def done(name: str, at: float) -> Job:
-    return transitions.done(transitions.begun(job(name), at), at, {"status": "converted"})
+    return transitions.done(transitions.begun(job(name), at), at, result(job(name)))
 
 
 class TestRecord:
@@ -42,10 +47,29 @@ class TestRecord:
         asked = msgspec.structs.replace(request(), options=options)
         progress = JobProgress(stage="packing", layers=(LayerStatus(digest="sha256:1", size=3),), eta_s=0.5)
         given = job(request=asked, error=PASSING, progress=progress, revision=4)
-        ended = transitions.done(given, 2.5, result(given).as_json())
+        ended = transitions.done(given, 2.5, result(given))
         for each in (given, ended):
             record = pack(each)
             assert unpack(record.id, record.data) == each
+
+    def test_a_record_of_the_first_version(self) -> None:
+        """Written when results were plain maps: it is read, and written again as the same JSON."""
+        data = OLD_RECORD.read_bytes().strip()
+        ended = unpack("0" * 32, data)
+        assert ended.result
+        (image,) = ended.result.images
+        assert (image.platform, image.bootstrap.diff_id) == ("linux/arm64/v8", f"sha256:{11:064x}")
+        assert [layer.warnings for layer in image.layers] == ["", "odd file\n"]
+        assert image.layers[0].source.to_json()["org.example.new"] == [1]
+        again = pack(ended).data
+        assert json.loads(again) == json.loads(data)
+        assert re.sub(rb":0\.0\b", b":0", again) == data  # a whole number of seconds was read as a float
+
+    def test_what_a_later_version_adds_to_a_result_is_no_damage(self) -> None:
+        ended = done("app", 2)
+        fields = json.loads(pack(ended).data)
+        fields["result"]["novelty"] = fields["result"]["source"]["novelty"] = {"a": 1}
+        assert unpack("app", json.dumps(fields).encode()) == ended
 
     def test_how_many_builders_run_is_no_difference(self) -> None:
         assert request_key(request(jobs=1)) == request_key(request(jobs=7))
@@ -141,7 +165,7 @@ class TestChanges:
             value,
             transitions.put_off(value, PASSING, 9),
             transitions.put_back(value),
-            transitions.done(value, 3, {}),
+            transitions.done(value, 3, result(value)),
             transitions.recovered(value, 3),
         ]
         assert [step.revision for step in steps] == [1, 2, 2, 2, 2]

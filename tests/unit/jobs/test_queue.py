@@ -97,7 +97,7 @@ class TestSubmit:
             ended = await until(queue, job.id)
             assert ended.state is DONE
             assert ended.result
-            assert ended.result["job"] == job.id
+            assert ended.result.job == job.id
             assert (ended.created_at, ended.started_at, ended.finished_at) == (1234.5,) * 3
             assert queue.get(job.id) == ended
             assert runner.begun == ["app"]

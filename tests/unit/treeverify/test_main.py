@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage
 from nydus_service.errors import UsageError
 from nydus_service.rafs.tree import Blob
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
 from nydus_service.treeverify.__main__ import main
-from nydus_service.treeverify.request import Layer, Result, Source, parse_request, parse_result
+from nydus_service.treeverify.request import parse_image, parse_request
 from tests.layers import file, hardlink, layer, symlink, whiteout
 from tests.unit.treeverify.results import BLOB_ID, CHUNK, FEATURES, Image, describe, inode_of
 from tests.unit.treeverify.trees import overlay_of, tar_split_of
@@ -199,12 +200,12 @@ class TestRequests:
             "blobs": {"ab": "p", "cd": None},
             "blob_id": "ab",
         }
-        source = Source("full", (Layer("sha256:1", "n"),))
-        result = Result("b", {"ab": "p", "cd": None}, "ab")
-        assert parse_request(value) == (source, result)
+        request = VerificationRequest("full", (SourceLayer("sha256:1", "n"),))
+        image = VerifiedImage("b", {"ab": "p", "cd": None}, "ab")
+        assert parse_request(value) == (request, image)
         first = {key: value.pop(key) for key in ("mode", "layers")}
-        assert parse_request(first) == (source, None)
-        assert parse_result(value, "full") == result
+        assert parse_request(first) == (request, None)
+        assert parse_image(value, "full") == image
 
     @pytest.mark.parametrize(
         ("value", "problem"),

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from nydus_service.config.sections import DaemonConfig, RuleEntry
 from nydus_service.content.store import Image
+from nydus_service.convert.result import ConvertResult, NamedImage
 from nydus_service.convert.uptodate import FINGERPRINT
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobError, JobRequest, JobState
@@ -42,6 +43,7 @@ from nydus_service.triggers.labels import (
 )
 from nydus_service.triggers.rules import RuleBook
 from tests.options import grouped
+from tests.unit.jobs.runner import descriptor, result
 
 DEFAULTS = ConvertOptions(jobs=1)
 
@@ -60,9 +62,13 @@ def wish(**labels: str) -> Wish:
 
 def job_of(wished: Wish, state: JobState = JobState.QUEUED, **fields: Any) -> Job:
     assert wished.request
-    if state is JobState.DONE:
-        fields["result"] = {"target": {"descriptor": {"digest": "sha256:" + "1" * 64}}}
-    return Job(id="j" * 32, request=wished.request, origin="label", created_at=0, state=state, **fields)
+    job = Job(id="j" * 32, request=wished.request, origin="label", created_at=0, state=state, **fields)
+    return replace(job, result=result_of(job)) if state is JobState.DONE else job
+
+
+def result_of(job: Job) -> ConvertResult:
+    made = descriptor().replace(digest=Digest(f"sha256:{'1' * 64}"))
+    return replace(result(job), target=NamedImage(job.request.target, made))
 
 
 def nothing(job_id: str) -> Job | None:
@@ -346,8 +352,8 @@ class Protocol(RuleBasedStateMachine):
         job = self.world.jobs[data.draw(st.sampled_from(sorted(self.world.jobs)))]
         if job.state is JobState.DONE or job.id in self.world.forgotten:
             return
-        result = {"target": {"descriptor": {"digest": "sha256:" + "1" * 64}}}
-        self.world.jobs[job.id] = replace(job, state=state, result=result if state is JobState.DONE else None)
+        result = result_of(job) if state is JobState.DONE else None
+        self.world.jobs[job.id] = replace(job, state=state, result=result)
 
     @precondition(lambda self: self.world.jobs)
     @rule(data=st.data())
