@@ -93,3 +93,9 @@ def from_os_error(exc: OSError, doing: str) -> NydusServiceError:
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotFoundError(message)
     return NydusServiceError(message)
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that made a task group fail: the others came of the same cancel, or with it."""
+    first = group.exceptions[0]
+    return first_cause(first) if isinstance(first, BaseExceptionGroup) else first

@@ -52,7 +52,7 @@ class TlsServer:
     key: Path
 
 
-class Page(NamedTuple):
+class JobPage(NamedTuple):
     """Jobs without their layers and results, the newest first. `next_token` is empty on the last page."""
 
     jobs: list[Job]
@@ -99,12 +99,12 @@ class ApiClient:
 
     async def list(
         self, *, image: str = "", states: Sequence[JobState] = (), page_size: int = 0, page_token: str = ""
-    ) -> Page:
+    ) -> JobPage:
         request = pb.ListRequest(
             image=image, states=map(state_name, states), page_size=page_size, page_token=page_token
         )
         answer = await self._call(self._stub.List, request)
-        return Page(list(map(job_from, answer.jobs)), answer.next_page_token)
+        return JobPage(list(map(job_from, answer.jobs)), answer.next_page_token)
 
     async def watch(self, job_id: str = "") -> AsyncGenerator[Job, None]:
         """Follow a job until it is finished, or all jobs for ever. Close it if you leave it before."""

@@ -24,6 +24,7 @@ from nydus_service.builder.forking import ForkServer
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.pipes import FileDescriptor, Pipe, PipeReader, StillOpen, copy_in, copy_out
 from nydus_service.builder.process import GRACE_S, Child, Command, open_child
+from nydus_service.errors import first_cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,6 @@ async def supervise(
     run.check()
     tails = filter(None, (child.stderr_tail for child in reversed(run.children)))
     return Finished(run.bytes_in, run.bytes_out, anyio.current_time() - started, "\n".join(tails))
-
-
-def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that made a task group fail; the others came of the same cancel, or with it."""
-    first = group.exceptions[0]
-    return first_cause(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 class _Run:

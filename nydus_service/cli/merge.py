@@ -18,7 +18,6 @@ from nydus_service.cli.options import (
     add_common,
     add_later,
     add_work_dir,
-    build_options_of,
     build_rows,
 )
 from nydus_service.cli.output import print_json, print_line
@@ -27,6 +26,7 @@ from nydus_service.convert.failures import about
 from nydus_service.convert.nydusblob import BlobMetadata, BlobTail, extract
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.oci.digest import Digest
+from nydus_service.options.arguments import build_options_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
-    build = build_options_of(args, build_rows(merge=True))
+    build = build_options_of(args)
     builder = choose_builder(args)
     async with open_work_dir(choose_work_dir(args)) as work_dir:
         blobs = [await take_apart(path, work_dir) for path in args.blobs]

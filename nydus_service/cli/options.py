@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from nydus_service.errors import UnsupportedError
 from nydus_service.options.arguments import add_argument
-from nydus_service.options.build import BUILD_ROWS, BuildOptions
+from nydus_service.options.build import BUILD_ROWS
 from nydus_service.options.option import AbsolutePaths, Row
 
 REFERENCES = """\
@@ -94,12 +94,6 @@ class OptionGroups:
 def build_rows(*, merge: bool = False) -> list[Row]:
     """The build options that a command can have. With `merge` only those that a merge takes."""
     return [row for row in BUILD_ROWS.values() if row.option.number and (row.option.merges or not merge)]
-
-
-def build_options_of(args: argparse.Namespace, rows: Iterable[Row]) -> BuildOptions:
-    """Read the build options among the arguments. Raises: as `BuildOptions.of`."""
-    given = {row.name: getattr(args, row.name) for row in rows}
-    return BuildOptions.of({name: value for name, value in given.items() if value is not None})
 
 
 def add_later(parser: argparse.ArgumentParser, *names: str) -> None:

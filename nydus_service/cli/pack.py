@@ -14,12 +14,12 @@ from nydus_service.cli.options import (
     add_builder,
     add_common,
     add_later,
-    build_options_of,
     build_rows,
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table
 from nydus_service.oci.digest import Digester
+from nydus_service.options.arguments import build_options_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
-    build = build_options_of(args, build_rows())
+    build = build_options_of(args)
     builder = choose_builder(args)
     identity = await builder.identify()
     begun = time.monotonic()

@@ -23,7 +23,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SettingKind:
     """One kind of value.
 
     Attributes:
@@ -154,19 +154,19 @@ def _read_url(value: Any) -> str:
     return text
 
 
-TEXT: Final = Kind("a text", _read_text)
-PATH: Final = Kind("an absolute path", _read_path)
-SOCKET: Final = Kind("the absolute path of a socket", _read_socket)
-OPTIONAL_PATH: Final = Kind("an absolute path, or empty", _read_optional_path)
-FLAG: Final = Kind("true or false", _exactly(bool), _flag)
-TEXTS: Final = Kind("a list of texts that are not empty", _read_texts, _split)
-SIZE: Final = Kind('a number of bytes, or a size like "64MiB"', parse_size, _number_or_text)
-DURATION: Final = Kind('a number of seconds, or a duration like "60s" or "1h30m"', parse_duration)
-LISTEN: Final = Kind('an address to listen on, as "127.0.0.1:8080" or "[::1]:8080"', _read_listen)
-URL: Final = Kind('a URL, as "http://127.0.0.1:4318"', _read_url)
+TEXT: Final = SettingKind("a text", _read_text)
+PATH: Final = SettingKind("an absolute path", _read_path)
+SOCKET: Final = SettingKind("the absolute path of a socket", _read_socket)
+OPTIONAL_PATH: Final = SettingKind("an absolute path, or empty", _read_optional_path)
+FLAG: Final = SettingKind("true or false", _exactly(bool), _flag)
+TEXTS: Final = SettingKind("a list of texts that are not empty", _read_texts, _split)
+SIZE: Final = SettingKind('a number of bytes, or a size like "64MiB"', parse_size, _number_or_text)
+DURATION: Final = SettingKind('a number of seconds, or a duration like "60s" or "1h30m"', parse_duration)
+LISTEN: Final = SettingKind('an address to listen on, as "127.0.0.1:8080" or "[::1]:8080"', _read_listen)
+URL: Final = SettingKind('a URL, as "http://127.0.0.1:4318"', _read_url)
 
 
-def whole(least: int, most: int | None = None) -> Kind:
+def whole(least: int, most: int | None = None) -> SettingKind:
     """A whole number within bounds, both inclusive."""
 
     def read(value: Any) -> int:
@@ -176,19 +176,19 @@ def whole(least: int, most: int | None = None) -> Kind:
         return number
 
     bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-    return Kind(f"a whole number {bounds}", read, lambda text: int(text, 0))
+    return SettingKind(f"a whole number {bounds}", read, lambda text: int(text, 0))
 
 
-def one_of(choices: Sequence[str]) -> Kind:
+def one_of(choices: Sequence[str]) -> SettingKind:
     def read(value: Any) -> str:
         if value not in choices:
             raise ValueError
         return str(value)
 
-    return Kind(f"one of {', '.join(choices)}", read)
+    return SettingKind(f"one of {', '.join(choices)}", read)
 
 
-def kind_of(kind: option.Kind[Any]) -> Kind:
+def kind_of(kind: option.Kind[Any]) -> SettingKind:
     """The kind of values that an option of conversions has in the configuration."""
     if isinstance(kind, option.Flag):
         return FLAG

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from nydus_service.config.kinds import Kind
+from nydus_service.config.kinds import SettingKind
 from nydus_service.config.sections import KINDS, SECTIONS, ConvertSection, DaemonConfig, RuleEntry
 from nydus_service.errors import UsageError
 
@@ -105,7 +105,9 @@ class Reading:
         except ValueError as exc:
             self.problems.append(f"{place}: {exc}")
 
-    def _read(self, place: str, values: Mapping[str, Any], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    def _read(
+        self, place: str, values: Mapping[str, Any], kinds: Mapping[str, SettingKind]
+    ) -> dict[str, Any]:
         """Read the keys of a section; each that is wrong is a problem, and left out."""
         read = {}
         for key, value in values.items():
@@ -143,7 +145,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _parse(kind: Kind, value: object, *, text: bool) -> Any:
+def _parse(kind: SettingKind, value: object, *, text: bool) -> Any:
     if text and isinstance(value, str):
         return kind.parse_text(value)
     return kind.parse(value)

@@ -20,7 +20,7 @@ from nydus_service.config.kinds import (
     TEXT,
     TEXTS,
     URL,
-    Kind,
+    SettingKind,
     kind_of,
     one_of,
     whole,
@@ -235,7 +235,7 @@ SECTIONS: Final[dict[str, type]] = {
 """Section: its class."""
 
 
-def _kinds(section: type) -> dict[str, Kind]:
+def _kinds(section: type) -> dict[str, SettingKind]:
     hints = get_type_hints(section, include_extras=True)
     return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 

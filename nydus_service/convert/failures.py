@@ -1,4 +1,4 @@
-"""Errors on their way up: told what they are about, and taken out of their groups."""
+"""Errors on their way up: each says what it is about."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,3 @@ def about(what: str) -> Iterator[None]:
     except NydusServiceError as exc:
         exc.args = (f"{what}: {exc}", *exc.args[1:])
         raise
-
-
-def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that made a task group fail: the others came of the same cancel, or with it."""
-    first = group.exceptions[0]
-    return first_cause(first) if isinstance(first, BaseExceptionGroup) else first

@@ -25,7 +25,7 @@ from nydus_service.content.documents import write_document
 from nydus_service.content.store import ContentNotFound, Image, Lease, Location
 from nydus_service.content.transfer import copy_image
 from nydus_service.convert.assemble import Assembly, NewDocument, assemble
-from nydus_service.convert.failures import about, first_cause
+from nydus_service.convert.failures import about
 from nydus_service.convert.fingerprint import image_fingerprint, layer_fingerprint
 from nydus_service.convert.layer import LayerPacker
 from nydus_service.convert.pipeline import Builders, ConvertedImage, Pipeline
@@ -57,6 +57,7 @@ from nydus_service.convert.result import (
 from nydus_service.convert.rewrite import image_labels
 from nydus_service.convert.uptodate import VERIFIED, find_image_named, is_complete, is_finished, record
 from nydus_service.convert.workdir import open_work_dir
+from nydus_service.errors import first_cause
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.options.convert import ConvertOptions
 

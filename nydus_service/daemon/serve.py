@@ -26,11 +26,10 @@ from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_a
 from nydus_service.config.environment import Settings, environment
 from nydus_service.config.sections import DaemonConfig
 from nydus_service.content.containerd.events import open_image_node
-from nydus_service.convert.failures import first_cause
 from nydus_service.daemon.instrument import count_job
 from nydus_service.daemon.notify import Notifier
 from nydus_service.daemon.worker import Worker
-from nydus_service.errors import NydusServiceError, from_os_error
+from nydus_service.errors import NydusServiceError, first_cause, from_os_error
 from nydus_service.jobs.journal import open_journal
 from nydus_service.jobs.queue import JobQueue, QueueLimits
 from nydus_service.observe.metrics import Metrics

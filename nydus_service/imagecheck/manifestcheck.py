@@ -11,8 +11,8 @@ import anyio.to_thread
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage, Verifier
 from nydus_service.content.store import Provider, ReaderAt, read_pieces
-from nydus_service.convert.failures import about, first_cause
-from nydus_service.errors import DiffersError, FormatError, from_os_error
+from nydus_service.convert.failures import about
+from nydus_service.errors import DiffersError, FormatError, first_cause, from_os_error
 from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
 from nydus_service.imagecheck.manifests import FoundManifest
 from nydus_service.imagecheck.recording import record_tar_split

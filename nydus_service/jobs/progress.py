@@ -25,7 +25,7 @@ _UNFINISHED_AT_MOST = 0.99
 
 
 @dataclass(slots=True)
-class _Flow:
+class _PackedBytes:
     """Bytes of a layer that is being packed. Set for every piece, so that it must cost nothing."""
 
     size: int
@@ -46,7 +46,7 @@ class ProgressTracker:
         self._clock = clock
         self._layers: dict[str, LayerStatus] = {}
         self._images: dict[str, ImageStatus] = {}
-        self._flows: dict[str, _Flow] = {}
+        self._flows: dict[str, _PackedBytes] = {}
         self._planned = self._named = False
         self._begun: float | None = None
         self._finished_in = self._finished_out = 0
@@ -85,7 +85,7 @@ class ProgressTracker:
             self._images = {image: ImageStatus(image=image) for image in event.images}
         elif isinstance(event, LayerStarted):
             self._begun = self._clock() if self._begun is None else self._begun
-            self._flows[event.digest] = _Flow(event.size)
+            self._flows[event.digest] = _PackedBytes(event.size)
             self._layers[event.digest] = replace(self._layers[event.digest], state=LayerState.PACKING)
         elif isinstance(event, LayerFinished):
             self._finish_layer(event)
@@ -141,7 +141,7 @@ class ProgressTracker:
         bytes_in = self._estimate(flow) if flow.bytes_in is None else flow.bytes_in
         return replace(layer, bytes_in=bytes_in, bytes_out=flow.bytes_out)
 
-    def _estimate(self, flow: _Flow) -> int:
+    def _estimate(self, flow: _PackedBytes) -> int:
         """What a builder that reads the file itself may have read: its output, as others' came out."""
         ratio = self._finished_out / self._finished_in if self._finished_in else 1.0
         return int(min(flow.bytes_out / max(ratio, _LEAST_RATIO), flow.size * _UNFINISHED_AT_MOST))

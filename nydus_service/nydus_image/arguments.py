@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nydus_service.options.arguments import add_argument
-from nydus_service.options.build import BUILD_ROWS, BuildOptions
+from nydus_service.options.build import BUILD_ROWS
 
 TAR_TYPES = ("tar-rafs", "targz-rafs", "estargz-rafs")
 _OTHER_TYPES = (
@@ -22,7 +22,7 @@ _OTHER_TYPES = (
     "stargz_index",
     "tar-tarfs",
 )
-_BUILD_OPTIONS = ("chunk_size", "compressor", "compression_level", "digester")
+BUILD_OPTIONS = ("chunk_size", "compressor", "compression_level", "digester")
 """Those that `nydus-image` has in the same form; the others differ in choices and defaults."""
 LEVELS = ("trace", "debug", "info", "warn", "error")
 _LATER_CREATE = {
@@ -76,12 +76,6 @@ class _Later(argparse.Action):
     ) -> None:
         if self.nargs == 0 or (values and not (option == "--batch-size" and int(values, 0) == 0)):
             namespace.__dict__.setdefault("_later", []).append(option)
-
-
-def build_options_of(args: argparse.Namespace) -> BuildOptions:
-    """What the arguments say of how to build. Raises: UsageError, UnsupportedError: as `BuildOptions.of`."""
-    given = {name: getattr(args, name, None) for name in _BUILD_OPTIONS}
-    return BuildOptions.of({name: value for name, value in given.items() if value is not None})
 
 
 def _list(text: str) -> list[str]:
@@ -188,7 +182,7 @@ def _add_create(commands: Any) -> None:
         help="put the metadata into the blob",
     )
     option("--blob-id", action=_Once, default="", metavar="ID", help="id of the blob, instead of its digest")
-    for name in _BUILD_OPTIONS:
+    for name in BUILD_OPTIONS:
         add_argument(parser, BUILD_ROWS[name], action=_Once)
     option("-v", "--fs-version", action=_Once, choices=("5", "6"), default="6", help="[default: 6]")
     option("--features", action=_Once, choices=("blob-toc",), help="optional parts of the format")

@@ -17,7 +17,7 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
-class BootstrapLayer:
+class WrittenLayer:
     """A layer as written: "sha256:…" of the plain tar and of the compressed bytes, their size."""
 
     diff_id: str
@@ -27,7 +27,7 @@ class BootstrapLayer:
 
 def write_bootstrap_layer(
     bootstrap: Path, blob_metas: Sequence[tuple[str, Path]], output: Path
-) -> BootstrapLayer:
+) -> WrittenLayer:
     """Write directory `image`, `image/image.boot` and an `image/HEX.blob.meta` a blob.
 
     Args:
@@ -51,7 +51,7 @@ def write_bootstrap_layer(
     plain = b"".join(parts)
     packed = gzip_deterministic(plain)
     write_file(output, None, packed, "bootstrap layer")
-    return BootstrapLayer(
+    return WrittenLayer(
         diff_id=f"sha256:{hashlib.sha256(plain).hexdigest()}",
         digest=f"sha256:{hashlib.sha256(packed).hexdigest()}",
         size=len(packed),

@@ -23,12 +23,13 @@ from nydus_service.errors import (
     UsageError,
 )
 from nydus_service.nydus_image.arguments import (
+    BUILD_OPTIONS,
     LATER_COMMANDS,
     LEVELS,
     TAR_TYPES,
-    build_options_of,
     build_parser,
 )
+from nydus_service.options.arguments import build_options_of
 from nydus_service.version import VERSION
 
 
@@ -67,7 +68,7 @@ def _source_options(args: argparse.Namespace) -> tuple[Any, Any]:
 
     _check_digest(args.source_digest)
     check = SourceCheck(args.source_digest, args.source_size)
-    build = build_options_of(args)
+    build = build_options_of(args, BUILD_OPTIONS)
     if not args.source_tar_split:
         return check, None
     return check, TarSplitOptions(args.source_tar_split, build.chunk_size, build.digester)
@@ -80,7 +81,7 @@ def _create(args: argparse.Namespace) -> object:
         raise UnsupportedError(f"--type {args.type} is not there yet; {', '.join(TAR_TYPES)} are")
     if args.fs_version != "6":
         raise UnsupportedError(f"--fs-version {args.fs_version} is not there: this builder writes version 6")
-    build = build_options_of(args)
+    build = build_options_of(args, BUILD_OPTIONS)
     if args.blob is None and args.blob_dir is None:
         raise UsageError("either --blob or --blob-dir is needed")
     if args.bootstrap is None and args.blob_dir is None and not args.blob_inline_meta:

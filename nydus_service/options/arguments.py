@@ -1,9 +1,11 @@
 """Options as arguments of `argparse`, for the command line and for the embedded builder."""
 
 import argparse
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from nydus_service.options.build import BUILD_ROWS, BuildOptions
 from nydus_service.options.option import Flag, Row
 
 
@@ -29,6 +31,15 @@ def add_argument(parser: "argparse._ActionsContainer", row: Row, **special: Any)
         else:
             derived |= {"type": partial(_parse, row), "metavar": kind.metavar}
     parser.add_argument(f"--{row.flag}", **(derived | special))
+
+
+def build_options_of(args: argparse.Namespace, names: Iterable[str] = BUILD_ROWS) -> BuildOptions:
+    """Read the build options among the arguments; one that is not given has its default.
+
+    Raises: UsageError, UnsupportedError: as `BuildOptions.of`.
+    """
+    given = {name: getattr(args, name, None) for name in names}
+    return BuildOptions.of({name: value for name, value in given.items() if value is not None})
 
 
 def _parse(row: Row, text: str) -> Any:

@@ -144,7 +144,7 @@ class _Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
-class _Plain:
+class _Uncompressed:
     """No compression, in the shape of the others."""
 
     def compress(self, data: bytes, /) -> bytes:
@@ -157,7 +157,7 @@ class _Plain:
 _COMPRESSORS: dict[Compression, Callable[[], _Compressor]] = {
     "gzip": lambda: isal_zlib.compressobj(level=2, wbits=31),  # header without name and time
     "zstd": lambda: ZstdCompressor(level=3).compressobj(),
-    "none": _Plain,
+    "none": _Uncompressed,
 }
 
 

@@ -37,7 +37,7 @@ _ACL: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 _CAPABILITY: Final = b"security.capability"
 
 
-class Node:
+class SourceInode:
     """A file of any type; a hard link is one node under several names.
 
     `mode` is a full st_mode; a hard link's own entry, before it is applied, has no type bits and the
@@ -74,7 +74,7 @@ class Node:
         self.target = b""
         self.digests = b""
         self.xattrs = NO_XATTRS
-        self.children: dict[bytes, Node] | None = {} if mode & _TYPE == S_IFDIR else None
+        self.children: dict[bytes, SourceInode] | None = {} if mode & _TYPE == S_IFDIR else None
         self.layer = self.described = -1
         self.twin: Inode | None = None
 
@@ -112,12 +112,12 @@ class Overlay:
     """
 
     def __init__(self) -> None:
-        self.root = Node(S_IFDIR | 0o755, 0, 0, 0, 0)
+        self.root = SourceInode(S_IFDIR | 0o755, 0, 0, 0, 0)
         self.set_aside: dict[str, int] = {}
         self._layer = -1
         # Directories by a path as it is written in the tar: entries of one come together. A path found
         # once stays right until a directory or symlink goes away.
-        self._parents: dict[bytes, Node] = {}
+        self._parents: dict[bytes, SourceInode] = {}
         # Names that this layer gave to inodes of a lower one.
         self._linked: set[tuple[int, bytes]] = set()
 
@@ -127,7 +127,7 @@ class Overlay:
         self._parents.clear()
         self._linked.clear()
 
-    def apply(self, name: bytes, node: Node) -> None:
+    def apply(self, name: bytes, node: SourceInode) -> None:
         """Take in one entry.
 
         Args:
@@ -174,13 +174,13 @@ class Overlay:
             children[base] = self._link(node)
             self._linked.add((id(parent), base))
 
-    def _apply_root(self, node: Node) -> None:
+    def _apply_root(self, node: SourceInode) -> None:
         if node.children is None:
             raise FormatError("the root of the image is no directory")
         node.xattrs = self._settable(node.xattrs, node.mode)
         self._describe(self.root, node)
 
-    def _describe(self, directory: Node, entry: Node) -> None:
+    def _describe(self, directory: SourceInode, entry: SourceInode) -> None:
         """Give a directory the metadata of an entry; a second one of the same layer adds to the first."""
         directory.mode = entry.mode
         directory.uid = entry.uid
@@ -193,14 +193,14 @@ class Overlay:
             directory.xattrs = entry.xattrs
         directory.layer = directory.described = self._layer
 
-    def _remove(self, parent: Node, base: bytes, old: Node) -> None:
+    def _remove(self, parent: SourceInode, base: bytes, old: SourceInode) -> None:
         assert parent.children is not None
         del parent.children[base]
         self._linked.discard((id(parent), base))
         if old.children is not None or old.mode & _TYPE == S_IFLNK:
             self._parents.clear()
 
-    def _apply_whiteout(self, parent: Node, base: bytes) -> None:
+    def _apply_whiteout(self, parent: SourceInode, base: bytes) -> None:
         assert parent.children is not None
         if base == OPAQUE:
             self._hide_lower(parent)
@@ -212,7 +212,7 @@ class Overlay:
         if old is not None:
             self._remove(parent, hidden, old)
 
-    def _hide_lower(self, directory: Node) -> None:
+    def _hide_lower(self, directory: SourceInode) -> None:
         """Remove what is below `directory` and not of this layer."""
         pending = [directory]
         while pending:
@@ -227,16 +227,16 @@ class Overlay:
                     pending.append(child)
         self._parents.clear()
 
-    def _imply(self, directory: Node, parent: Node) -> None:
+    def _imply(self, directory: SourceInode, parent: SourceInode) -> None:
         """Give a directory that nothing describes what mkdir and chmod 0755 give it."""
         directory.mode = S_IFDIR | 0o755
         directory.uid = directory.mtime = directory.mtime_nsec = 0
         directory.gid = parent.gid if parent.mode & S_ISGID else 0
         directory.xattrs = NO_XATTRS
 
-    def _walk(self, parts: list[bytes]) -> list[tuple[bytes, Node | None]]:
+    def _walk(self, parts: list[bytes]) -> list[tuple[bytes, SourceInode | None]]:
         """The way to a directory, free of symlinks; None for what is not there."""
-        trail: list[tuple[bytes, Node | None]] = []
+        trail: list[tuple[bytes, SourceInode | None]] = []
         pending = parts[::-1]
         links = 0
         while pending:
@@ -260,12 +260,12 @@ class Overlay:
                 pending.extend(child.target.split(b"/")[::-1])
         return trail
 
-    def _make_directory(self, parts: list[bytes]) -> Node:
+    def _make_directory(self, parts: list[bytes]) -> SourceInode:
         """The directory at a path; what is missing of it is made, what is there becomes this layer's."""
         here = self.root
         for name, child in self._walk(parts):
             if child is None:
-                child = Node(S_IFDIR | 0o755, 0, 0, 0, 0)
+                child = SourceInode(S_IFDIR | 0o755, 0, 0, 0, 0)
                 self._imply(child, here)
                 assert here.children is not None
                 here.children[name] = child
@@ -273,7 +273,7 @@ class Overlay:
             here = child
         return here
 
-    def _link(self, entry: Node) -> Node:
+    def _link(self, entry: SourceInode) -> SourceInode:
         """The node that a hard link names, with the metadata of the link's own entry."""
         parts = clean(entry.target)
         trail = self._walk(parts[:-1]) if parts else []
@@ -320,5 +320,5 @@ class Overlay:
         self.set_aside[reason] = self.set_aside.get(reason, 0) + 1
 
 
-def _joined(trail: list[tuple[bytes, Node | None]], last: bytes) -> bytes:
+def _joined(trail: list[tuple[bytes, SourceInode | None]], last: bytes) -> bytes:
     return b"/" + b"/".join([name for name, _ in trail] + [last])

@@ -14,7 +14,7 @@ from nydus_service.builder.verification import Value
 from nydus_service.rafs.listing import PlainFile
 from nydus_service.rafs.tree import Inode
 from nydus_service.tarsplit.chunkdigests import DIGEST_SIZE
-from nydus_service.treeverify.apply import Node
+from nydus_service.treeverify.apply import SourceInode
 from nydus_service.treeverify.report import KEPT_MAX, Difference, Report, text_of
 
 _TYPE: Final = 0o170000
@@ -48,7 +48,7 @@ class Comparison:
 
     def __init__(
         self,
-        wanted: Node,
+        wanted: SourceInode,
         found: ResultTree,
         layers: Sequence[str],
         report: Report,
@@ -71,7 +71,7 @@ class Comparison:
         self._content = content
         # An inode that was met is its node's twin. Both ways: two nodes may not have one twin.
         self._met: set[Inode] = set()
-        self._unlike: list[tuple[bytes, Node, Inode]] = []
+        self._unlike: list[tuple[bytes, SourceInode, Inode]] = []
         self._unlike_count = 0
 
     def run(self) -> None:
@@ -90,10 +90,10 @@ class Comparison:
         self._report_links()
 
     def _compare_directory(
-        self, path: bytes, wanted: Mapping[bytes, Node], found: Mapping[bytes, Inode | PlainFile]
-    ) -> list[tuple[bytes, Node, Inode]]:
+        self, path: bytes, wanted: Mapping[bytes, SourceInode], found: Mapping[bytes, Inode | PlainFile]
+    ) -> list[tuple[bytes, SourceInode, Inode]]:
         """Compare what is in a directory; returns what may have more below it."""
-        below: list[tuple[bytes, Node, Inode]] = []
+        below: list[tuple[bytes, SourceInode, Inode]] = []
         content_bytes = missing = 0
         for name, node in wanted.items():
             other = found.get(name)
@@ -136,7 +136,7 @@ class Comparison:
         self._report.content_bytes += content_bytes
         return below
 
-    def _is_equal(self, node: Node, inode: Inode, digests: bytes) -> bool:
+    def _is_equal(self, node: SourceInode, inode: Inode, digests: bytes) -> bool:
         """Whether all is equal at first sight."""
         if (
             node.mode != inode.mode
@@ -153,7 +153,7 @@ class Comparison:
         self._report.content_bytes += node.size
         return node.digests == digests or not self._content
 
-    def _compare(self, path: bytes, node: Node, inode: Inode, digests: bytes) -> None:
+    def _compare(self, path: bytes, node: SourceInode, inode: Inode, digests: bytes) -> None:
         """Find in what two files of one path differ, if they do."""
         kind = node.mode & _TYPE
         if kind != inode.mode & _TYPE:
@@ -181,14 +181,14 @@ class Comparison:
         if kind == S_IFREG and node.size == inode.size and self._content:
             self._compare_content(path, node, digests)
 
-    def _compare_content(self, path: bytes, node: Node, digests: bytes) -> None:
+    def _compare_content(self, path: bytes, node: SourceInode, digests: bytes) -> None:
         for index, at in enumerate(range(0, max(len(node.digests), len(digests)), DIGEST_SIZE)):
             wanted, found = node.digests[at : at + DIGEST_SIZE].hex(), digests[at : at + DIGEST_SIZE].hex()
             if wanted != found:
                 self._differs(path, node, f"content of chunk {index}", wanted or None, found or None)
                 return
 
-    def _pair(self, path: bytes, node: Node, inode: Inode) -> None:
+    def _pair(self, path: bytes, node: SourceInode, inode: Inode) -> None:
         """Note that these are one file, or that they can't be: one of them is another's twin."""
         if node.twin is None and inode not in self._met:
             node.twin = inode
@@ -236,7 +236,9 @@ class Comparison:
                     names[inode].append(path + b"/" + name)
         return names
 
-    def _differs(self, path: bytes, node: Node | None, field: str, wanted: Value, found: Value) -> None:
+    def _differs(
+        self, path: bytes, node: SourceInode | None, field: str, wanted: Value, found: Value
+    ) -> None:
         layer = self._layers[node.described] if node is not None and node.described >= 0 else None
         self._report.add(Difference(path, field, wanted, found, layer))
 

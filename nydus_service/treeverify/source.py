@@ -22,7 +22,7 @@ from nydus_service.tarsplit.rawtar import (
     pax_records,
     pax_sparse_size,
 )
-from nydus_service.treeverify.apply import Node, Overlay, shown
+from nydus_service.treeverify.apply import Overlay, SourceInode, shown
 from nydus_service.treeverify.tarsplit import TarSplitReader
 
 _HEADER: Final = Struct("100s24s12s12s8sc100s8s64x8s8s155s12x")
@@ -104,7 +104,7 @@ class EntryReader:
         """The entry at hand, for a message."""
         return f"tar entry {shown(self.name)} at offset {self.offset}" if self.entries else "its tar-split"
 
-    def __iter__(self) -> Iterator[tuple[bytes, Node]]:
+    def __iter__(self) -> Iterator[tuple[bytes, SourceInode]]:
         """Raises: FormatError, UnsupportedError, ValueError: without saying which entry it is about."""
         tar_split, unpack, adler = self._tar_split, _HEADER.unpack, adler32
         owners, times = self._owners, self._times
@@ -140,7 +140,7 @@ class EntryReader:
                 raise FormatError(f"unknown typeflag {flag!r}")
             if flag == b"\0" and name[-1:] == b"/":
                 kind = S_IFDIR
-            node = Node(kind | ids[0], ids[1], ids[2], mtime, mtime_nsec)
+            node = SourceInode(kind | ids[0], ids[1], ids[2], mtime, mtime_nsec)
             if kind == S_IFREG:
                 digits = size[:11]
                 stored = int(digits, 8) if digits.isdigit() and size[11] <= 0x20 else header_number(size)
@@ -273,7 +273,7 @@ def _prefixed(prefix: bytes, magic: bytes, header: bytes) -> bytes:
     return b""
 
 
-def _read_special(node: Node, kind: int, target: bytes, major: bytes, minor: bytes) -> None:
+def _read_special(node: SourceInode, kind: int, target: bytes, major: bytes, minor: bytes) -> None:
     """Complete what is neither a regular file nor a directory."""
     if kind == S_IFLNK or not kind:
         node.target = target = target.partition(b"\0")[0]

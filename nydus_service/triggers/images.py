@@ -26,9 +26,14 @@ import anyio.lowlevel
 from nydus_service.config.sections import TriggersSection
 from nydus_service.content.imagenode import EventKind, ImageEvent, ImageNode
 from nydus_service.content.store import Image, ImageNotFound
-from nydus_service.convert.failures import first_cause
 from nydus_service.convert.uptodate import FINGERPRINT
-from nydus_service.errors import NydusServiceError, UnreachableError, UnsupportedError, UsageError
+from nydus_service.errors import (
+    NydusServiceError,
+    UnreachableError,
+    UnsupportedError,
+    UsageError,
+    first_cause,
+)
 from nydus_service.jobs.job import Job, JobNotFound, JobState
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
 from nydus_service.jobs.service import JobService

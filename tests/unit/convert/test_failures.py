@@ -29,7 +29,7 @@ from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import ContentNotFound, ImageNotFound, Location, UnexpectedContent
-from nydus_service.convert.failures import about, first_cause
+from nydus_service.convert.failures import about
 from nydus_service.convert.image import convert_image
 from nydus_service.convert.progress import (
     Event,
@@ -54,6 +54,7 @@ from nydus_service.errors import (
     NydusServiceError,
     SourceDiffersError,
     UnsupportedError,
+    first_cause,
 )
 from nydus_service.oci.digest import Digest
 from nydus_service.options.convert import ConvertOptions

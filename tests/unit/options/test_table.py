@@ -13,6 +13,7 @@ from nydus_service.config.sections import KINDS, ConvertSection
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.nydus_image import arguments
 from nydus_service.oci.platform import Platform
+from nydus_service.options.arguments import build_options_of
 from nydus_service.options.build import BUILD_ROWS, BuildOptions
 from nydus_service.options.convert import TABLE, ConvertOptions
 from nydus_service.triggers.labels import parse_options
@@ -107,7 +108,7 @@ def test_the_embedded_builder_reads_what_builders_are_given() -> None:
     names = ("compressor", "digester", "chunk_size", "compression_level")
     words = CHANGED.build.argv(*names)
     args = arguments.build_parser().parse_args(["create", *words, "source"])
-    read = arguments.build_options_of(args)
+    read = build_options_of(args, arguments.BUILD_OPTIONS)
     assert [getattr(read, name) for name in names] == [OTHERS[name] for name in names]
 
 

@@ -12,14 +12,14 @@ from nydus_service.rafs.listing import Listing
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
 from nydus_service.rafs.tree import Blob, Chunk, Inode, walk
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
-from nydus_service.treeverify.apply import Node
+from nydus_service.treeverify.apply import SourceInode
 
 CHUNK = 4096
 BLOB_ID = "ab" * 32
 FEATURES = BLOB_ALIGNED | BLOB_CAP_TAR_TOC
 
 
-def inode_of(node: Node, blob: Blob, made: dict[int, Inode]) -> Inode:
+def inode_of(node: SourceInode, blob: Blob, made: dict[int, Inode]) -> Inode:
     """A file as a right result has it; `made` by id, so that hard links stay."""
     if id(node) in made:
         return made[id(node)]
@@ -35,7 +35,7 @@ def inode_of(node: Node, blob: Blob, made: dict[int, Inode]) -> Inode:
     return inode
 
 
-def result_of(root: Node) -> Inode:
+def result_of(root: SourceInode) -> Inode:
     """The right result for a source's tree."""
     return inode_of(root, Blob(BLOB_ID, CHUNK, "none", "blake3", FEATURES), {})
 

@@ -6,7 +6,7 @@ from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IMODE
 import pytest
 
 from nydus_service.errors import FormatError
-from nydus_service.treeverify.apply import Node
+from nydus_service.treeverify.apply import SourceInode
 from tests.layers import (
     char_device,
     directory,
@@ -26,11 +26,11 @@ from tests.unit.treeverify.trees import files, names, overlay_of
 CAPABILITY = {"security.capability": b"\x01\0\0\x02\0 \n\0\0\0\0\0\0\0\0\0\0\0\0\0"}
 
 
-def owner(node: Node) -> tuple[int, int, int]:
+def owner(node: SourceInode) -> tuple[int, int, int]:
     return S_IMODE(node.mode), node.uid, node.gid
 
 
-def content_of(node: Node) -> tuple[int, bytes]:
+def content_of(node: SourceInode) -> tuple[int, bytes]:
     return node.size, node.digests
 
 

@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from nydus_service.errors import FormatError
 from nydus_service.tarsplit.recorder import END, HEAD, MAGIC, RECORD
-from nydus_service.treeverify.apply import Node, Overlay
+from nydus_service.treeverify.apply import Overlay, SourceInode
 from nydus_service.treeverify.source import apply_layer
 from nydus_service.treeverify.tarsplit import TarSplitReader
 from tests.layers import (
@@ -36,7 +36,7 @@ from tests.layers import (
 from tests.unit.treeverify.trees import CHUNK, files, names, overlay_of, tar_split_of
 
 
-def only(*entries: bytes) -> Node:
+def only(*entries: bytes) -> SourceInode:
     """The one file that a layer of these entries makes."""
     [node] = files(overlay_of(layer(*entries))).values()
     return node

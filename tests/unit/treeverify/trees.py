@@ -3,7 +3,7 @@
 import io
 
 from nydus_service.tarsplit.recorder import TarSplitRecorder
-from nydus_service.treeverify.apply import Node, Overlay
+from nydus_service.treeverify.apply import Overlay, SourceInode
 from nydus_service.treeverify.source import apply_layer
 from nydus_service.treeverify.tarsplit import TarSplitReader
 
@@ -27,10 +27,10 @@ def overlay_of(*tars: bytes) -> Overlay:
     return overlay
 
 
-def files(overlay: Overlay) -> dict[str, Node]:
+def files(overlay: Overlay) -> dict[str, SourceInode]:
     """All files but the root, by their path without a leading slash."""
-    found: dict[str, Node] = {}
-    pending: list[tuple[str, Node]] = [("", overlay.root)]
+    found: dict[str, SourceInode] = {}
+    pending: list[tuple[str, SourceInode]] = [("", overlay.root)]
     while pending:
         prefix, directory = pending.pop()
         assert directory.children is not None
