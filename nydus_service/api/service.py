@@ -45,7 +45,7 @@ _log = logging.getLogger("nydus_service.api")
 
 
 class ConverterService(ConverterServicer):
-    """The methods, over a job_service and a runner. `end_watches` ends those that would else go on."""
+    """The methods, over a job service and a runner. `end_watches` ends those that would else go on."""
 
     def __init__(self, job_service: JobService, runner: Runner, reader: RequestReader) -> None:
         self._job_service = job_service

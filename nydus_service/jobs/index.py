@@ -89,7 +89,7 @@ class JobIndex:
         return [entry.value for entry in self._entries.values() if isinstance(entry.value, Job)]
 
     def select(self, image: str, states: Sequence[JobState], limit: int, before: str) -> list[Job]:
-        """As `job_service.JobService.list`."""
+        """As `service.JobService.list`."""
         older = self._older(self._entry(before).number if before else self._next_number)
         found: list[Job] = []
         for entry in older:

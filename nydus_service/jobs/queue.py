@@ -105,7 +105,7 @@ class QueueLimits:
 
 
 class JobQueue:
-    """The `job_service.JobService` over a journal and a runner. `run` does the work, `drain` ends it."""
+    """The `service.JobService` over a journal and a runner. `run` does the work, `drain` ends it."""
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class Subscriptions:
 
     @contextmanager
     def follow(self, first: Job | None) -> Iterator[AsyncGenerator[Job, None]]:
-        """As `job_service.JobService.watch`, of this job or of all."""
+        """As `service.JobService.watch`, of this job or of all."""
         watcher = _Subscription(first.id if first else None)
         if first:
             watcher.tell(first)

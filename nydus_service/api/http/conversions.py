@@ -148,7 +148,7 @@ class Conversions:
 
     @asynccontextmanager
     async def _follow(self, job_id: str | None = None) -> AsyncIterator[AsyncIterator[Job | None]]:
-        """A watch of the job_service's, with a beat; see `events.follow`."""
+        """A watch of the job service, with a beat; see `events.follow`."""
         async with self._job_service.watch(job_id) as jobs:
             async with aclosing(events.follow(jobs, self.closing, self._beat_s)) as following:
                 yield following
