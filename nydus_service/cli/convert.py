@@ -89,13 +89,13 @@ async def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise UsageError(f"--{name} goes with --remote only")
     builder = choose_builder(args)
-    async with open_pair(source, target, choose_daemon(args), sweep=not args.dry_run) as places:
+    async with open_pair(source, target, choose_daemon(args), sweep=not args.dry_run) as locations:
         if args.dry_run:
-            tell_preview(args, await preview_image(*places, builder, options))
+            tell_preview(args, await preview_image(*locations, builder, options))
             return 0
         with open_progress(args, verifies=options.verify != "none") as progress:
             result = await convert_image(
-                *places,
+                *locations,
                 builder,
                 VerifierProcess(limits=Limits(args.builder_timeout)),
                 options,

@@ -76,15 +76,15 @@ class Worker:
     async def convert(self, job: Job, progress: Progress) -> ConvertResult:
         request = job.request
         about = {"job": job.id, "source": request.source, "target": request.target}
-        async with self._open(request) as places:
+        async with self._open(request) as locations:
             with self._tracing.job({**about, "namespace": request.namespace}) as trace:
-                return await self._convert(job, places, traced(trace, counted(self._metrics, progress)))
+                return await self._convert(job, locations, traced(trace, counted(self._metrics, progress)))
 
     async def _convert(
-        self, job: Job, places: tuple[Location, Location], progress: Progress
+        self, job: Job, locations: tuple[Location, Location], progress: Progress
     ) -> ConvertResult:
         return await convert_image(
-            *places,
+            *locations,
             self._builder,
             self._verifier,
             self._options(job.request),
@@ -95,8 +95,8 @@ class Worker:
         )
 
     async def preview(self, request: JobRequest) -> Preview:
-        async with self._open(request) as places:
-            return await preview_image(*places, self._builder, self._options(request))
+        async with self._open(request) as locations:
+            return await preview_image(*locations, self._builder, self._options(request))
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]

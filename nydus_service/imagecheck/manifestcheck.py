@@ -47,7 +47,7 @@ class ManifestCheck:
         self._limiter = limiter
         self._work_dir = work_dir
         self._limits = limits
-        self._tar_split: dict[str, Path] = {}
+        self._tar_splits: dict[str, Path] = {}
 
     async def run(self, manifest: FoundManifest, source: FoundManifest | None) -> Checked:
         """
@@ -61,9 +61,7 @@ class ManifestCheck:
             try:
                 bootstrap = await self._read_parts(manifest)
                 chunking = await anyio.to_thread.run_sync(read_chunking, bootstrap)
-            except (
-                FormatError
-            ) as exc:  # the image is what is checked here: damage is the answer, not bad input
+            except FormatError as exc:  # a damaged image is an answer here, and no bad input
                 raise DiffersError(f"damaged: {exc}") from exc
             request = VerificationRequest("read")
             if source:
@@ -109,10 +107,10 @@ class ManifestCheck:
             async with anyio.create_task_group() as tasks:
                 for layer in source.manifest.layers:
                     key = f"{layer.digest.hex}-{chunk_size}-{digester}"
-                    if key not in self._tar_split:
-                        self._tar_split[key] = self._work_dir / f"{key}.tar_split"
+                    if key not in self._tar_splits:
+                        self._tar_splits[key] = self._work_dir / f"{key}.tar-split"
                         tasks.start_soon(
-                            self._record_layer, layer, self._tar_split[key], chunk_size, digester
+                            self._record_layer, layer, self._tar_splits[key], chunk_size, digester
                         )
         except BaseExceptionGroup as group:
             cause = first_cause(group)
@@ -120,7 +118,7 @@ class ManifestCheck:
             raise cause
         return tuple(
             SourceLayer(
-                str(layer.digest), str(self._tar_split[f"{layer.digest.hex}-{chunk_size}-{digester}"])
+                str(layer.digest), str(self._tar_splits[f"{layer.digest.hex}-{chunk_size}-{digester}"])
             )
             for layer in source.manifest.layers
         )

@@ -22,8 +22,14 @@ _OTHER_TYPES = (
     "stargz_index",
     "tar-tarfs",
 )
-BUILD_OPTIONS = ("chunk_size", "compressor", "compression_level", "digester")
-"""Those that `nydus-image` has in the same form; the others differ in choices and defaults."""
+_OF_ANOTHER_FORM = ("fs_version", "prefetch_policy")
+"""Build options whose choices or defaults are others in `nydus-image`."""
+BUILD_OPTIONS = tuple(
+    name
+    for name, row in BUILD_ROWS.items()
+    if row.option.number and row.option.argv != "never" and name not in _OF_ANOTHER_FORM
+)
+"""Build options that `nydus-image` has as the table declares them."""
 LEVELS = ("trace", "debug", "info", "warn", "error")
 _LATER_CREATE = {
     "--chunk-dict": 1,
