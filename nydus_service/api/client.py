@@ -82,7 +82,8 @@ class ApiClient:
         options: Mapping[str, Any] | None = None,
         priority: int = 0,
     ) -> Submitted:
-        """
+        """Submit a conversion.
+
         Args:
             options: some of the fields of `ConvertOptions.as_json`; the daemon's configuration sets the rest.
         """
@@ -91,7 +92,8 @@ class ApiClient:
         return Submitted(job_from(answer.job), answer.joined)
 
     async def get(self, job_id: str) -> Job:
-        """
+        """Look up a job.
+
         Args:
             job_id: the whole id or its first digits.
         """

@@ -105,7 +105,8 @@ def error_of(code: str, message: str) -> NydusServiceError:
 
 
 def status_of(error: NydusServiceError, **metadata: str) -> Status:
-    """
+    """Make the status of an error.
+
     Args:
         metadata: further fields of the ErrorInfo, such as the job.
     """

@@ -50,7 +50,8 @@ def refuse_unknown(message: Message, where: str = "the request") -> None:
 
 
 def options_of(message: pb.ConvertOptions, base: ConvertOptions) -> ConvertOptions:
-    """
+    """Read options from a message.
+
     Args:
         base: values of the options that the message does not set.
     Raises:
@@ -63,7 +64,8 @@ def options_of(message: pb.ConvertOptions, base: ConvertOptions) -> ConvertOptio
 
 
 def options_message(fields: Mapping[str, Any]) -> pb.ConvertOptions:
-    """
+    """Make the message of options.
+
     Args:
         fields: some or all of those that `ConvertOptions.as_json` returns.
     """
@@ -84,7 +86,8 @@ def request_message(request: JobRequest) -> pb.ConvertRequest:
 
 
 def job_message(job: Job, *, brief: bool = False) -> pb.Job:
-    """
+    """Make the message of a job.
+
     Args:
         brief: leave out the large parts: the layers, the whole result.
     """

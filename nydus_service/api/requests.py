@@ -29,7 +29,8 @@ class RequestReader:
     namespace: str = DEFAULT_NAMESPACE
 
     def read(self, message: pb.ConvertRequest) -> JobRequest:
-        """
+        """Read a request, and fill in the defaults.
+
         Raises:
             UsageError: the source or target is missing or invalid, or an option is invalid.
             UnsupportedError: a transport or a value of an option is not supported.
@@ -51,7 +52,8 @@ class RequestReader:
 
 
 def reference(field: str, text: str) -> ImageReference:
-    """
+    """Parse the reference in a field of a request.
+
     Args:
         field: the message's field, for errors.
     Raises:

@@ -64,7 +64,8 @@ class TlsListener:
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """
+    """The settings of the gRPC server.
+
     Attributes:
         socket: absolute path.
         group: name or number of the group that may use the socket; empty for the process's own.

@@ -98,7 +98,7 @@ class ConverterService(ConverterServicer):
             page.next_page_token = page.jobs[-1].id
         return page
 
-    async def Watch(  # type: ignore[override]  # it writes the stream itself, so that `end_watches` also ends a slow write
+    async def Watch(  # type: ignore[override]  # it writes itself, so `end_watches` also ends a slow write
         self, request: pb.WatchRequest, context: "grpc.aio.ServicerContext[Any, pb.Job]"
     ) -> None:
         with self._watching() as scope:

@@ -91,9 +91,11 @@ class Provider(Protocol):
     """Reads committed content, by digest."""
 
     def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
-        """Raises:
-        ContentNotFound: nothing with this digest is committed.
-        UnexpectedContent: the stored size differs from the descriptor.
+        """Open content for reading.
+
+        Raises:
+            ContentNotFound: nothing with this digest is committed.
+            UnexpectedContent: the stored size differs from the descriptor.
         """
         ...
 
@@ -150,7 +152,8 @@ class Ingester(Protocol):
     empty; leaving the block without `commit` aborts it."""
 
     def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
-        """
+        """Start a write.
+
         Args:
             ref: name of the write, also in messages; no concurrent write may use it.
         """
@@ -165,7 +168,8 @@ class ImageStore(Protocol):
     """Names of images."""
 
     async def get(self, name: str) -> Image:
-        """
+        """Look up an image by name.
+
         Args:
             name: the image's name, or "" for the only image, in stores that hold few.
         Raises:

@@ -2,7 +2,7 @@
 
     journal, queue ──► servers ──► triggers ──► READY ──► … ──► SIGTERM
                                                                    │ no requests, no triggers
-                              journal closed ◄── servers ◄─────────┘ running jobs end, or are put back
+                              journal closed ◄── servers ◄─────────┘ running jobs end, or are queued again
 
 A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers, options and the HTTP token
 again; all other settings stay as they were at the start. An error while the servers start ends the daemon

@@ -50,7 +50,8 @@ class ManifestCheck:
         self._tar_split: dict[str, Path] = {}
 
     async def run(self, manifest: FoundManifest, source: FoundManifest | None) -> Checked:
-        """
+        """Check a manifest, and compare it with its source unless that is None.
+
         Raises:
             DiffersError: the image is too damaged to be compared.
             ContentNotFound: a part of the image or of the source is missing.

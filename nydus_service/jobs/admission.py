@@ -40,7 +40,7 @@ def scratch_estimate(job: Job) -> int:
 
 
 def measure(work_dir: Path) -> Free:
-    """Measure what is free now. An unknown value counts as unlimited, so the job itself finds a lack."""
+    """Measure what is free now. An unknown value counts as unlimited; the job itself reports a lack."""
     return Free(_free_space(work_dir), _free_memory(Path("/proc"), Path("/sys/fs/cgroup")))
 
 

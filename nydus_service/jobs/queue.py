@@ -80,7 +80,8 @@ class ShuttingDown(NydusServiceError):
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """
+    """The limits of a job queue.
+
     Attributes:
         running: maximum number of concurrent jobs.
         queue: maximum number of waiting jobs; more are refused.

@@ -156,7 +156,7 @@ class ImageTriggers:
             cause = first_cause(group)
         raise cause  # outside the handler, or the group would become its context
 
-    # Which images to look at.
+    # Which images are due.
 
     async def _scan(self, node: ImageNode, namespaces: Sequence[str]) -> None:
         """Go through all images, and mark those that need work as due."""
@@ -267,7 +267,7 @@ class ImageTriggers:
             return labels.refusal_of(exc, wish.id)
         return labels.answer_of(submitted.job, wish.id)
 
-    # Images that have to wait.
+    # Images that must wait.
 
     def _later(self, key: ImageKey, *, urgent: bool) -> None:
         self._put_off.add(key, urgent=urgent)

@@ -81,11 +81,13 @@ class SubmissionReader:
     namespace: str
 
     def read(self, body: bytes) -> Submission:
-        """Raises:
-        UsageError: the body is not JSON, a field is unknown or of a wrong type, or a reference is invalid.
-        NotAllowedError: the source may not be converted, or a reference is a path on this machine.
-        UnsupportedError: the body has Harbor's CloudEvents format, an image is in a registry, or a transport
-            or an option's value is not supported.
+        """Read a body.
+
+        Raises:
+            UsageError: the body is not JSON, a field is unknown or of a wrong type, or a reference invalid.
+            NotAllowedError: the source may not be converted, or a reference is a path on this machine.
+            UnsupportedError: the body has Harbor's CloudEvents format, an image is in a registry, or a
+                transport or an option's value is not supported.
         """
         kind = _decode(body, _Kind)
         if kind.specversion is not msgspec.UNSET:
