@@ -1,4 +1,4 @@
-"""A client of the daemon: its answers as jobs, its errors as ours, so that they end with the same status."""
+"""A client of the daemon. It returns jobs and raises this project's errors, which keep their exit status."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,10 +26,10 @@ from nydus_service.rpc.cancellation import await_rpc
 from nydus_service.rpc.channel import open_tls_channel, open_unix_channel
 
 ANSWER_SIZE_MAX: Final = 64 << 20
-"""Bytes of an answer: the whole result of a job with thousands of layers has a few MiB."""
+"""Largest answer, in bytes. The whole result of a job with thousands of layers has a few MiB."""
 
 CALL_S: Final = 60.0
-"""Until a call is given up that works nothing off."""
+"""Timeout of a call, in seconds. Plans and checks have none."""
 
 _CHANNEL_OPTIONS = (("grpc.max_receive_message_length", ANSWER_SIZE_MAX),)
 _Q = TypeVar("_Q")
@@ -42,8 +42,8 @@ class TlsServer:
 
     Attributes:
         address: HOST:PORT.
-        ca: whose certificate the daemon must have, PEM.
-        certificate, key: of this client, PEM.
+        ca: the authority that must have issued the daemon's certificate, a PEM file.
+        certificate, key: this client's, PEM files.
     """
 
     address: str
@@ -62,13 +62,13 @@ class JobPage(NamedTuple):
 class ApiClient:
     """A connection to a daemon. Made by `open_client`.
 
-    All methods raise what the daemon says, and UnreachableError if it does not answer.
+    All methods raise the error that the daemon reports, or UnreachableError if it does not answer.
     """
 
     def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
         """
         Args:
-            address: as messages name it.
+            address: the daemon's, for error messages.
         """
         self._stub = ConverterStub(channel)
         self.address = address
@@ -82,18 +82,20 @@ class ApiClient:
         options: Mapping[str, Any] | None = None,
         priority: int = 0,
     ) -> Submitted:
-        """
+        """Submit a conversion.
+
         Args:
-            options: some of what `ConvertOptions.as_json` has; the daemon's configuration says the others.
+            options: some of the fields of `ConvertOptions.as_json`; the daemon's configuration sets the rest.
         """
         request = _convert_request(source, target, namespace, options)
         answer = await self._call(self._stub.Submit, pb.SubmitRequest(request=request, priority=priority))
         return Submitted(job_from(answer.job), answer.joined)
 
     async def get(self, job_id: str) -> Job:
-        """
+        """Look up a job.
+
         Args:
-            job_id: or the first digits of it.
+            job_id: the whole id or its first digits.
         """
         return job_from(await self._call(self._stub.Get, pb.GetRequest(id=job_id)))
 
@@ -107,7 +109,7 @@ class ApiClient:
         return JobPage(list(map(job_from, answer.jobs)), answer.next_page_token)
 
     async def watch(self, job_id: str = "") -> AsyncGenerator[Job, None]:
-        """Follow a job until it is finished, or all jobs for ever. Close it if you leave it before."""
+        """Follow one job until it is finished, or all jobs without end. Close the generator to stop early."""
         call = self._stub.Watch(pb.WatchRequest(id=job_id))
         messages = aiter(call)
         try:
@@ -170,11 +172,11 @@ async def open_client(server: Path | TlsServer) -> AsyncIterator[ApiClient]:
     """Connect to a daemon.
 
     Args:
-        server: the path of a socket, or where TCP is.
+        server: the path of a Unix socket, or a TCP address with its certificates.
     Raises:
-        UnreachableError: nobody is there; the message says what to do.
+        UnreachableError: no daemon answers; the message says what to do.
         NotAllowedError: this user may not use the socket.
-        NotFoundError: a file of a certificate is not there.
+        NotFoundError: a certificate or key file does not exist.
     """
     if isinstance(server, TlsServer):
         texts = await anyio.to_thread.run_sync(_read_files, server)
@@ -196,7 +198,7 @@ def _convert_request(
 
 
 def _read_files(server: TlsServer) -> list[bytes]:
-    """Returns: authority, key, certificate."""
+    """Returns: the PEM text of the authority, the key and the certificate."""
     texts = []
     for path in (server.ca, server.key, server.certificate):
         try:
@@ -207,7 +209,7 @@ def _read_files(server: TlsServer) -> list[bytes]:
 
 
 def _explain(path: Path, exc: OSError) -> NydusServiceError:
-    """Why no daemon can be reached at a socket."""
+    """Make the error that explains why no daemon can be reached at a socket."""
     match exc:
         case PermissionError():
             return NotAllowedError(

@@ -1,6 +1,6 @@
-"""Our errors as gRPC statuses, and back: `google.rpc.Status` with an `ErrorInfo` that has our stable word.
+"""Convert errors to gRPC statuses and back: `google.rpc.Status` whose `ErrorInfo` holds the stable code.
 
-The table is the one at the top of protos/nydus_service/v1/converter.proto.
+The table matches the one at the top of protos/nydus_service/v1/converter.proto.
 
 Sources: google/rpc/error_details.proto; google.aip.dev/193; gRPC's `grpc-status-details-bin`.
 """
@@ -33,11 +33,11 @@ from nydus_service.jobs.queue import QueueFull, ShuttingDown
 DOMAIN: Final = "nydus-service"
 
 RETRY_S: Final = 5
-"""When to ask again where too much waits: a job seldom takes less."""
+"""Seconds until a refused client should retry; a job seldom takes less."""
 
 
 class TooManyCalls(NydusServiceError):
-    """The daemon answers as many long calls as it will."""
+    """The daemon already serves its maximum number of long calls."""
 
     code, exit_code = "too_many_calls", UnreachableError.exit_code
 
@@ -56,7 +56,7 @@ _STATUS: Final = {
     "differs": StatusCode.FAILED_PRECONDITION,
     "builder_failed": StatusCode.ABORTED,
 }
-"""By the code of an error, or of the kind that it is below."""
+"""Keyed by the code of an error or of one of its base classes."""
 
 _ASK_AGAIN: Final = (QueueFull, TooManyCalls)
 
@@ -88,16 +88,16 @@ _OF_GRPC: Final[dict[StatusCode, type[NydusServiceError]]] = {
     StatusCode.UNAUTHENTICATED: NotAllowedError,
     StatusCode.UNAVAILABLE: UnreachableError,
     StatusCode.DEADLINE_EXCEEDED: UnreachableError,
-    StatusCode.CANCELLED: UnreachableError,  # by the daemon, when it ends: our own cancels never get here
+    StatusCode.CANCELLED: UnreachableError,  # by a daemon that ends; the client's own cancels never get here
     StatusCode.RESOURCE_EXHAUSTED: TooManyCalls,
 }
-"""What gRPC itself says, of a call that did not get as far as the service."""
+"""For statuses of gRPC itself, when a call did not reach the service."""
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 
 def error_of(code: str, message: str) -> NydusServiceError:
-    """The error that a stable word means. One that is not known here keeps the word in its message."""
+    """Make the error for a stable code. An unknown code is kept in the message."""
     kind = _KINDS.get(code)
     if kind is not None:
         return kind(message)
@@ -105,9 +105,10 @@ def error_of(code: str, message: str) -> NydusServiceError:
 
 
 def status_of(error: NydusServiceError, **metadata: str) -> Status:
-    """
+    """Make the status of an error.
+
     Args:
-        metadata: what else ErrorInfo is to say: the job.
+        metadata: further fields of the ErrorInfo, such as the job.
     """
     details: list[ErrorInfo | RetryInfo] = [ErrorInfo(reason=error.code, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, _ASK_AGAIN):
@@ -121,7 +122,7 @@ def status_of(error: NydusServiceError, **metadata: str) -> Status:
 
 
 def error_from(exc: grpc.aio.AioRpcError) -> NydusServiceError:
-    """What the status of a call means."""
+    """Make the error that the status of a failed call stands for."""
     for key, value in exc.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             info = _error_info(Status.FromString(value).details)
@@ -140,6 +141,6 @@ def _error_info(details: Iterable[Any]) -> ErrorInfo | None:
 
 
 def _grpc_code(error: NydusServiceError) -> StatusCode:
-    """By its own code, else by those of the kinds above it."""
+    """Look up the error's own code, then those of its base classes."""
     codes = [kind.__dict__["code"] for kind in type(error).__mro__ if "code" in kind.__dict__]
     return next((_STATUS[code] for code in codes if code in _STATUS), StatusCode.INTERNAL)

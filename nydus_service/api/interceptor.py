@@ -1,4 +1,4 @@
-"""What all methods of the API share: requests are decoded and checked, errors become statuses."""
+"""An interceptor of all API methods: it decodes and checks requests, and turns errors into statuses."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ _log: Final = logging.getLogger("nydus_service.api")
 class StatusInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the methods of one service; calls of other services pass unchanged.
 
-    It takes a request as bytes and decodes it here: gRPC would answer INTERNAL, without a reason, to a
+    It receives a request as bytes and decodes it itself: gRPC would answer INTERNAL, without a reason, to a
     request that does not decode.
     """
 
@@ -81,6 +81,6 @@ async def _abort(context: _Context, status: Status) -> None:
 
 
 def _metadata(request: Message | None) -> dict[str, str]:
-    """What ErrorInfo says beyond the error: the job that a request names."""
+    """The metadata of ErrorInfo: the job that a request names."""
     job_id = getattr(request, "id", "")
     return {"job": job_id} if job_id else {}

@@ -1,9 +1,9 @@
-"""The Unix socket of the daemon: never open to more than it shall be, never two daemons' at once.
+"""The Unix socket of the daemon: never open to more users than configured, and never shared by two daemons.
 
-A socket is bound in a directory that only we may enter, gets its mode and group there, and then is renamed to
-its place: nobody can connect before it is as it should be, and what a dead daemon left is replaced in one
-step. Who looks whether another daemon listens, and takes its place if not, holds a lock on the directory
-while doing so, so that of two which start at once one is told of the other.
+A socket is bound in a private directory, gets its mode and group there, and then is renamed to its place. No
+client can connect before the permissions are set, and the socket of a dead daemon is replaced atomically.
+A daemon holds a lock on the directory while it checks for another daemon and takes the place, so that of two
+that start at once, the second reports the first.
 """
 
 import contextlib
@@ -24,26 +24,26 @@ from nydus_service.errors import NydusServiceError, UsageError, from_os_error
 
 MODE: Final = 0o660
 PATH_LENGTH_MAX: Final = 107
-"""Bytes of a socket's path: `sun_path` of unix(7), with its NUL."""
+"""Bytes of a socket's path: the 108 of `sun_path` in unix(7), without its NUL."""
 
 _PROBE_S = 5.0
 
 
 class AlreadyRunning(NydusServiceError):
-    """Another daemon listens where this one was to."""
+    """Another daemon already listens at the socket's path."""
 
     code = "already_running"
 
 
 @dataclass(frozen=True, slots=True)
 class BoundSocket:
-    """A socket in its place. Nobody else's with the same path is taken for it."""
+    """A socket in its place. The inode distinguishes it from a later socket at the same path."""
 
     path: Path
     inode: int
 
     def remove(self) -> None:
-        """Remove it, if it is still there."""
+        """Remove the socket if it is still in its place."""
         with contextlib.suppress(FileNotFoundError):
             if self.path.lstat().st_ino == self.inode:
                 self.path.unlink()
@@ -51,15 +51,15 @@ class BoundSocket:
 
 @contextmanager
 def binding(path: Path, group: str) -> Iterator[Path]:
-    """Give a path to bind a socket at. When the block is left, what was bound is at `path`; see `placed`.
+    """Yield a private path to bind a socket at, and move it to `path` when the block ends; see `placed`.
 
     Args:
-        path: absolute; its directory is made if it is not there.
-        group: that may connect, by name or number; empty: this process's own.
+        path: absolute; its directory is created if it does not exist.
+        group: name or number of the group that may connect; empty for this process's own.
     Raises:
-        AlreadyRunning: a daemon listens there.
-        UsageError: there is no such group, the path is too long, or something else is there.
-        NotAllowedError: it cannot be made there, or not given to the group.
+        AlreadyRunning: a daemon listens at `path`.
+        UsageError: no such group exists, the path is too long, or `path` is not a socket.
+        NotAllowedError: this process may not create the socket there, or give it to the group.
     """
     group_id = _group_id(group)
     try:
@@ -104,7 +104,12 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _check_free(path: Path) -> None:
-    """Whether a socket can be put there: nothing is there, or the socket of a daemon that is dead."""
+    """Check that a socket can be placed: the path is free, or the socket of a dead daemon.
+
+    Raises:
+        AlreadyRunning: a daemon listens there.
+        UsageError: a file that is not a socket is there.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

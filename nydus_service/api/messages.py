@@ -1,6 +1,6 @@
-"""Jobs, requests and results as messages of the API, and back. Pure.
+"""Convert jobs, requests and results to messages of the API, and back. Pure.
 
-A message that says what is not known here is refused: a newer client would believe that it was heard.
+A message with unknown fields is refused; otherwise a newer client would believe that they took effect.
 """
 
 import math
@@ -33,11 +33,12 @@ _NANO: Final = 10**9
 
 
 def refuse_unknown(message: Message, where: str = "the request") -> None:
-    """
+    """Refuse a message with fields that its declaration does not have.
+
     Args:
-        where: how a message of an error names it.
+        where: the message's name in the error.
     Raises:
-        UsageError: a field, here or further in, that the declaration does not have.
+        UsageError: the message, or one nested in it, has an unknown field.
     """
     unknown = UnknownFieldSet(message)
     if len(unknown):
@@ -49,11 +50,12 @@ def refuse_unknown(message: Message, where: str = "the request") -> None:
 
 
 def options_of(message: pb.ConvertOptions, base: ConvertOptions) -> ConvertOptions:
-    """
+    """Read options from a message.
+
     Args:
-        base: has what the message does not say.
+        base: values of the options that the message does not set.
     Raises:
-        UsageError, UnsupportedError: a value that there is not; the error names it.
+        UsageError, UnsupportedError: a value is invalid; the error names it.
     """
     fields = {}
     for field, value in message.ListFields():
@@ -62,9 +64,10 @@ def options_of(message: pb.ConvertOptions, base: ConvertOptions) -> ConvertOptio
 
 
 def options_message(fields: Mapping[str, Any]) -> pb.ConvertOptions:
-    """
+    """Make the message of options.
+
     Args:
-        fields: some or all of what `ConvertOptions.as_json` gives.
+        fields: some or all of those that `ConvertOptions.as_json` returns.
     """
     values: dict[str, Any] = {
         name: pb.Strings(values=value) if TABLE[name].option.kind.is_list else value
@@ -83,9 +86,10 @@ def request_message(request: JobRequest) -> pb.ConvertRequest:
 
 
 def job_message(job: Job, *, brief: bool = False) -> pb.Job:
-    """
+    """Make the message of a job.
+
     Args:
-        brief: leave out what is large: the layers, the whole result.
+        brief: leave out the large parts: the layers, the whole result.
     """
     return pb.Job(
         id=job.id,
@@ -109,7 +113,7 @@ def job_message(job: Job, *, brief: bool = False) -> pb.Job:
 
 
 def job_from(message: pb.Job) -> Job:
-    """The job that a message tells of; of its result what `json` has."""
+    """Read a job from a message. The result is read from its `json` field."""
     error = message.error
     return Job(
         id=message.id,
@@ -140,12 +144,12 @@ def job_from(message: pb.Job) -> Job:
 
 
 def state_name(state: JobState) -> str:
-    """As the declaration has it; protobuf takes it for the value."""
+    """The name of the enum value in the declaration; protobuf accepts it as the value."""
     return f"JOB_STATE_{state.name}"
 
 
 def state_from(value: int) -> JobState:
-    """Raises: UsageError: it is none."""
+    """Raises: UsageError: no job state has this value."""
     return _state_from("job state", pb.JobState, "JOB_STATE_", JobState, value)
 
 
@@ -263,7 +267,7 @@ def _state_from(what: str, enum: Any, prefix: str, kind: type[_E], value: int) -
 def _timestamp(seconds: float | None) -> Timestamp | None:
     if seconds is None:
         return None
-    whole = math.floor(seconds)  # a product with all of it would have too many digits for a float
+    whole = math.floor(seconds)  # the nanoseconds of the whole time have too many digits for a float
     more, nanos = divmod(round((seconds - whole) * _NANO), _NANO)
     return Timestamp(seconds=whole + more, nanos=nanos)
 

@@ -1,4 +1,4 @@
-"""Requests to convert, as clients send them, made into those that jobs know. Pure."""
+"""Read conversion requests of clients into job requests. Pure."""
 
 import os.path
 from dataclasses import dataclass
@@ -13,26 +13,27 @@ from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import ConvertOptions
 
 DEFAULT_NAMESPACE: Final = "default"
-"""Of containerd, where a request names none; as `ctr` has it."""
+"""containerd namespace where neither request nor configuration names one; the default of `ctr`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestReader:
-    """Reads requests by what the daemon is set to.
+    """Reads requests with the daemon's defaults.
 
     Attributes:
-        defaults: options of whoever does not say.
-        namespace: of containerd, likewise.
+        defaults: options where a request sets none.
+        namespace: containerd namespace where a request sets none.
     """
 
     defaults: ConvertOptions
     namespace: str = DEFAULT_NAMESPACE
 
     def read(self, message: pb.ConvertRequest) -> JobRequest:
-        """
+        """Read a request, and fill in the defaults.
+
         Raises:
-            UsageError: no source or target, one that is no reference, or an option that there is not.
-            UnsupportedError: what nobody here can do.
+            UsageError: the source or target is missing or invalid, or an option is invalid.
+            UnsupportedError: a transport or a value of an option is not supported.
         """
         source, target = reference("source", message.source), reference("target", message.target)
         check_target(target)
@@ -44,19 +45,20 @@ class RequestReader:
         )
 
     def namespace_of(self, asked: str, *references: ImageReference) -> str:
-        """The namespace that counts; empty if none of the references means containerd."""
+        """The namespace to use; empty if no reference is in containerd."""
         if all(each.transport is not Transport.CONTAINERD for each in references):
             return ""
         return asked or self.namespace
 
 
 def reference(field: str, text: str) -> ImageReference:
-    """
+    """Parse the reference in a field of a request.
+
     Args:
-        field: of the message, for errors.
+        field: the message's field, for errors.
     Raises:
-        UsageError: it is none, or has a path that depends on where the daemon was started.
-        UnsupportedError: it is of a transport that is not there.
+        UsageError: the text is empty or not a valid reference, or has a relative path.
+        UnsupportedError: the transport is not supported.
     """
     if not text:
         raise UsageError(f"the request names no {field}")

@@ -1,4 +1,4 @@
-"""The gRPC server of the daemon: a Unix socket, and TCP with mutual TLS where that is configured."""
+"""The gRPC server of the daemon: on a Unix socket, and on TCP with mutual TLS if configured."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -25,13 +25,13 @@ from nydus_service.jobs.service import JobService, Runner
 from nydus_service.options.convert import ConvertOptions
 
 REQUEST_SIZE_MAX: Final = 1 << 20
-"""Bytes of a request: references and a few options."""
+"""Largest request, in bytes. A request has references and a few options."""
 
 CALLS_MAX: Final = 1024
-"""Of all clients together. Watches are bounded further, so that they leave room for others."""
+"""Concurrent calls of all clients. Watches have a lower limit, so that they leave room for other calls."""
 
 STREAMS_MAX: Final = 256
-"""Calls at a time on one connection; the client's gRPC lets others wait."""
+"""Concurrent calls on one connection; the client's gRPC queues further ones."""
 
 _KEEPALIVE_MS = 60_000
 _SERVICES = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -39,7 +39,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", REQUEST_SIZE_MAX),
     ("grpc.max_concurrent_streams", STREAMS_MAX),
     ("grpc.max_metadata_size", 16 << 10),
-    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),  # a machine that vanished holds no watch for ever
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),  # ends the watches of a vanished machine
     ("grpc.so_reuseport", 0),
 )
 
@@ -48,12 +48,12 @@ _log = logging.getLogger("nydus_service.api")
 
 @dataclass(frozen=True, slots=True)
 class TlsListener:
-    """TCP, for clients that show a certificate.
+    """TCP, for clients with a certificate.
 
     Attributes:
-        address: HOST:PORT; port 0: any that is free.
-        certificate, key: of this server, PEM.
-        client_ca: whose certificates clients must have, PEM.
+        address: HOST:PORT; port 0 for any free port.
+        certificate, key: this server's, PEM files.
+        client_ca: the authority that must have issued a client's certificate, a PEM file.
     """
 
     address: str
@@ -64,13 +64,14 @@ class TlsListener:
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """
+    """The settings of the gRPC server.
+
     Attributes:
         socket: absolute path.
-        group: that may use the socket, by name or number; empty: the process's own.
-        defaults: options of conversions that a request leaves open.
-        namespace: of containerd, likewise.
-        grace_s: how long calls may still take when the server ends.
+        group: name or number of the group that may use the socket; empty for the process's own.
+        defaults: options where a request sets none.
+        namespace: containerd namespace where a request sets none.
+        grace_s: seconds that calls in progress may still take when the server ends.
     """
 
     socket: Path
@@ -82,27 +83,27 @@ class ApiSettings:
 
 
 class ApiServer:
-    """A server that listens. Made by `open_api_server`."""
+    """A listening server. Made by `open_api_server`."""
 
     def __init__(self, port: int, service: ConverterService, health: Any) -> None:
         """
         Args:
-            port: of TCP; 0: there is none.
+            port: the TCP port; 0 without TCP.
         """
         self.port = port
         self._service = service
         self._health = health
 
     def set_defaults(self, defaults: ConvertOptions) -> None:
-        """Have conversions that come from now on use other options where they leave them open."""
+        """Replace the default options of later conversions."""
         self._service.reader = replace(self._service.reader, defaults=defaults)
 
     async def begin_drain(self) -> None:
-        """Say to health checks that no requests are taken any more. Jobs can still be watched."""
+        """Report to health checks that no more requests are accepted. Jobs can still be watched."""
         await self._health.enter_graceful_shutdown()
 
     async def end_watches(self) -> None:
-        """End the streams of all who watch, who are told that the daemon ends."""
+        """End all watch streams with an error which reports that the daemon ends."""
         await self.begin_drain()
         self._service.end_watches()
 
@@ -111,13 +112,13 @@ class ApiServer:
 async def open_api_server(
     job_service: JobService, runner: Runner, settings: ApiSettings
 ) -> AsyncIterator[ApiServer]:
-    """Serve while the block lasts; then end it: watches at once, other calls after a grace.
+    """Serve until the block ends; then end watches at once, and other calls after `grace_s`.
 
     Raises:
         AlreadyRunning: a daemon listens at the socket.
-        UsageError: a setting cannot be: no such group, a path too long, no certificate.
-        NotAllowedError, NotFoundError: of the files that the settings name.
-        UnreachableError: the TCP address is not free.
+        UsageError: a setting is invalid: an unknown group, a path that is too long, a file that is not PEM.
+        NotAllowedError, NotFoundError: a file that the settings name may not be used, or does not exist.
+        UnreachableError: the server cannot listen at the TCP address with its certificate.
     """
     service = ConverterService(job_service, runner, RequestReader(settings.defaults, settings.namespace))
     server = grpc.aio.server(
@@ -150,7 +151,7 @@ async def open_api_server(
 
 
 async def _add_tls(server: grpc.aio.Server, tls: TlsListener) -> int:
-    """Returns: the port."""
+    """Returns: the bound TCP port."""
     key, certificate, client_ca = await anyio.to_thread.run_sync(_read_all, tls)
     credentials = grpc.ssl_server_credentials([(key, certificate)], client_ca, require_client_auth=True)
     try:

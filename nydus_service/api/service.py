@@ -1,7 +1,7 @@
-"""The service `nydus_service.v1.Converter`: arguments checked, the job service asked, answers as messages.
+"""The service `nydus_service.v1.Converter`: it checks arguments, calls the job service, and answers.
 
-protos/nydus_service/v1/converter.proto says what each method does. `StatusInterceptor` checks the requests
-before, and turns the errors that a method raises into statuses.
+protos/nydus_service/v1/converter.proto documents each method. `StatusInterceptor` checks the requests first,
+and turns the errors that a method raises into statuses.
 """
 
 import logging
@@ -32,20 +32,20 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["Converter"]
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 1 << 20
-"""Of a List answer: far below what any client takes by default, 4 MiB, even if the last job is big."""
+"""Largest List answer, in bytes: far below the 4 MiB that clients accept by default."""
 
 PRIORITY_MAX: Final = 1000
 PREFIX_MIN: Final = 4
 ID_LENGTH: Final = 32
 WATCHERS_MAX: Final = 256
 CHECKS_MAX: Final = 4
-"""Checks and plans at a time; others wait. The processes that they start are bounded by the runner."""
+"""Concurrent checks and plans; others wait. The runner limits the processes that they start."""
 
 _log = logging.getLogger("nydus_service.api")
 
 
 class ConverterService(ConverterServicer):
-    """The methods, over a job service and a runner. `end_watches` ends those that would else go on."""
+    """The methods, over a job service and a runner. `end_watches` ends the open watches."""
 
     def __init__(self, job_service: JobService, runner: Runner, reader: RequestReader) -> None:
         self._job_service = job_service
@@ -57,7 +57,7 @@ class ConverterService(ConverterServicer):
         self._ending = False
 
     def end_watches(self) -> None:
-        """Tell all who watch that the daemon ends, now and from now on."""
+        """End all current and later watches with ShuttingDown."""
         self._ending = True
         for scope in self._watches:
             scope.cancel()
@@ -81,7 +81,7 @@ class ConverterService(ConverterServicer):
             jobs = self._job_service.list(
                 image=request.image,
                 states=[state_from(value) for value in request.states],
-                limit=limit + 1,  # tells whether there are more
+                limit=limit + 1,  # one extra shows whether there are more
                 before=request.page_token,
             )
         except JobNotFound as exc:
@@ -98,7 +98,7 @@ class ConverterService(ConverterServicer):
             page.next_page_token = page.jobs[-1].id
         return page
 
-    async def Watch(  # type: ignore[override]  # it writes itself: `end_watches` then also ends a slow write
+    async def Watch(  # type: ignore[override]  # it writes itself, so `end_watches` also ends a slow write
         self, request: pb.WatchRequest, context: "grpc.aio.ServicerContext[Any, pb.Job]"
     ) -> None:
         with self._watching() as scope:
@@ -155,11 +155,11 @@ class ConverterService(ConverterServicer):
         raise UnsupportedError("reconvert is not there yet")
 
     def _find(self, prefix: str) -> Job:
-        """The job whose id begins with these digits.
+        """Find the job whose id begins with these digits.
 
         Raises:
-            UsageError: too few digits, or several jobs begin with them.
-            JobNotFound: none does.
+            UsageError: there are too few digits, or several ids begin with them.
+            JobNotFound: no id begins with them.
         """
         if len(prefix) < PREFIX_MIN:
             raise UsageError(f"job {prefix!r}: give the id, or at least {PREFIX_MIN} of its first digits")
@@ -178,11 +178,11 @@ class ConverterService(ConverterServicer):
 
     @contextmanager
     def _watching(self) -> Iterator[anyio.CancelScope]:
-        """Count a watch, and let it be ended.
+        """Count a watch, and let `end_watches` end it.
 
         Raises:
-            TooManyCalls: there are too many.
-            ShuttingDown: nobody is to watch any more.
+            TooManyCalls: the maximum number of watches is open already.
+            ShuttingDown: the daemon ends.
         """
         if self._ending:
             raise _ending()

@@ -1,14 +1,14 @@
 """The stores over images in one tar file, read in place and replaced as a whole.
 
-What is written goes to a scratch layout beside the file, `.NAME.nydus-service-<random>`, and so does
-the new archive, until it takes the name of the old one by a rename. All that the old one held, other
-images and their blobs, is taken over. A scratch layout lives under a lease of its own (layoutdir.py):
-it vanishes when it ends, and what a killed process left is swept by the next one at the same file.
+Blobs are written to a scratch layout next to the file, `.NAME.nydus-service-<random>`. So is the new archive,
+until a rename replaces the old one with it. The new archive takes over all other images of the old one, with
+their blobs. A scratch layout has a lease of its own (layoutdir.py), and is removed when the lease ends. The
+next process that writes to the same file sweeps the scratch layouts of killed processes.
 
-    reading a blob    from the scratch layout, else from the archive as it was when it was opened last
+    reading a blob    from the scratch layout, else from the archive as last opened
     writing a blob    to the scratch layout
-    naming an image   archive as it is now + that image -> new archive -> rename, if it is still that one;
-                      else again, from the one that somebody else made meanwhile
+    naming an image   current archive + that image -> new archive -> rename, if the archive is unchanged;
+                      else repeated with the archive that another process made meanwhile
 """
 
 import os
@@ -51,9 +51,9 @@ _OWN_LEASE = "archive"
 
 @asynccontextmanager
 async def open_archive(path: Path) -> AsyncIterator[Stores]:
-    """The stores over an archive file, which need not exist: it is made when the first image is named.
+    """Open the stores over an archive file, which need not exist: naming the first image creates it.
 
-    Takes an OCI layout in a tar, and to read from, archives of `docker save`.
+    The file is an OCI layout in a tar, or, only to read from, an archive of `docker save`.
     """
     archive = _Archive(path)
     try:
@@ -65,11 +65,11 @@ async def open_archive(path: Path) -> AsyncIterator[Stores]:
 
 
 class _Archive:
-    """The file, as it was opened last, and the scratch layout, once something is written."""
+    """The archive file as last opened, and the scratch layout once something is written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._files: list[ArchiveFile] = []  # the last one is the newest; readers may use older ones
+        self._files: list[ArchiveFile] = []  # the last is the newest; readers may still use older ones
         self._scratch: tuple[LayoutDir, int] | None = None
         self._opening = anyio.Lock()
 
@@ -77,19 +77,19 @@ class _Archive:
         return f"oci-archive:{self.path}"
 
     async def file(self) -> ArchiveFile | None:
-        """The archive as it is now; None if there is none."""
+        """The current archive; None if the file does not exist."""
         async with self._opening:
             return await in_thread(f"read {self}", self._open_newest)
 
     async def scratch(self) -> tuple[LayoutDir, int]:
-        """The scratch layout and the lease that keeps it; made when it is asked for first."""
+        """The scratch layout and the file descriptor of its lease, created on first use."""
         async with self._opening:
             if self._scratch is None:
                 self._scratch = await in_thread(f"write beside {self.path}", self._make_scratch)
             return self._scratch
 
     def scratch_path(self, digest: Digest) -> Path | None:
-        """The file of a blob that was written here; None if it wasn't."""
+        """The file of a blob in the scratch layout; None if the blob was not written there."""
         path = self._scratch[0].blob_path(digest) if self._scratch else None
         return path if path and path.exists() else None
 
@@ -123,7 +123,7 @@ class _Archive:
             scratch = self.path.parent / name
             if name.startswith(prefix) and scratch.is_dir():
                 LayoutDir(scratch).tidy()
-                with suppress(OSError):  # in use; or empty, if its maker was killed at once
+                with suppress(OSError):  # fails if in use; empty if its process was killed early
                     scratch.rmdir()
 
 
@@ -142,12 +142,12 @@ class ArchiveReader:
 
 
 class ArchiveContent:
-    """Blobs of the archive, and those that are to get into it."""
+    """Blobs of the archive, and those of the scratch layout."""
 
     def __init__(self, archive: _Archive, written: LayoutContent | None = None) -> None:
         """
         Args:
-            written: the scratch layout under a lease of the caller's; None for that of the archive.
+            written: the scratch layout under the caller's lease; None for the archive's own lease.
         """
         self._archive = archive
         self._written = written
@@ -188,7 +188,7 @@ class ArchiveContent:
 
 
 class ArchiveImages:
-    """The index of the archive. Every change writes the archive anew."""
+    """The index of the archive. Every change writes a new archive."""
 
     def __init__(self, archive: _Archive) -> None:
         self._archive = archive
@@ -210,14 +210,14 @@ class ArchiveImages:
         await self._change(lambda index: point(index, image, str(self._archive)))
 
     async def delete(self, name: str) -> None:
-        """Write the archive without this image, and without what only that one had."""
+        """Write the archive without this image, and without the blobs that only this image had."""
         if await self._archive.file() is None:
             raise ImageNotFound(f"there is no file {self._archive.path}")
         await self._change(lambda index: remove(index, name, str(self._archive)))
 
     async def _change(self, change: Callable[[Index], Index]) -> None:
         while not await self._try_change(change):
-            pass  # somebody else replaced the archive meanwhile: its images are to be kept, too
+            pass  # another process replaced the archive meanwhile; keep its images, too
 
     async def _try_change(self, change: Callable[[Index], Index]) -> bool:
         old = await self._archive.file()
@@ -238,7 +238,7 @@ class ArchiveImages:
         return placed
 
     async def _blobs(self, index: Index, old: ArchiveFile | None) -> Sequence[BlobSource]:
-        """Where the blobs of all images are; non-distributable layers may be nowhere."""
+        """The sources of all images' blobs; non-distributable layers may be missing."""
         sources = {}
         for entry in index.manifests:
             for desc in await closure(self._content, entry):
@@ -261,7 +261,7 @@ class ArchiveImages:
         return BlobSource(digest, old.size(blob), lambda: _pieces_of_blob(old, blob))
 
     def _replace(self, draft: Path, old: ArchiveFile | None) -> bool:
-        """Give the new archive its name; not if the archive is another one by now."""
+        """Rename the new archive to its place. Returns False if the archive was replaced meanwhile."""
         path = self._archive.path
         lock_path = path.parent / f".{path.name}.nydus-service-lock"
         lock = acquire(lock_path)
@@ -286,12 +286,12 @@ class ArchiveLease:
         self.content: ContentStore = ArchiveContent(archive, LayoutContent(directory, fd))
 
     async def hold(self, digest: Digest) -> None:
-        """Nothing to do but look: what is in the archive goes with its image only."""
+        """Check that the content exists. Content of the archive is only removed with its image."""
         await self.content.info(digest)
 
 
 class ArchiveLeases:
-    """What a lease kept is in the archive by its end, or gone with the scratch layout."""
+    """Leases of the scratch layout. Content that is not in the archive when its lease ends is removed."""
 
     def __init__(self, archive: _Archive) -> None:
         self._archive = archive
@@ -317,7 +317,7 @@ def _write_draft(fd: int, index: Index, blobs: Sequence[BlobSource]) -> None:
 def _pieces_of_file(path: Path) -> Iterator[bytes]:
     with open(path, "rb", buffering=0) as file:
         while piece := file.read(PIECE_SIZE):
-            check_cancelled()  # an archive may be large: no need to finish one that nobody wants
+            check_cancelled()  # an archive may be large, so do not finish a cancelled one
             yield piece
 
 

@@ -1,9 +1,9 @@
-"""A tar file with images in it: an OCI layout, or what older Dockers save; and the one that we write.
+"""Read tar files with images, OCI layouts or archives of older Dockers, and write OCI layouts.
 
     oci-archive      oci-layout, index.json, blobs/<algorithm>/<hex>; also by `docker save` since 25
     docker-archive   manifest.json, configs, layer tars (dockerarchive.py)
 
-We write oci-archives, the same bytes for the same images: sorted, without times or owners.
+Written archives are oci-archives, with the same bytes for the same images: sorted, without times or owners.
 
 Sources: containers-transports(5); OCI image-spec image-layout.md.
 """
@@ -28,7 +28,7 @@ BLOBS: Final = "blobs"
 _MARKER_FIELDS = {"imageLayoutVersion": "1.0.0"}
 
 Blob: TypeAlias = Span | bytes
-"""Where a blob is in the archive; itself if it is in none of its files."""
+"""A blob's place in the archive, or its bytes."""
 
 
 class ArchiveFile:
@@ -37,8 +37,8 @@ class ArchiveFile:
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            FileNotFoundError: there is none.
-            UsageError, UnsupportedError, FormatError: no archive of images, or a damaged one.
+            FileNotFoundError: the file does not exist.
+            UsageError, UnsupportedError, FormatError: the file is not an archive of images, or is damaged.
         """
         self.files = TarIndex.open(path)
         try:
@@ -52,7 +52,7 @@ class ArchiveFile:
         self.files.close()
 
     def read(self, blob: Blob, offset: int, size: int) -> bytes:
-        """Read exactly `size` bytes, less at the end of the blob only."""
+        """Read exactly `size` bytes, fewer only at the end of the blob."""
         if isinstance(blob, bytes):
             return blob[offset : offset + size]
         return self.files.read(blob, offset, size)
@@ -78,7 +78,7 @@ class ArchiveFile:
             if len(parts) == 3 and parts[0] == BLOBS:
                 try:
                     yield Digest(f"{parts[1]}:{parts[2]}"), span
-                except (FormatError, UnsupportedError):  # not a blob's name: of no use to anybody
+                except (FormatError, UnsupportedError):  # not a blob's name
                     continue
 
 
@@ -95,9 +95,9 @@ def write_archive(target: BinaryIO, index: Index, blobs: Iterable[BlobSource]) -
     """Write an OCI layout as a tar file: the same bytes for the same index and blobs.
 
     Args:
-        blobs: in any order, each once.
+        blobs: in any order, without duplicates.
     Raises:
-        UnexpectedContent: a blob has not the size it should.
+        UnexpectedContent: a blob has another size than its `BlobSource`.
     """
     ordered = sorted(blobs, key=lambda blob: blob.digest)
     target.write(_header(f"{BLOBS}/", 0))
@@ -120,7 +120,7 @@ def _write_file(target: BinaryIO, name: str, size: int, pieces: Iterator[bytes])
 
 
 def _header(name: str, size: int) -> bytes:
-    """Of a directory if the name ends in "/", else of a file. Owner 0, time 0."""
+    """The tar header of a directory if the name ends in "/", else of a file. Owner 0, time 0."""
     header = tarfile.TarInfo(name)
     header.size = size
     header.mode = 0o755 if name.endswith("/") else 0o644

@@ -14,11 +14,11 @@ Ts = TypeVarTuple("Ts")
 async def in_thread(doing: str, call: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
     """Run a blocking call in a thread.
 
-    It runs to its end or not at all: a cancelled scope waits for it, and its result is not lost, so
-    that nothing is half done and whoever opened something can close it.
+    The call runs to its end or not at all: a cancelled scope waits for it and still receives its result. So
+    no work is left half done, and a caller can close what the call opened.
 
     Args:
-        doing: what is tried, for messages, as in `from_os_error`.
+        doing: the action, for error messages, as in `from_os_error`.
     Raises:
         NydusServiceError: translated from OSError.
     """

@@ -1,7 +1,7 @@
 """Archives of `docker save` before 25, podman and skopeo: manifest.json, configs and layer tars.
 
-They have no manifests and no index; those are made here, of Docker's types, the same each time. A layer
-is named by its diffID, as it is a plain tar; whether it is the one is verified by who reads it.
+These archives have no manifests and no index. Both are generated here, the manifests of Docker's types, with
+the same bytes each time. A layer that is a plain tar is named by its diffID; its reader verifies the digest.
 
 Source: moby image/spec v1.2 "Combined Image JSON + Filesystem Changeset Format".
 """
@@ -33,15 +33,17 @@ _LAYER_TYPES = {"none": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP, "zstd": DOCKER_
 
 
 class DockerArchive:
-    """What is in such an archive.
+    """The images of an archive.
 
-    `blobs`: where each is; a manifest itself, as it is in no file.
+    Attributes:
+        blobs: layers by their place in the archive; configs and generated manifests as bytes.
+        index: the generated index.
     """
 
     def __init__(self, files: TarIndex) -> None:
         """
         Raises:
-            FormatError: what should be in it is not.
+            FormatError: the archive is damaged or incomplete.
         """
         self._files = files
         self.blobs: dict[Digest, Span | bytes] = {}
@@ -60,7 +62,7 @@ class DockerArchive:
         return images
 
     def _image(self, image: Mapping[str, Any], where: str) -> list[Descriptor]:
-        """Make an image's manifest. Returns an entry for each of its names, or one without."""
+        """Generate an image's manifest. Returns an index entry for each name, or one without a name."""
         names, tags = image.get("Layers") or [], image.get("RepoTags") or []
         texts = (
             [image.get("Config"), *names, *tags] if isinstance(names, list) and isinstance(tags, list) else []
@@ -96,5 +98,5 @@ class DockerArchive:
 def _names(tag: str) -> dict[str, str]:
     try:
         return {REF_NAME: tag, CONTAINERD_IMAGE_NAME: normalise(tag)}
-    except UsageError:  # not a reference: known by this very name only
+    except UsageError:  # not a reference: known only by this name
         return {REF_NAME: tag}

@@ -13,12 +13,12 @@ D = TypeVar("D", bound=Document)
 
 
 async def read_bytes(provider: Provider, desc: Descriptor) -> bytes:
-    """Read a document whole; its bytes are those of the descriptor.
+    """Read a whole document, and verify its size and digest.
 
     Raises:
-        ContentNotFound: it is not there.
-        UnexpectedContent: its size or digest is not the descriptor's.
-        FormatError: it is too large for a document.
+        ContentNotFound: the store does not have the document.
+        UnexpectedContent: size or digest differ from the descriptor.
+        FormatError: the document is too large.
     """
     if desc.size > DOCUMENT_SIZE_MAX:
         raise FormatError(
@@ -37,7 +37,7 @@ async def read_document(provider: Provider, desc: Descriptor, kind: type[D]) -> 
     """Read a document and decode it.
 
     Raises:
-        FormatError, UnsupportedError: it is damaged, or not of this kind; and as `read_bytes`.
+        FormatError, UnsupportedError: the document is damaged, or not of this kind; and as `read_bytes`.
     """
     return kind.decode(await read_bytes(provider, desc), desc.digest)
 
@@ -45,10 +45,10 @@ async def read_document(provider: Provider, desc: Descriptor, kind: type[D]) -> 
 async def write_document(
     ingester: Ingester, data: bytes, digest: Digest, *, labels: Mapping[str, str], job_id: str
 ) -> None:
-    """Write an encoded document. If it is there already, the labels are set on it.
+    """Write an encoded document. If the store has it already, the labels are set on it.
 
     Args:
-        job_id: makes the ref one that nobody else uses.
+        job_id: makes the ref unique.
     """
     async with ingester.open_ingest(f"nydus-service-document-{digest}-{job_id}") as ingest:
         await ingest.write(data)

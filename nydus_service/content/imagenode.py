@@ -17,10 +17,10 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageEvent:
-    """Something happened to the name of an image.
+    """A change of an image's name.
 
     Attributes:
-        labels: all labels of the name after the event; empty where the name is deleted.
+        labels: all labels of the name after the event; empty if the name is deleted.
     """
 
     namespace: str
@@ -46,17 +46,18 @@ class ImageNode(Protocol):
 
         Returns: the image after the change.
         Raises:
-            ImageNotFound: no such name.
+            ImageNotFound: no image has the name.
             UsageError: a label is too long: key and value have over 4096 bytes.
         """
 
     def subscribe(
         self, namespaces: Sequence[str] = ()
     ) -> AbstractAsyncContextManager[AsyncIterator[ImageEvent]]:
-        """Follow what happens to images from now on: no event inside the block is missed.
+        """Follow the changes of images. No event inside the block is missed.
 
         Args:
-            namespaces: only of these; empty: of all, and of those that are made later.
+            namespaces: of the images; empty for all, including those created later.
         Raises:
-            UnreachableError: the subscription fails, or, by the iterator, has ended: events may be missed.
+            UnreachableError: the subscription failed; from the iterator, it has ended, and events may be
+                missed.
         """

@@ -32,9 +32,9 @@ _WRITEBACK_SIZE = 8 << 20
 
 
 def open_layout(path: Path) -> Stores:
-    """The stores over a layout directory, which need not exist: it is made with the first write.
+    """Open the stores over a layout directory, which need not exist: the first write creates it.
 
-    Nothing is read yet, and nothing has to be closed.
+    Nothing is read yet, and nothing needs to be closed.
     """
     directory = LayoutDir(path)
     return Stores(str(directory), LayoutContent(directory), LayoutImages(directory), LayoutLeases(directory))
@@ -79,7 +79,7 @@ class LayoutIngest:
         self._fd, self._path = file
         self._lease = lease
         self._digester = Digester()
-        self._on_its_way = 0  # bytes that the kernel was asked to begin writing
+        self._on_its_way = 0  # bytes whose writeback has begun
         self.placed = False
 
     @property
@@ -127,7 +127,7 @@ class LayoutIngest:
 
 
 class LayoutContent:
-    """Blobs. With a lease, those that are new with it go when it ends, unless an image leads to them."""
+    """Blobs. New blobs of a lease are removed when it ends, unless an image refers to them."""
 
     def __init__(self, directory: LayoutDir, lease: int | None = None) -> None:
         self._directory = directory
@@ -223,12 +223,12 @@ class LayoutLease:
         self.content: ContentStore = LayoutContent(directory, fd)
 
     async def hold(self, digest: Digest) -> None:
-        """Nothing to do but look: what was there before is never removed."""
+        """Check that the content exists. Content from before the lease is never removed."""
         await self.content.info(digest)
 
 
 class LayoutLeases:
-    """Leases are files in the layout while they last."""
+    """Leases of a layout: files in it that exist while the lease is open."""
 
     def __init__(self, directory: LayoutDir) -> None:
         self._directory = directory

@@ -1,27 +1,27 @@
-"""The directory of an OCI layout, safe to change by many processes at once, any of them killed at any moment.
+"""The directory of an OCI layout, safe for concurrent writers, any of which may be killed at any time.
 
-    oci-layout, index.json       as the image-spec says; made with the first image
-    blobs/<algorithm>/<hex>      whole and synced as soon as it has its name
-    .nydus-service/              only while a process of ours writes here; the last one removes it
-        lock                     held for each change of anything in here, of index.json, of blobs
-        ingest-<random>          bytes of a write under way, locked by its process (locks.py)
-        lease-<id>               locked while the lease lasts; names the blobs that were new with it
-        index.json, oci-layout   the next ones, until they are renamed to their places
-        made                     the directories that were missing before us
+    oci-layout, index.json       as in the image-spec; created with the first image
+    blobs/<algorithm>/<hex>      complete and synced as soon as it has its name
+    .nydus-service/              exists only while a process of this project writes; the last one removes it
+        lock                     held for each change in here, of index.json and of blobs
+        ingest-<random>          bytes of a write in progress, locked by its process (locks.py)
+        lease-<id>               locked while the lease is open; lists the blobs that are new with it
+        index.json, oci-layout   the next versions, until they are renamed to their places
+        made                     the directories that this project's processes created
 
-- What is locked is left alone. What isn't, is of a killed process: ingests are removed at once, leases
-  when no other lease is alive, because that one may count on a blob that the dead one wrote.
-- A lease that ends, or is found dead, takes with it the blobs that were new with it and that index.json
-  does not lead to. Blobs from before, or of others, are never touched.
-- When nothing is left under way, `.nydus-service` goes, and if there is still no index.json, then so do
-  empty `blobs` and the directories that we made: a conversion that failed leaves what it found.
-- index.json, and content that it leads to, is read without any lock: it is replaced by a rename.
-- oci-layout gets its name, whole, before index.json does, and never goes before it. So a reader takes
-  index.json first: if that is there, then so is oci-layout. Without index.json there is no layout yet.
-- Durable is what an image leads to: blobs are synced before they get their names, and their directories
-  before index.json is replaced.
+- Locked files are left alone. Unlocked ones belong to killed processes. Their ingests are removed at once,
+  their leases when no lease is alive, because a living one may rely on a blob that the dead one wrote.
+- When a lease ends or is found dead, its new blobs that index.json does not refer to are removed. Blobs
+  from before, or of others, are never touched.
+- When no work is in progress, `.nydus-service` is removed. If there is still no index.json, empty `blobs`
+  and the created directories are removed too: a failed conversion leaves the directory as it was.
+- index.json and the content it refers to are read without a lock, since a rename replaces index.json.
+- oci-layout gets its name, complete, before index.json does, and is never removed before it. Readers read
+  index.json first: if it exists, oci-layout exists too. Without index.json there is no layout yet.
+- Content of images is durable: blobs are synced before they get their names, and their directories before
+  index.json is replaced.
 
-All of this blocks; layout.py calls it from threads.
+All methods block; layout.py calls them from threads.
 
 Source: OCI image-spec image-layout.md.
 """
@@ -52,13 +52,13 @@ _LOCK, _MADE, _INGEST, _LEASE = "lock", "made", "ingest-", "lease-"
 _LEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _DIGESTS = re.compile(rb"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _ATTEMPTS_MAX = 1000
-"""How often a writer makes the directories again that other writers remove. Each takes microseconds."""
+"""How often a writer recreates the directories that other writers remove. Each attempt takes microseconds."""
 _READABLE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""Without O_NONBLOCK the open of a FIFO that someone put there would wait for ever."""
+"""Flags for reading. Without O_NONBLOCK, opening a FIFO in the layout would block without end."""
 
 
 class LayoutDir:
-    """One layout, which may not exist yet. Methods raise OSError as well as what they say."""
+    """One layout, which may not exist yet. All methods may also raise OSError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -71,11 +71,11 @@ class LayoutDir:
         return self.path / BLOBS / digest.algorithm / digest.hex
 
     def open_blob(self, digest: Digest) -> int:
-        """Open for reading.
+        """Open a blob for reading. Returns its file descriptor.
 
         Raises:
-            FileNotFoundError: no such blob.
-            FormatError: it is no regular file.
+            FileNotFoundError: the layout does not have the blob.
+            FormatError: it is not a regular file.
         """
         path = self.blob_path(digest)
         fd = os.open(path, _READABLE)
@@ -85,17 +85,17 @@ class LayoutDir:
         return fd
 
     def read_index(self) -> Index | None:
-        """The index of all images; None if nothing of a layout is here yet.
+        """The index of all images; None if the layout does not exist yet.
 
         Raises:
-            UsageError: it is something else.
-            FormatError, UnsupportedError: a damaged layout, or one of a later version.
+            UsageError: the path is not an OCI layout.
+            FormatError, UnsupportedError: the layout is damaged, or of another version.
         """
         index = self._read(INDEX)
         if index is None:
             if self._is_bare():
                 return None
-            index = self._read(INDEX)  # what is not bare by now may have got its first image in between
+            index = self._read(INDEX)  # the first image may have been added in between
         marker = self._read(MARKER)  # after index.json, because writers name it first
         if marker is None and index is None:
             raise UsageError(f"{self.path} is not an OCI layout")
@@ -108,7 +108,7 @@ class LayoutDir:
         return Index.decode(index, str(self.path / INDEX))
 
     def change_index(self, change: Callable[[Index], Index]) -> None:
-        """Replace index.json by what `change` makes of it, in one step, after all else is durable."""
+        """Replace index.json with the result of `change` atomically, after all else is durable."""
         with self._changing():
             old = self.read_index()
             new = change(old or Index.new((), OCI_INDEX, str(self.path / INDEX)))
@@ -130,18 +130,18 @@ class LayoutDir:
         sync_directory(self.path)
 
     def begin_ingest(self) -> tuple[int, Path]:
-        """Create a temporary file: its descriptor, and its name."""
+        """Create a temporary file. Returns its descriptor and its path."""
         with self._changing():
             path = self._work / f"{_INGEST}{secrets.token_hex(8)}"
             return acquire_nowait(path), path
 
     def place(self, ingest: Path, digest: Digest, lease: int | None) -> None:
-        """Give a complete, synced ingest its name as a blob; one that is there already is replaced by it.
+        """Rename a complete, synced ingest to its name as a blob. An existing blob is replaced.
 
-        Replaced, because these bytes were verified just now, and those are of any age.
+        The new bytes were just verified, while the old ones may be of any age.
 
         Args:
-            lease: descriptor of the lease that the write belongs to.
+            lease: file descriptor of the lease that the write belongs to.
         """
         blob = self.blob_path(digest)
         with self._changing():
@@ -151,7 +151,7 @@ class LayoutDir:
             ingest.rename(blob)
 
     def end_ingest(self, fd: int, path: Path, *, placed: bool, leased: bool) -> None:
-        """Forget an ingest, and its bytes if they were not placed."""
+        """End an ingest, and remove its file if it was not placed."""
         if not placed:
             path.unlink(missing_ok=True)
         release(fd)
@@ -159,11 +159,11 @@ class LayoutDir:
             self.tidy()
 
     def begin_lease(self, lease_id: str) -> int:
-        """Start a lease; what killed processes left is removed first.
+        """Start a lease, after removing leftovers of killed processes. Returns its file descriptor.
 
         Raises:
-            UsageError: there is a living one of this id.
-            ValueError: an id that is no part of a file name.
+            UsageError: a lease with this id is in use.
+            ValueError: the id is not valid in a file name.
         """
         if not _LEASE_ID.fullmatch(lease_id):
             raise ValueError(f"not a lease id: {lease_id!r}")
@@ -175,17 +175,17 @@ class LayoutDir:
                 raise UsageError(f"{self}: lease {lease_id} is in use") from None
 
     def end_lease(self, fd: int) -> None:
-        """End a lease, and remove what it alone kept."""
+        """End a lease, and remove the blobs that only it kept."""
         release(fd)
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what killed processes left and, if nothing is under way, all traces of work."""
+        """Remove leftovers of killed processes and, if no work is in progress, all working files."""
         with self._changing():
             self._tidy()
 
     def _tidy(self) -> None:
-        """Remove what nobody uses any more, up to the layout itself. The lock is held."""
+        """Remove all that is no longer used, up to the layout itself. The caller holds the lock."""
         self._sweep()
         names = set(os.listdir(self._work))
         if names - {_LOCK, _MADE, INDEX, MARKER}:
@@ -196,17 +196,17 @@ class LayoutDir:
         if not (self.path / INDEX).exists():
             (self.path / MARKER).unlink(missing_ok=True)
             _remove_empty(reversed(self._blob_directories()))
-        (self._work / _LOCK).unlink()  # who waits for it finds it gone and makes another
+        (self._work / _LOCK).unlink()  # a waiting writer finds it gone and creates another
         try:
             self._work.rmdir()
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                 raise
-            return  # who waited was quicker: has made another lock, and tidies up in turn, or has
+            return  # a waiting writer has already created another lock, and tidies up itself
         _remove_empty(made)
 
     def _sweep(self) -> None:
-        """Remove what dead processes left. The lock is held."""
+        """Remove leftovers of dead processes. The caller holds the lock."""
         dead, alive = [], False
         for name in os.listdir(self._work):
             path = self._work / name
@@ -222,7 +222,7 @@ class LayoutDir:
     def _end_leases(self, leases: list[Path]) -> None:
         try:
             self.read_index()
-        except NydusServiceError:  # damaged, or half written by another tool: not the time to remove anything
+        except NydusServiceError:  # damaged, or half written by another tool: remove nothing
             return
         new = {found.decode() for lease in leases for found in _DIGESTS.findall(lease.read_bytes())}
         for digest in new - self._reachable() if new else ():
@@ -231,7 +231,7 @@ class LayoutDir:
             lease.unlink()
 
     def _reachable(self) -> set[str]:
-        """Digests that index.json leads to, and some more: all that any JSON on the way names."""
+        """Digests reachable from index.json, and possibly more: all digests in the JSON of the documents."""
         found: set[str] = set()
         documents = [self._read(INDEX) or b""]
         while documents:
@@ -254,12 +254,12 @@ class LayoutDir:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Hold the lock. Directories that are missing are made, and `made` says so."""
+        """Hold the lock. Missing directories are created, and recorded in `made`."""
         held = self._enter()
         try:
             yield
         except BaseException:
-            with suppress(OSError):  # what comes out is what went wrong first
+            with suppress(OSError):  # the first error is raised
                 self._tidy()
             raise
         finally:
@@ -273,17 +273,17 @@ class LayoutDir:
             while held < 0:
                 try:
                     self._make_directories(made)
-                    # not exist_ok, which looks again at a directory that may be gone by then
+                    # exist_ok would check the directory again, which may be gone by then
                     with suppress(FileExistsError):
                         self._work.mkdir()
                     held = acquire(self._work / _LOCK)
-                except FileNotFoundError:  # the last writer left, and removed a directory under our feet
+                except FileNotFoundError:  # the last writer removed a directory meanwhile
                     attempts += 1
-                    if attempts == _ATTEMPTS_MAX:  # no: it cannot be made, as behind a dangling link
+                    if attempts == _ATTEMPTS_MAX:  # it cannot be created, as behind a dangling link
                         raise
             if made:
                 _append(self._work / _MADE, b"".join(os.fsencode(each) + b"\0" for each in made))
-        except BaseException:  # a full disk, say: nothing tells anybody later that these are ours
+        except BaseException:  # such as a full disk: nothing records that these were created here
             if held >= 0:
                 self._tidy()
                 release(held)
@@ -292,7 +292,7 @@ class LayoutDir:
         return held
 
     def _make_directories(self, made: list[Path]) -> None:
-        """Make the layout's directory and those around it; `made` gets those that were missing."""
+        """Create the layout's directory and its parents; `made` gets those that were missing."""
         missing = []
         here = self.path
         while not here.exists():
@@ -302,19 +302,19 @@ class LayoutDir:
             with suppress(FileExistsError):
                 directory.mkdir()
                 made.append(directory)
-        # The marker comes last: where another writer's first index.json is seen, the marker is there, too.
+        # The marker is checked last: if another writer's first index.json is seen, the marker exists too.
         if not missing and not self._is_bare() and not (self.path / MARKER).exists():
             raise UsageError(f"{self.path} is neither empty nor an OCI layout: nothing is written there")
 
     def _read_made(self) -> list[Path]:
-        """The directories that were missing, innermost first."""
+        """The created directories, innermost first."""
         with suppress(FileNotFoundError):
             *names, _ = (self._work / _MADE).read_bytes().split(b"\0")  # the last one is cut off, or empty
             return sorted((Path(os.fsdecode(name)) for name in names), key=_depth, reverse=True)
         return []
 
     def _is_bare(self) -> bool:
-        """Whether there is nothing but, perhaps, what is there before the first image."""
+        """Whether the directory has no entries but those that may exist before the first image."""
         try:
             return set(os.listdir(self.path)) <= {MARKER, BLOBS, WORK}
         except FileNotFoundError:
@@ -349,7 +349,7 @@ def _depth(path: Path) -> int:
 
 
 def _remove_empty(directories: Iterable[Path]) -> None:
-    """Remove these, innermost first; what is not empty stays, as someone has a use for it."""
+    """Remove these directories in order; those that are not empty stay."""
     for directory in directories:
         with suppress(OSError):
             directory.rmdir()

@@ -1,10 +1,10 @@
-"""Images in a layout's index.json: which entry a name means, and how one is set. Pure.
+"""Images in a layout's index.json: find, set and remove the entry of a name. Pure.
 
-An entry is a descriptor. Its annotations hold its name, annotations of the descriptor itself, and our
-labels, whose keys begin `nydus-service/`; other labels that we are given look like annotations later.
+An entry is a descriptor. Its annotations hold its name, annotations of the descriptor itself, and this
+project's labels, whose keys begin with `nydus-service/`. Other labels are read back as annotations.
 
-    org.opencontainers.image.ref.name   the tag; what we write
-    io.containerd.image.name            the full reference, by containerd, BuildKit and Docker: heeded, too
+    org.opencontainers.image.ref.name   the tag; written by this module
+    io.containerd.image.name            the full reference, by containerd, BuildKit and Docker; also read
 
 Source: OCI image-spec image-layout.md "index.json".
 """
@@ -28,11 +28,11 @@ def all_images(index: Index) -> list[Image]:
 
 
 def get(index: Index, name: str, where: str) -> Image:
-    """The image that a name means; with "" the only one there is.
+    """Find the image of a name; with "", the only image.
 
     Raises:
-        ImageNotFound: there is none; the message lists those that there are.
-        UsageError: there are several.
+        ImageNotFound: no image has the name; the message lists existing names.
+        UsageError: several images have the name.
     """
     entries = index.manifests
     meant = [entries[i] for i in _find(entries, name)]
@@ -44,10 +44,10 @@ def get(index: Index, name: str, where: str) -> Image:
 
 
 def point(index: Index, image: Image, where: str) -> Index:
-    """Set the entry of a name: in its old place, or as the last one.
+    """Set the entry of a name: in its old place, or at the end.
 
     Raises:
-        UsageError: a layout cannot have this name, or several images have it already.
+        UsageError: the name is not valid in a layout, or several images have it already.
     """
     check_tag(image.name)
     entry = image.target.with_annotations({**image.labels, REF_NAME: image.name})
@@ -64,8 +64,8 @@ def remove(index: Index, name: str, where: str) -> Index:
     """Remove the entry of a name.
 
     Raises:
-        ImageNotFound: there is none.
-        UsageError: there are several.
+        ImageNotFound: no image has the name.
+        UsageError: several images have the name.
     """
     entries = list(index.manifests)
     places = _find(entries, name) if name else []
@@ -84,18 +84,18 @@ def _image(entry: Descriptor) -> Image:
 
 
 def _name(entry: Descriptor) -> str:
-    """The one that tells it from others best; "" if it has none."""
+    """The most specific name of an entry; "" if it has none."""
     return entry.annotations.get(CONTAINERD_IMAGE_NAME) or entry.annotations.get(REF_NAME) or ""
 
 
 def _find(entries: Sequence[Descriptor], name: str) -> list[int]:
-    """Places of the entries that a name means: by tag, else by full reference, else completed to one."""
+    """Positions of the entries of a name: by tag, else by full reference, else by the normalised name."""
     if not name:
         return list(range(len(entries)))
     wanted = [(REF_NAME, name), (CONTAINERD_IMAGE_NAME, name)]
     try:
         wanted.append((CONTAINERD_IMAGE_NAME, normalise(name)))
-    except UsageError:  # not a reference, so no full one either
+    except UsageError:  # not a reference
         pass
     for key, value in wanted:
         found = [i for i, entry in enumerate(entries) if entry.annotations.get(key) == value]

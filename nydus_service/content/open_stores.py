@@ -1,4 +1,4 @@
-"""Opens the stores that references mean. The only place that knows which kind of store a reference needs."""
+"""Open the stores of references. Only this module maps references to kinds of stores."""
 
 import shlex
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -15,7 +15,7 @@ from nydus_service.oci.reference import ImageReference, Transport
 
 @dataclass(frozen=True, slots=True)
 class ContainerdEndpoint:
-    """The containerd that references mean. `jobs_dir` is for the locks of this user's jobs."""
+    """The containerd of references. `jobs_dir` is the directory of the locks of this user's jobs."""
 
     address: Path
     namespace: str
@@ -29,13 +29,13 @@ async def open_locations(
     """Open the stores of some references. References to one store share its `Stores`.
 
     Args:
-        sweep: remove from the store of the last reference what dead processes of ours left in it, if
-            that is containerd. Without it this happens when a lease is opened.
+        sweep: if the store of the last reference is containerd, remove leftovers of this project's dead
+            processes from it. Otherwise this happens when a lease is opened.
     Returns:
         A location for each reference.
     Raises:
-        UnsupportedError: a kind of store that is not there yet.
-        UnreachableError, NotAllowedError, UsageError: there is no containerd, or not for us.
+        UnsupportedError: the kind of store is not supported yet.
+        UnreachableError, NotAllowedError, UsageError: as `containerd.rpc.connect`.
     """
     opened: dict[str, Stores] = {}
     async with AsyncExitStack() as stack:
@@ -53,7 +53,7 @@ async def open_pair(
 ) -> AsyncIterator[tuple[Location, Location]]:
     """Open the stores of an image to read and of one to write, as `open_locations` does.
 
-    If a part of an image in containerd is missing, the error says how to fetch the source.
+    If a part of a source in containerd is missing, the error names the command that fetches it.
     """
     with _fetch_advice(source, daemon):
         async with open_locations((source, target), daemon, sweep=sweep) as (here, there):
@@ -83,7 +83,7 @@ async def _open_stores(
 
 @contextmanager
 def _fetch_advice(reference: ImageReference, daemon: ContainerdEndpoint) -> Iterator[None]:
-    """Add to an error about missing content how containerd fetches it."""
+    """Add the command that fetches missing content into containerd to an error."""
     try:
         yield
     except ContentNotFound as exc:

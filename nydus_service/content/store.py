@@ -1,9 +1,9 @@
-"""What a store of images can do, in small parts: ask for the smallest that will do.
+"""Protocols of a store of images, in small parts. Functions take the smallest part that they need.
 
     Provider    reads committed content by digest        Ingester    starts writes
     ImageStore  names that point to content              LeaseStore  keeps content that has no name yet
 
-All stores are used by any number of tasks, and of processes, at the same time.
+All stores are safe for concurrent use by any number of tasks and processes.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -17,7 +17,7 @@ from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 
 PIECE_SIZE: Final = 1 << 20
-"""Bytes that content is read and written by."""
+"""Bytes of a piece when content is read or written in pieces."""
 
 
 class ContentNotFound(NotFoundError):
@@ -29,18 +29,18 @@ class ImageNotFound(NotFoundError):
 
 
 class UnexpectedContent(FormatError):
-    """Bytes are not those that their descriptor names: a damaged copy, or another one."""
+    """Size or digest of content differ from its descriptor: the copy is damaged, or other content."""
 
     code: ClassVar[str] = "unexpected_content"
 
 
 @dataclass(frozen=True, slots=True)
 class ContentInfo:
-    """What a store knows of committed content.
+    """A store's metadata of committed content.
 
     Attributes:
         size: in bytes.
-        labels: empty where the store keeps none.
+        labels: empty if the store keeps none.
     """
 
     digest: Digest
@@ -50,7 +50,7 @@ class ContentInfo:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A name and what it points to.
+    """A name and the descriptor that it points to.
 
     Attributes:
         name: unique in its store; in a layout a tag, in containerd a full reference.
@@ -63,23 +63,23 @@ class Image:
 
 
 class ReaderAt(Protocol):
-    """Committed content, to read from anywhere. Its digest is not verified by reading."""
+    """Committed content with random access. Reading does not verify its digest."""
 
     @property
     def size(self) -> int:
-        """In bytes; the one that the descriptor names."""
+        """Size in bytes, as in the descriptor."""
         ...
 
     @property
     def local_path(self) -> Path | None:
-        """A file on this machine with these bytes and no others, for another process to read.
+        """A local file with exactly these bytes, for another process to read.
 
-        It stays while the reader is open. None if there is none, or this user may not read it.
+        It exists while the reader is open. None if there is no local file, or this user may not read it.
         """
         ...
 
     async def read_at(self, offset: int, size: int) -> bytes:
-        """Read exactly `size` bytes, or as many as there are from `offset` to the end.
+        """Read exactly `size` bytes, or all from `offset` to the end if these are fewer.
 
         Raises:
             UnexpectedContent: the store has fewer bytes than `self.size`.
@@ -91,9 +91,11 @@ class Provider(Protocol):
     """Reads committed content, by digest."""
 
     def open_reader(self, desc: Descriptor) -> AbstractAsyncContextManager[ReaderAt]:
-        """Raises:
-        ContentNotFound: nothing with this digest is committed.
-        UnexpectedContent: its size is not the descriptor's.
+        """Open content for reading.
+
+        Raises:
+            ContentNotFound: nothing with this digest is committed.
+            UnexpectedContent: the stored size differs from the descriptor.
         """
         ...
 
@@ -103,7 +105,7 @@ class Provider(Protocol):
 
 
 class Ingest(Protocol):
-    """A write under way: one task at a time."""
+    """A write in progress, for one task at a time."""
 
     @property
     def size(self) -> int:
@@ -112,14 +114,14 @@ class Ingest(Protocol):
 
     @property
     def digest(self) -> Digest:
-        """sha256 of the bytes written so far: nobody else need hash them for it."""
+        """sha256 of the bytes written so far, so that the caller need not hash them."""
         ...
 
     async def write(self, data: bytes | memoryview) -> None:
-        """Append. The caller may use the buffer again when this returns.
+        """Append bytes. The caller may reuse the buffer when this returns.
 
         Raises:
-            NoSpaceError: nothing of it stays when the block is left.
+            NoSpaceError: the disk is full. All written bytes are removed when the block is left.
         """
         ...
 
@@ -130,14 +132,14 @@ class Ingest(Protocol):
         expected_digest: Digest | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Digest:
-        """Verify what was written and make it readable, whole and synced, in one step. Once per ingest.
+        """Verify the written bytes and make them readable atomically, complete and synced. Call it once.
 
-        Content that is there already is a success: the labels are set on it, and the lease, if there
-        is one, keeps it, as if it had just been written.
+        Content that exists already is a success: the labels are set on it, and the lease, if there is one,
+        keeps it, as if it had just been written.
 
         Args:
-            labels: set on the content, others stay; a store without labels has no use for them, since
-                they only repeat for containerd's garbage collector what the documents say.
+            labels: set on the content; its other labels stay. A store without labels ignores them, since they
+                only repeat the references of the documents for containerd's garbage collector.
         Raises:
             UnexpectedContent: size or digest differ; nothing is committed.
             UnsupportedError: a digest other than sha256 is expected.
@@ -150,65 +152,67 @@ class Ingester(Protocol):
     empty; leaving the block without `commit` aborts it."""
 
     def open_ingest(self, ref: str) -> AbstractAsyncContextManager[Ingest]:
-        """
+        """Start a write.
+
         Args:
-            ref: names the write, in messages too; one that nothing else uses at the same time.
+            ref: name of the write, also in messages; no concurrent write may use it.
         """
         ...
 
 
 class ContentStore(Provider, Ingester, Protocol):
-    """A complete store. `pack_layer(provider, ingester, ...)` takes parts, not this."""
+    """Both parts of a content store."""
 
 
 class ImageStore(Protocol):
     """Names of images."""
 
     async def get(self, name: str) -> Image:
-        """
+        """Look up an image by name.
+
         Args:
-            name: or "" for the only image there is, which is for stores that hold few.
+            name: the image's name, or "" for the only image, in stores that hold few.
         Raises:
-            ImageNotFound: no such name; the message lists some that there are.
-            UsageError: several images are meant.
+            ImageNotFound: no image has the name; the message lists some existing names.
+            UsageError: several images have the name.
         """
         ...
 
     async def list(self) -> list[Image]:
-        """All images, in the order that the store has them."""
+        """All images, in the order of the store."""
         ...
 
     async def put(self, image: Image) -> None:
-        """Create a name, or point it to another target: in one step, so that it is never missing.
+        """Create a name, or point it to another target, atomically, so that it is never missing.
 
-        The content must be committed; it is kept from now on. Labels given are set.
+        The content must be committed; the name keeps it from now on. The labels of `image` are set.
 
         Raises:
-            UsageError: the store cannot have that name.
+            UsageError: the name is not valid in this store.
         """
         ...
 
     async def delete(self, name: str) -> None:
-        """Raises: ImageNotFound: no such name."""
+        """Raises: ImageNotFound: no image has the name."""
         ...
 
 
 class Lease(Protocol):
-    """Keeps content that no image refers to yet, while it lasts."""
+    """Keeps content that no image refers to yet, until the lease ends."""
 
     @property
     def id(self) -> str: ...
 
     @property
     def content(self) -> ContentStore:
-        """The store; what is written through this one is kept by the lease."""
+        """The store; the lease keeps content that is written through this object."""
         ...
 
     async def hold(self, digest: Digest) -> None:
-        """Keep content that was there before.
+        """Keep existing content.
 
         Raises:
-            ContentNotFound: it is not there (any more).
+            ContentNotFound: the store does not have the content (any more).
         """
         ...
 
@@ -217,9 +221,9 @@ class LeaseStore(Protocol):
     """Starts leases."""
 
     def open_lease(self, lease_id: str) -> AbstractAsyncContextManager[Lease]:
-        """A lease that ends with the block. What it kept and no image refers to by then may go.
+        """Open a lease that ends with the block. Content that no image refers to by then may be removed.
 
-        The lease of a process that was killed counts as ended.
+        The lease of a killed process counts as ended.
 
         Args:
             lease_id: unique; letters, digits, and after the first also "-", "_" and ".".
@@ -229,11 +233,11 @@ class LeaseStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """One place where images are, in all its parts.
+    """All parts of one store of images.
 
     Attributes:
-        where: names it in messages: "oci:DIR".
-        collects: what neither a name nor a lease keeps is removed soon, even while it is being read.
+        where: the store's name in messages, such as "oci:DIR".
+        collects: whether content without a name or a lease is soon removed, even while it is read.
     """
 
     where: str
@@ -245,12 +249,12 @@ class Stores:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where an image is, or is to be.
+    """The location of an existing or future image.
 
     Attributes:
-        name: in its store.
-        digest: that the image must have; for sources.
-        shown: how messages name it; by default store and name.
+        name: the image's name in its store.
+        digest: the digest that a source must have, if any.
+        shown: the name in messages; by default store and name.
     """
 
     stores: Stores
@@ -267,7 +271,7 @@ class Location:
 
 
 async def read_pieces(reader: ReaderAt, piece_size: int = PIECE_SIZE) -> AsyncIterator[bytes]:
-    """All bytes in order, in pieces of `piece_size`, the last shorter. Not verified."""
+    """Yield all bytes in order, in pieces of `piece_size`; the last may be shorter. They are not verified."""
     for offset in range(0, reader.size, piece_size):
         yield await reader.read_at(offset, piece_size)
 
@@ -276,8 +280,8 @@ async def find_image(images: ImageStore, name: str, digest: Digest | None = None
     """Look up an image as a reference names it: by name, by digest, or by name and digest.
 
     Raises:
-        ImageNotFound: there is none, or the name now points to another digest.
-        UsageError: several images are meant.
+        ImageNotFound: no such image exists, or the name now points to another digest.
+        UsageError: several images have the name.
     """
     if digest is None:
         return await images.get(name)
@@ -286,7 +290,7 @@ async def find_image(images: ImageStore, name: str, digest: Digest | None = None
     try:
         image = await images.get(name)
     except ImageNotFound as exc:
-        try:  # containerd has names that end so: what is pulled by digest
+        try:  # images that are pulled by digest have such names in containerd
             return await images.get(f"{name}@{digest}")
         except ImageNotFound:
             raise exc from None

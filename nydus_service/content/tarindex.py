@@ -1,4 +1,4 @@
-"""The files in a tar file, read where they are: nothing is extracted. Blocking; called from threads."""
+"""The files in a tar file, read in place without extraction. Blocking; called from threads."""
 
 import os
 import posixpath
@@ -20,26 +20,27 @@ _UNPACKERS = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes of the tar file."""
+    """A range of the tar file; offset and size in bytes."""
 
     offset: int
     size: int
 
 
 class TarIndex:
-    """An open tar file. It is read as it was when it was opened, even if it is replaced meanwhile.
+    """An open tar file. A replacement of the file does not affect reads.
 
-    `files`: names, without a leading "./", and where the bytes are. Of one that is there twice the last
-    counts; hard links are followed; what else is in it is left out.
+    Attributes:
+        files: the bytes' place by name, without a leading "./". Of several files with one name the last
+            counts. Hard links are followed. Entries of other kinds are left out.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
-        """Takes over the descriptor.
+        """Take over the file descriptor.
 
         Raises:
-            UsageError: not a regular file.
-            UnsupportedError: compressed.
-            FormatError: not a tar file, or a damaged one.
+            UsageError: the file is not regular.
+            UnsupportedError: the file is compressed.
+            FormatError: the file is not a tar file, or is damaged.
         """
         self.path = path
         self._fd = fd
@@ -55,7 +56,7 @@ class TarIndex:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Raises: FileNotFoundError: no such file; and as the constructor."""
+        """Raises: FileNotFoundError: the file does not exist; and as the constructor."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             return cls(path, fd)
@@ -74,7 +75,7 @@ class TarIndex:
             return False
 
     def read(self, span: Span, offset: int, size: int) -> bytes:
-        """Read exactly `size` bytes from `offset` in a span, less at its end only."""
+        """Read exactly `size` bytes from `offset` in a span, fewer only at its end."""
         wanted = max(0, min(size, span.size - offset))
         data = os.pread(self._fd, wanted, span.offset + offset)
         while len(data) < wanted:
@@ -92,7 +93,7 @@ class TarIndex:
         """Read a file that should be a document.
 
         Raises:
-            FormatError: there is no such file, or it is too large.
+            FormatError: the file does not exist, or is too large.
         """
         span = self.files.get(name)
         if span is None:
@@ -119,7 +120,7 @@ class TarIndex:
                     end = archive.offset
             except (tarfile.TarError, ValueError) as exc:
                 raise FormatError(f"{self.path} is not a sound tar file: {exc}") from exc
-        # tarfile takes a damaged header for the end
+        # tarfile treats a damaged header as the end
         if any(os.pread(self._fd, tarfile.BLOCKSIZE, end)):
             raise FormatError(f"{self.path} is damaged: no tar header at offset {end}")
         return files

@@ -1,4 +1,4 @@
-"""Copy an image's content from one store to another, whole and verified."""
+"""Copy an image's content from one store to another, complete and verified."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from nydus_service.oci.mediatypes import is_foreign_layer
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What was copied, and what could not be: non-distributable layers that the source lacks, too."""
+    """The copied content, and the absent content: non-distributable layers that the source lacks."""
 
     copied: tuple[Descriptor, ...]
     absent: tuple[Descriptor, ...]
@@ -24,9 +24,9 @@ class Transfer:
 
 
 async def closure(provider: Provider, root: Descriptor) -> list[Descriptor]:
-    """All content that an image consists of, each once, children before their parents.
+    """All content of an image, without duplicates, children before their parents.
 
-    Only documents are read; the rest need not be there.
+    Only documents are read; other content need not exist.
 
     Raises:
         ContentNotFound, FormatError, UnsupportedError: as `walk.children`.
@@ -35,16 +35,16 @@ async def closure(provider: Provider, root: Descriptor) -> list[Descriptor]:
 
 
 async def copy_image(provider: Provider, lease: Lease, root: Descriptor) -> Transfer:
-    """Copy what an image consists of; what the target has already is kept by the lease and not read.
+    """Copy all content of an image. The lease keeps content that the target has already; it is not read.
 
-    Every byte's digest is verified. Documents are always written, with the labels that keep their
+    All copied content is verified by digest. Documents are always written, with the labels that keep their
     children in containerd.
 
     Args:
-        lease: of the store to copy to; its id goes into the refs.
+        lease: in the store to copy to; its id is part of the refs.
     Raises:
         ContentNotFound: the source lacks a part.
-        FormatError, UnsupportedError: a part is damaged, or of an old kind.
+        FormatError, UnsupportedError: a part is damaged, or of an unsupported kind.
         NoSpaceError, NotAllowedError, UnreachableError: by either store.
     """
     copied, absent = [], []
@@ -66,11 +66,11 @@ async def copy_image(provider: Provider, lease: Lease, root: Descriptor) -> Tran
 
 
 async def copy_blob(provider: Provider, ingester: Ingester, desc: Descriptor, *, job_id: str) -> None:
-    """Copy one blob, verified.
+    """Copy one blob, and verify it.
 
     Raises:
-        ContentNotFound: the source does not have it.
-        UnexpectedContent: its bytes are not those of the descriptor.
+        ContentNotFound: the source does not have the blob.
+        UnexpectedContent: size or digest differ from the descriptor.
     """
     async with (
         provider.open_reader(desc) as reader,
@@ -82,7 +82,7 @@ async def copy_blob(provider: Provider, ingester: Ingester, desc: Descriptor, *,
 
 
 async def _holds(lease: Lease, desc: Descriptor) -> bool:
-    """Whether the target has some content; if so, the lease keeps it."""
+    """Whether the target has the content; if so, the lease keeps it."""
     try:
         if (await lease.content.info(desc.digest)).size != desc.size:
             return False

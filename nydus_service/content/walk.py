@@ -1,6 +1,6 @@
 """Walks over the content of an image, from its root to its layers.
 
-A handler says what a walk does with one piece of content: it gets a node and returns the children to visit.
+A handler processes one piece of content: it gets a node and returns the children to visit.
 `children` is the handler that knows images. It reads indexes and manifests, leaves the typed document in the
 node, and returns what the document lists. Other handlers wrap it:
 
@@ -13,12 +13,12 @@ Two functions drive a handler:
     walk    visits each content once, however many parents it has; to stop early, leave the loop
     fold    visits each place once, and builds one result from the results of the children
 
-Both go depth first in the order of the documents and visit children before their parents. So whatever is
-written in the order of a walk never refers to something that is not written yet.
+Both go depth first in the order of the documents and visit children before their parents. So content that is
+written in the order of a walk never refers to content that is not written yet.
 
 A digest cannot contain itself, so there are no cycles. But an index that lists another one twice doubles the
-number of places, and a few of them inside each other make any number. `walk` does not mind. `fold` accepts
-`NESTING_MAX` indexes inside each other.
+number of places, and a few nested ones multiply it without bound. `walk` is not affected. `fold` accepts at
+most `NESTING_MAX` nested indexes.
 
 A node holds its parents, and with them their documents; a walk holds the documents on the way from the root
 to the current node, no others.
@@ -40,7 +40,7 @@ from nydus_service.oci.mediatypes import is_index, is_manifest
 R = TypeVar("R")
 
 NESTING_MAX: Final = 8
-"""Indexes inside each other. One inside another is rare, and nobody needs more."""
+"""Maximum number of nested indexes. One inside another is rare, and deeper nesting is not useful."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,8 +49,8 @@ class Node:
 
     Attributes:
         parent: the node whose document lists it; None for the root.
-        document: what `children` read; None if it is neither an index nor a manifest, or was not read.
-        data: the bytes of the document as they are stored.
+        document: as read by `children`; None if it is neither an index nor a manifest, or was not read.
+        data: the stored bytes of the document.
     """
 
     descriptor: Descriptor
@@ -65,14 +65,14 @@ class Node:
 
 
 Handler: TypeAlias = Callable[[Node], Awaitable[Sequence[Descriptor]]]
-"""Handles a node before its children are visited, and returns which these are."""
+"""Handles a node before its children are visited, and returns the children to visit."""
 
 
 def children(provider: Provider) -> Handler:
-    """Read indexes and manifests, their digests verified. Everything else has no children.
+    """Read indexes and manifests, and verify their digests. All other content has no children.
 
     The children of an index are its entries; those of a manifest are its config, then its layers. The
-    subject of a manifest is not a child: a referrer is not a part of what it refers to.
+    subject of a manifest is not a child: a referrer is not a part of its subject.
 
     The handler raises:
         ContentNotFound, FormatError, UnsupportedError: as `read_document`.
@@ -94,7 +94,7 @@ def filtered(handler: Handler, keep: Callable[[Node, Descriptor], bool]) -> Hand
     """Visit only some of the children that a handler returns.
 
     Args:
-        keep: gets the node, handled, and each child.
+        keep: gets the handled node and each child.
     """
 
     async def handle(node: Node) -> Sequence[Descriptor]:
@@ -111,8 +111,8 @@ def entries(provider: Provider) -> Handler:
 async def walk(root: Descriptor, handler: Handler) -> AsyncIterator[Node]:
     """Visit each content once, children before their parents.
 
-    Content is the same if digest and media type are. A node is yielded after it is handled, and after
-    its children are visited. The handler's errors end the walk.
+    Content is identified by digest and media type. A node is yielded after it is handled, and after its
+    children are visited. The handler's errors end the walk.
     """
     seen = set()
     waiting = [(Node(root), False)]
@@ -135,10 +135,9 @@ async def fold(root: Descriptor, handler: Handler, combine: Callable[[Node, list
     Content that is listed twice is handled twice: the results may differ, as the descriptors may.
 
     Args:
-        combine: gets a node, handled, and the results of its children in their order.
+        combine: gets a handled node, and the results of its children in their order.
     Raises:
-        FormatError: there are more than `NESTING_MAX` indexes inside each other; and as the handler and
-            `combine`.
+        FormatError: more than `NESTING_MAX` indexes are nested; and as the handler and `combine`.
     """
     return await _fold(Node(root), handler, combine)
 

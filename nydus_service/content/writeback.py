@@ -1,4 +1,4 @@
-"""Has the kernel write a growing file to the disk early, so that a sync at its end has little left to do."""
+"""Early writeback of a growing file, so that the final sync has little left to write."""
 
 import ctypes
 
@@ -8,9 +8,9 @@ _libc = ctypes.CDLL(None)
 
 
 def begin_writeback(fd: int, offset: int, size: int) -> None:
-    """Begin to write these bytes of a file, without waiting for it; sync_file_range(2).
+    """Begin to write a range of a file to disk, without waiting; sync_file_range(2).
 
-    Only a hint: where it cannot be taken nothing happens, and a later sync does it all and tells of errors.
+    This is only a hint. If it is not supported or fails, a later sync writes all bytes and reports errors.
     """
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)

@@ -1,1 +1,1 @@
-"""One image from walk to name, over whatever stores, builder and verifier: `image.convert_image`."""
+"""Conversion of one image, over any stores, builder and verifier: `image.convert_image`."""

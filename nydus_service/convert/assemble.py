@@ -1,6 +1,6 @@
-"""A plan and what its layers have become, to all documents of the result. Pure.
+"""Assemble all documents of a result from a plan and its converted layers. Pure.
 
-Each document is made once, in its final form: nothing half-way is ever stored.
+Each document is made once, in its final form. No intermediate form is ever stored.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from nydus_service.options.convert import ConvertOptions
 
 @dataclass(frozen=True, slots=True)
 class NewDocument:
-    """A document to write. `source` is the one that it was made of."""
+    """A document to write. `source` is the digest of the document that it was made from."""
 
     source: Digest
     document: Config | Manifest | Index
@@ -38,7 +38,7 @@ class NewDocument:
         return cls(source, document, data, Digest.of(data))
 
     def labels(self, of_source: Mapping[str, str]) -> dict[str, str]:
-        """Labels for it. `of_source`: those of the document that it was made of."""
+        """Labels for the new document. `of_source`: those of the source document."""
         if isinstance(self.document, Index):
             return index_labels(of_source, self.document)
         if isinstance(self.document, Manifest):
@@ -51,8 +51,8 @@ class Assembly:
     """A result before it is written.
 
     Attributes:
-        root: what the name is to point to.
-        documents: to write, each once, children before their parents.
+        root: the descriptor that the result's name will point to.
+        documents: documents to write, without duplicates, children before their parents.
         manifests: the new manifests and their descriptors, by the old descriptors.
     """
 
@@ -61,7 +61,7 @@ class Assembly:
     manifests: dict[Descriptor, tuple[Descriptor, Manifest]] = field(default_factory=dict)
 
     def add(self, source: Digest, document: Config | Manifest | Index) -> None:
-        """Have a document written, once: entries of an index may have it in common."""
+        """Add a document to write, once: several entries of an index may share it."""
         new = NewDocument.of(source, document)
         if all(new.digest != known.digest for known in self.documents):
             self.documents.append(new)
@@ -76,7 +76,7 @@ def assemble(
     """Make all documents of a result.
 
     Args:
-        layers: of every `ImagePlan` in the plan, by its descriptor.
+        layers: the new layers of every `ImagePlan` in the plan, by its descriptor.
     """
     assembly = Assembly(plan.descriptor)
     root = _assemble(assembly, plan, layers, options, builder)
@@ -91,7 +91,7 @@ def _assemble(
     options: ConvertOptions,
     builder: BuilderIdentity,
 ) -> Descriptor | None:
-    """Returns what stands in the plan's place; None for nothing."""
+    """Returns: the new descriptor for the plan's; None if it is dropped."""
     if isinstance(plan, Dropped):
         return None
     if isinstance(plan, Kept):

@@ -1,4 +1,4 @@
-"""What a manifest is: an image to convert, one that cannot be, or something to leave as it is. Pure."""
+"""Classify manifests: images to convert, images that cannot be converted, and content to keep. Pure."""
 
 from nydus_service.errors import UnsupportedError
 from nydus_service.oci import annotations as keys
@@ -9,7 +9,7 @@ from nydus_service.options.convert import ConvertOptions
 
 
 def why_kept(manifest: Manifest) -> str | None:
-    """Why a manifest stays as it is, in words; None if it is an image with layers to convert."""
+    """The reason for keeping a manifest unchanged; None if it is an image with layers to convert."""
     layers = manifest.layers
     if not layers:
         return "it has no layers"
@@ -24,10 +24,10 @@ def why_kept(manifest: Manifest) -> str | None:
 
 
 def check_layers(manifest: Manifest, options: ConvertOptions) -> None:
-    """Refuse at once what would fail later. The manifest is one that `why_kept` lets through.
+    """Refuse layers that could not be converted, before any work starts. `why_kept` must have returned None.
 
     Raises:
-        UnsupportedError: a layer is encrypted, or of a kind that no builder reads; the message names it.
+        UnsupportedError: a layer is encrypted, or of an unsupported kind; the message names the layer.
     """
     layers = manifest.layers
     for position, layer in enumerate(layers, 1):
@@ -37,17 +37,17 @@ def check_layers(manifest: Manifest, options: ConvertOptions) -> None:
 
 
 def is_nydus(layer: Descriptor) -> bool:
-    """Whether a layer is a nydus blob. Some tools strip annotations, some types are stripped of meaning."""
+    """Whether a layer is a nydus blob: by type or annotation, since some tools keep only one of them."""
     return mediatypes.is_nydus_blob(layer.media_type) or keys.NYDUS_BLOB in layer.annotations
 
 
 def is_nydus_image(manifest: Manifest) -> bool:
-    """Whether a manifest is a nydus image's: its last layer carries the bootstrap."""
+    """Whether a manifest is of a nydus image: its last layer carries the bootstrap."""
     return bool(manifest.layers) and keys.NYDUS_BOOTSTRAP in manifest.layers[-1].annotations
 
 
 def name_layer(position: int, count: int, layer: Descriptor) -> str:
-    """A layer in messages. `position` is counted from 1."""
+    """The name of a layer in messages. `position` counts from 1."""
     return f"layer {position} of {count} {layer.digest}"
 
 
@@ -74,7 +74,7 @@ def _why_not(layer: Descriptor, options: ConvertOptions) -> str | None:
 
 
 def _why_not_merged(layer: Descriptor, options: ConvertOptions) -> str | None:
-    """Why a layer that is a nydus blob already cannot be merged with others as it is."""
+    """The reason why an existing nydus blob cannot be merged unchanged; None if it can."""
     if keys.NYDUS_REF in layer.annotations:
         return "it is a nydus blob without data, which refers to another layer"
     if keys.NYDUS_ENCRYPTED_BLOB in layer.annotations:

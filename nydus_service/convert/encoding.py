@@ -1,4 +1,4 @@
-"""JSON of results, plans and jobs: what msgspec does not know itself is how descriptors and digests look."""
+"""JSON of results, plans and jobs, with hooks that let msgspec encode descriptors and digests."""
 
 from typing import Any, TypeVar
 
@@ -11,20 +11,20 @@ T = TypeVar("T")
 
 
 def encode(value: object) -> bytes:
-    """The JSON of a value, in UTF-8 without spaces. Raises: TypeError: something in it has no JSON."""
+    """Encode a value as JSON, in UTF-8 without spaces. Raises: TypeError: a part of it has no JSON form."""
     return msgspec.json.encode(value, enc_hook=_to_json)
 
 
 def as_json(value: object) -> Any:
-    """The same in types that JSON has, for callers that change or print it."""
+    """Convert a value to JSON's own types, for callers that change or print it. Raises: as `encode`."""
     return msgspec.json.decode(encode(value))
 
 
 def decode(data: bytes | str, kind: type[T]) -> T:
-    """Read what `encode` wrote. Fields that are not known here are ignored.
+    """Read the output of `encode`. Unknown fields are ignored.
 
     Raises:
-        FormatError, UnsupportedError: it is not the JSON of a `kind`; the message has the path.
+        FormatError, UnsupportedError: the data is not the JSON of a `kind`; the message has the path.
     """
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=_from_json)
@@ -33,7 +33,7 @@ def decode(data: bytes | str, kind: type[T]) -> T:
 
 
 def from_json(value: object, kind: type[T]) -> T:
-    """Read what `as_json` gave. Raises: as `decode`."""
+    """Read the output of `as_json`. Raises: as `decode`."""
     try:
         return msgspec.convert(value, kind, dec_hook=_from_json)
     except msgspec.ValidationError as exc:
@@ -43,7 +43,7 @@ def from_json(value: object, kind: type[T]) -> T:
 def _to_json(value: object) -> object:
     if isinstance(value, Descriptor):
         return value.to_json()
-    if isinstance(value, str):  # a digest: msgspec takes no subclasses
+    if isinstance(value, str):  # a digest: msgspec does not accept subclasses
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON")
 

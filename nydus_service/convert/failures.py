@@ -1,4 +1,4 @@
-"""Errors on their way up: each says what it is about."""
+"""Context for error messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from nydus_service.errors import NydusServiceError
 
 @contextmanager
 def about(what: str) -> Iterator[None]:
-    """Put before an error's message what it is about; its class, code and exit status stay."""
+    """Prefix an error's message with its subject. Class, code and exit status stay."""
     try:
         yield
     except NydusServiceError as exc:

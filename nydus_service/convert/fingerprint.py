@@ -1,4 +1,4 @@
-"""What decides a result beside its source, in one word: fingerprints of options and builder. Pure."""
+"""Fingerprints of the options and the builder, which with the source determine a result. Pure."""
 
 import hashlib
 import json
@@ -11,19 +11,19 @@ from nydus_service.version import VERSION
 
 
 def layer_fingerprint(options: BuildOptions, builder: BuilderIdentity) -> str:
-    """Name all that decides a nydus blob's bytes beside the layer: sha256 in hex.
+    """The sha256 in hex of all that determines a nydus blob's bytes besides the layer.
 
-    It is part of the names of ingests, so that two conversions of a layer with different options never
+    It is part of the refs of ingests, so that two conversions of a layer with different options never
     share one.
     """
     return _digest(_layer_fields(options, builder))
 
 
 def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
-    """Name all that decides a whole result beside the source image: sha256 in hex.
+    """The sha256 in hex of all that determines a whole result besides the source image.
 
-    It is recorded with the result's name: the same source and the same fingerprint need no work. How much is
-    verified is recorded separately, since it changes no byte.
+    It is recorded with the result's name: a conversion with the same source and fingerprint is skipped. The
+    mode of verification is recorded separately, since it changes no byte.
     """
     platforms = sorted(str(platform.normalised()) for platform in options.platforms)
     return _digest(

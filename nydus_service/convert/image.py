@@ -1,14 +1,14 @@
-"""One image from its name in one store to its nydus image's name in another, or the same.
+"""Convert one image by its name in a store to a nydus image with a name in the same or another store.
 
     look up ──► finished already? ──► plan ──► lease, work directory
         layers, each distinct one once, biggest first ─┐
         images: wait for their layers, merge, verify ◄─┘     all in one task group
     ──► documents, each written once ──► the name moves, last
 
-- Builder processes are bounded by a limiter, whatever they do: pack, merge or verify.
+- A limiter bounds all builder processes that pack, merge or verify.
 - Nothing is visible under the target's name before all of it is committed, leased and verified.
-- A failure or a cancel anywhere ends the task group, and with it every builder; then the work directory
-  and the lease go, and with the lease what only it kept.
+- A failure or a cancel anywhere ends the task group, and with it every builder. Then the work directory
+  and the lease are removed, and with the lease all content that only it kept.
 """
 
 import uuid
@@ -77,19 +77,19 @@ async def convert_image(
     """Convert an image, verify the result, and give it its name.
 
     Args:
-        verifier: used unless the options say to verify nothing.
-        work_root: where to make the work directory; None: where the system has temporary files.
-        job_id: unique; letters, digits, "-", "_" and "."; by default a random one.
-        limiter: of builder processes, for several conversions together; None: `options.jobs` for this one.
-        progress: told what happens.
+        verifier: used unless `options.verify` is "none".
+        work_root: parent of the work directory; None for the system's directory for temporary files.
+        job_id: unique; letters, digits, "-", "_" and "."; random by default.
+        limiter: of builder processes, shared by conversions; None for `options.jobs` of this conversion.
+        progress: called with each event.
     Raises:
-        NotFoundError: the image, a part of it, or a platform that was asked for is not there.
+        NotFoundError: the image, a part of it, or a requested platform does not exist.
         FormatError: the source is damaged.
-        UnsupportedError, UsageError: it cannot be converted, or not so.
-        BuilderFailed: the builder did not do its work.
-        DiffersError: the result is not what the source is.
-        NydusServiceError: by the stores and the operating system. Every message names the image, and
-            where it is about one the layer.
+        UnsupportedError, UsageError: the image cannot be converted, or not with these options.
+        BuilderFailed: the builder failed.
+        DiffersError: the result differs from the source.
+        NydusServiceError: by the stores and the operating system. Every message names the image, and the
+            layer if the error is about one.
     """
     request = await _look_up(source, target, builder, options)
     limiter = limiter or anyio.CapacityLimiter(options.jobs)
@@ -105,7 +105,7 @@ async def convert_image(
 async def preview_image(
     source: Location, target: Location, builder: Builder, options: ConvertOptions
 ) -> Preview:
-    """What `convert_image` would do. Nothing is written anywhere.
+    """Compute what `convert_image` would do. Nothing is written.
 
     Raises: as `convert_image` does before it writes.
     """
@@ -123,9 +123,9 @@ async def preview_image(
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What is asked for, and what is known before anything is written.
+    """A requested conversion, and all that is known of it before anything is written.
 
-    `existing` is what the target's name points to now; `plan` is None if that is the wanted result.
+    `existing` is the image that has the target's name now. `plan` is None if that is the wanted result.
     """
 
     source: Location
@@ -140,7 +140,7 @@ class _Request:
 
     @property
     def unchanged(self) -> str:
-        """Why there is nothing to convert; empty if there is something."""
+        """The reason why nothing is to be converted; empty if something is."""
         if self.plan is None:
             return "the target is there already, made of this source with these options"
         if has_changes(self.plan):
@@ -171,7 +171,7 @@ async def _look_up(source: Location, target: Location, builder: Builder, options
 
 
 class _Conversion:
-    """One run of a request that is known to be possible."""
+    """One run of a request that was looked up successfully."""
 
     def __init__(self, request: _Request, builders: Builders, job_id: str, progress: Progress) -> None:
         self._request = request
@@ -195,7 +195,7 @@ class _Conversion:
 
     @asynccontextmanager
     async def _held_source(self) -> AsyncIterator[None]:
-        """Keep the source while it is read from another store, lest it goes when its name does."""
+        """Keep the source while it is read from another store, even if its name is removed."""
         source = self._request.source.stores
         if self._request.in_one_store or not source.collects:
             yield
@@ -206,14 +206,14 @@ class _Conversion:
             yield
 
     async def _is_named(self) -> bool:
-        """Whether the target's name points to the source, needing no conversion, and that is all there."""
+        """Whether the target's name points to the source already, and its content is complete."""
         existing, source = self._request.existing, self._request.image.target
         if existing is None or existing.target.digest != source.digest:
             return False
         return await is_complete(self._request.target.stores.content, source)
 
     async def _pass_on(self, lease: Lease) -> ConvertResult:
-        """Give the target's name to the source as it is."""
+        """Give the target's name to the unchanged source."""
         source = self._request.image.target
         if not self._request.in_one_store:
             with about(f"copy {self._request.source}"):
@@ -224,7 +224,7 @@ class _Conversion:
     async def _convert(self, lease: Lease, plan: Plan, work_root: Path | None) -> ConvertResult:
         request = self._request
         images = list(parts(plan, ImagePlan))
-        calls = sum(len(image.layers) + 2 for image in images)  # one each to merge, and to write the result
+        calls = sum(len(image.layers) + 2 for image in images)  # 2: merge, bootstrap layer
         async with open_work_dir(work_root) as work_dir, self._builders.builder.several(calls) as builder:
             builders = replace(self._builders, builder=builder)
             converted = await self._run_pipeline(builders, lease, images, work_dir)
@@ -265,7 +265,7 @@ class _Conversion:
         return await pipeline.run(images)
 
     async def _keep(self, lease: Lease, desc: Descriptor) -> None:
-        """Have in the target store what passes as it is."""
+        """Hold unchanged content in the target store; copy it there if needed."""
         if self._request.in_one_store:
             with suppress(ContentNotFound):  # it was missing before: attestations often are
                 await lease.hold(desc.digest)
@@ -307,7 +307,7 @@ class _Conversion:
         )
 
     def _verified(self) -> str:
-        """How the images of the result were verified; those that were kept are not."""
+        """The mode by which the converted images were verified; kept images are not verified."""
         existing, plan = self._request.existing, self._request.plan
         if plan is None and existing is not None:
             return existing.labels[VERIFIED]

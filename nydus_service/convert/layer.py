@@ -1,10 +1,10 @@
-"""One OCI layer to one nydus blob, committed, and what merge and verification need of it.
+"""Convert one OCI layer to a committed nydus blob, and extract the files that merge and verification need.
 
     store ──file or bytes──► builder ──blob──► tail, ingest ──► check the end ──► take apart, commit
                                 └──────tar-split of the layer──────► work directory
 
-A blob is committed when the builder has succeeded and the blob ends as it should, never before. That takes
-as long as the disk needs to have it safely; if its end was kept, whoever needs only that goes on meanwhile.
+A blob is committed only after the builder has succeeded and the end of the blob is valid. The commit waits
+for the disk. If the blob's tail is in memory, steps that need only that go on meanwhile.
 A layer that is a nydus blob already is only taken apart.
 """
 
@@ -32,15 +32,15 @@ from nydus_service.options.convert import ConvertOptions
 
 @dataclass(frozen=True, slots=True)
 class PackedLayer:
-    """A layer that has become a blob.
+    """A layer and its nydus blob.
 
     Attributes:
         source: the layer.
-        blob: as it goes into the manifest.
-        metadata: files that were inside the blob.
-        duration_s: of the builder; 0 where none ran.
-        warnings: the builder's last words.
-        single_layer: as of `builder.PackOutcome`.
+        blob: the blob's descriptor in the manifest.
+        metadata: files extracted from the blob.
+        duration_s: seconds that the builder ran; 0 if none ran.
+        warnings: the end of the builder's stderr.
+        single_layer: as in `builder.PackOutcome`.
     """
 
     source: Descriptor
@@ -52,7 +52,7 @@ class PackedLayer:
 
 
 class LayerPacker:
-    """Packs layers of one job; `pack` may run for several at the same time."""
+    """Packs layers of one job; `pack` may run for several layers concurrently."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class LayerPacker:
     ) -> None:
         """
         Args:
-            lease: of the store to write to; its id is the job's, and goes into the refs.
+            lease: in the store to write to; its id is the job's, and is part of the refs.
             fingerprint: of the options and the builder, `fingerprint.layer_fingerprint`.
             work_dir: this job's own.
         """
@@ -80,17 +80,17 @@ class LayerPacker:
         self._progress = progress
 
     def tar_split_of(self, layer: Digest) -> Path:
-        """The file of what a layer's plain tar holds, if there is verification; it grows meanwhile."""
+        """The file of a layer's tar-split, if the image is verified. It grows while the layer is packed."""
         return self._directory_of(layer) / "tar_split"
 
     @asynccontextmanager
     async def pack(self, layer: Descriptor, where: str) -> AsyncIterator[PackedLayer]:
-        """Convert one layer. The block may use what it is given but the blob, which is committed at its end.
+        """Convert one layer. Do not read its blob inside the block: it may be committed only at the end.
 
         Args:
             where: names the layer in messages: its image, platform, place and digest.
         Raises:
-            NydusServiceError: of any kind that reading, building or writing raises, with `where` before it.
+            NydusServiceError: of any kind that reading, building or writing raises, prefixed with `where`.
         """
         with about(where):
             self._progress(LayerStarted(layer.digest, layer.size))
@@ -106,7 +106,7 @@ class LayerPacker:
 
     @asynccontextmanager
     async def _take_over(self, layer: Descriptor, directory: Path) -> AsyncIterator[PackedLayer]:
-        """Use a nydus blob as it is; it is copied if it is not in the target store yet."""
+        """Use an existing nydus blob, and copy it to the target store if needed."""
         async with self._source.open_reader(layer) as reader:
             metadata = await extract(reader, BlobTail(), layer.digest.hex, directory)
         yield PackedLayer(layer, layer, metadata, 0, "")
@@ -151,7 +151,7 @@ class LayerPacker:
             return await self._builder.pack(request, source, flow.take)
 
     def _directory_of(self, layer: Digest) -> Path:
-        """For files of one layer: another layer may have the same blob, so the blob cannot name it."""
+        """The directory of one layer's files. Layers may share a blob, so the layer's digest names it."""
         return self._work_dir / layer.hex
 
     async def _make_directory(self, layer: Descriptor) -> Path:
@@ -169,7 +169,7 @@ async def _commit(ingest: Ingest, blob: Descriptor) -> None:
 
 @contextmanager
 def _blaming_builder(outcome: PackOutcome) -> Iterator[None]:
-    """Damage in a blob that was just made is not the source's."""
+    """Report damage in a new blob as the builder's failure, since it is not in the source."""
     try:
         yield
     except FormatError as exc:
@@ -177,7 +177,7 @@ def _blaming_builder(outcome: PackOutcome) -> Iterator[None]:
 
 
 class _Flow:
-    """The bytes of one layer on their way: in from the store, out into it."""
+    """The bytes of one layer, read from the source store and written to the target store."""
 
     def __init__(self, layer: Descriptor, ingest: Ingest, progress: Progress) -> None:
         self._layer = layer
@@ -187,7 +187,7 @@ class _Flow:
         self.tail = BlobTail()
 
     async def pieces(self, reader: ReaderAt) -> AsyncIterator[bytes]:
-        """The layer, for a builder that cannot be given a file of it."""
+        """Yield the layer, for a builder that cannot read it from a file."""
         self._bytes_in = 0
         while self._bytes_in < reader.size:
             piece = await reader.read_at(self._bytes_in, PIECE_SIZE)
@@ -195,7 +195,7 @@ class _Flow:
             yield piece
 
     async def take(self, piece: bytes | memoryview) -> None:
-        """Keep the next piece of the blob."""
+        """Write the next piece of the blob to the store."""
         await self._ingest.write(piece)
         self.tail.add(piece)
         self._progress(LayerProgress(self._layer.digest, self._bytes_in, self._ingest.size))

@@ -1,4 +1,4 @@
-"""The bootstraps of an image's layers to the image's bootstrap, and to the layer that carries it."""
+"""Merge the bootstraps of an image's layers into one, and commit the layer that carries it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +29,9 @@ class MergedImage:
     """An image's bootstrap.
 
     Attributes:
-        bootstrap: a file.
-        duration_s: of the builder process.
-        warnings: the builder's last words.
+        bootstrap: the bootstrap's file.
+        duration_s: seconds that the merge took.
+        warnings: the end of the builder's stderr.
     """
 
     bootstrap: Path
@@ -45,10 +45,10 @@ async def merge_layers(
     """Merge an image's layers.
 
     Args:
-        layers: lowest first; a layer may be there more than once.
-        directory: for files of this one merge.
+        layers: lowest first; a layer may occur more than once.
+        directory: for the files of this merge.
     Raises:
-        BuilderFailed: the builder fails, or its result names blobs that are no layers.
+        BuilderFailed: the builder failed, or its result names blobs that are not in `layers`.
         NydusServiceError: as `Builder.merge`.
     """
     started = anyio.current_time()
@@ -74,14 +74,14 @@ async def commit_bootstrap_layer(
     directory: Path,
     job_id: str,
 ) -> BootstrapLayer:
-    """Make the last layer of an image, of its bootstrap and of its blobs' chunk tables.
+    """Make and commit the last layer of an image, from its bootstrap and its blobs' chunk tables.
 
     Args:
-        directory: as of `merge_layers`; its name tells this image from others of the job.
+        directory: as in `merge_layers`; its name distinguishes this image from others of the job.
     Raises:
         NydusServiceError: as `Builder.bootstrap_layer`, and by the store.
     """
-    # By blob: two layers can have the same one, and its table belongs into the layer once.
+    # Keyed by blob: layers may share a blob, whose table must be in the bootstrap layer once.
     tables = {
         layer.blob.digest.hex: layer.metadata.chunk_table for layer in layers if layer.metadata.chunk_table
     }
@@ -100,7 +100,7 @@ async def commit_bootstrap_layer(
 
 @contextmanager
 def _naming_layers(layers: Sequence[PackedLayer]) -> Iterator[None]:
-    """Put digests of layers where an error has the paths of their bootstraps, which nobody can look up."""
+    """Replace the paths of bootstraps in an error by the digests of their layers."""
     try:
         yield
     except (FormatError, UnsupportedError) as exc:
@@ -112,7 +112,7 @@ def _naming_layers(layers: Sequence[PackedLayer]) -> Iterator[None]:
 
 
 def _check_blobs(outcome: MergeOutcome, layers: Sequence[PackedLayer]) -> None:
-    """A manifest names the blobs of its layers; an image that needs others could not be mounted."""
+    """Refuse a bootstrap with blobs that are not in the layers: the image could not be mounted."""
     strange = set(outcome.blobs) - {layer.blob.digest.hex for layer in layers}
     if strange:
         raise BuilderFailed(

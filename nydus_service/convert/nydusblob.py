@@ -1,7 +1,7 @@
-"""What a conversion needs of a nydus blob beside its bytes: a sound end, its bootstrap, its chunk table.
+"""Check the end of a nydus blob, and extract its bootstrap and chunk table.
 
-Both are at the blob's end, which has just gone by on its way into the store: as a rule nothing is read
-back. rafs/blob.py knows where things are.
+Both are at the blob's end, which is kept in memory while the blob is written to the store. So the store is
+rarely read. rafs/blob.py knows the layout.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from nydus_service.rafs.toc import ENTRY_SIZE
 T = TypeVar("T")
 
 TAIL_SIZE: Final = 2 << 20
-"""Bytes of a blob's end to keep in memory: bootstrap and chunk table of most layers."""
+"""Bytes of a blob's end to keep in memory: enough for bootstrap and chunk table of most layers."""
 
 
 class BlobTail:
@@ -36,7 +36,7 @@ class BlobTail:
         """Bytes of the blob so far."""
 
     def add(self, piece: bytes | memoryview) -> None:
-        """Take the next piece, which its owner must not change any more."""
+        """Add the next piece. The caller must not change it afterwards."""
         self._pieces.append(piece)
         self.size += len(piece)
         while self.size - self._start - len(self._pieces[0]) >= self._limit:
@@ -46,10 +46,10 @@ class BlobTail:
         return self._start <= where.offset and where.offset + where.size <= self.size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes of the blob.
+        """Read `size` bytes of the blob at `offset`.
 
         Raises:
-            FormatError: they are not in its end.
+            FormatError: the bytes are not in the kept end.
         """
         if not self.has(Range(offset, size)):
             raise FormatError(f"bytes {offset} to {offset + size} are not at the end of the blob")
@@ -63,12 +63,12 @@ class BlobTail:
 
 
 def check_end(tail: BlobTail) -> bool:
-    """Check that a blob ends as every nydus blob with its metadata inside does.
+    """Check that a blob ends as nydus blobs with inline metadata do: with a bootstrap and a TOC.
 
     Returns:
-        Whether all that `extract` takes out is in the end.
+        Whether all that `extract` reads is in the kept end.
     Raises:
-        FormatError: no table of contents, or no bootstrap in front of it.
+        FormatError: the blob has no table of contents, or no bootstrap in front of it.
     """
     toc = sections.run(sections.read_toc(tail.size), tail.read)
     if not toc:
@@ -92,11 +92,11 @@ def check_end(tail: BlobTail) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BlobMetadata:
-    """Files with what was inside a blob.
+    """Files with the metadata of a blob.
 
     Attributes:
-        bootstrap: named by the blob's hex digest, as `merge` wants it.
-        chunk_table: as the runtime caches it: `blob.meta`, filled up to whole blocks of 4096 bytes, then
+        bootstrap: named by the blob's hex digest, as `merge` requires.
+        chunk_table: as the runtime caches it: `blob.meta`, padded to whole blocks of 4096 bytes, then
             `blob.meta.header`. None for a blob without chunks.
     """
 
@@ -105,12 +105,12 @@ class BlobMetadata:
 
 
 async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, directory: Path) -> BlobMetadata:
-    """Take bootstrap and chunk table out of a blob; digests and sizes are checked against its TOC.
+    """Extract bootstrap and chunk table of a blob. Digests and sizes are checked against its TOC.
 
     Args:
-        reader: of the blob; None if all of them is in the tail.
-        tail: its end as far as it is known; may be empty.
-        directory: for files of this one blob.
+        reader: of the blob; None if all needed bytes are in the tail.
+        tail: the kept end of the blob; may be empty.
+        directory: for the files of this blob.
     Raises:
         FormatError: the blob is damaged, or not a nydus blob.
         NoSpaceError, NydusServiceError: the files cannot be written.
@@ -130,10 +130,10 @@ async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, dire
 
 
 async def unpack_entry(reader: ReaderAt, name: str) -> bytes:
-    """Read one entry of a nydus blob in a store, such as `image.boot`; decompressed.
+    """Read and decompress one entry of a nydus blob in a store, such as `image.boot`.
 
     Raises:
-        FormatError: missing, damaged, or not what the blob's TOC says; not a nydus blob.
+        FormatError: the entry is missing, damaged or differs from the blob's TOC; or it is not a nydus blob.
         NydusServiceError: by the store.
     """
     return await _Blob(reader, BlobTail()).search(sections.read_entry(name, reader.size))
@@ -148,7 +148,7 @@ class _Blob:
         self.size = tail.size if reader is None else reader.size
 
     async def search(self, search: Generator[Range, bytes, T]) -> T:
-        """Drive a search; its own work, such as decompressing, is done in a thread."""
+        """Drive a search. The search itself, such as decompression, runs in a thread."""
         data = None
         while True:
             step = await anyio.to_thread.run_sync(_advance, search, data)
@@ -171,7 +171,7 @@ class _Found(Generic[T]):
 
 
 def _advance(search: Generator[Range, bytes, T], data: bytes | None) -> Range | _Found[T]:
-    # StopIteration cannot leave a thread: a future does not take it.
+    # A future cannot hold StopIteration, so it must not leave the thread.
     try:
         return next(search) if data is None else search.send(data)
     except StopIteration as stop:

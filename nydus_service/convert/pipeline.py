@@ -1,4 +1,4 @@
-"""The work of one job between plan and documents: layers, and images that wait for them.
+"""The pipeline of one job between plan and documents: layers, and images that wait for them.
 
     layer ─┐                    a task for each distinct layer, the biggest first
     layer ─┼─► image            a task for each image: waits for its layers, merges, has it verified
@@ -6,11 +6,11 @@
 
 A layer is ready for its images before its blob is committed, which waits for the disk.
 
-The verifying process of an image begins with the lowest layer, and reads what is recorded of the layers while
-they are packed.
+The verifier of an image begins with the lowest layer, and reads the tar-splits of the layers while these are
+packed.
 
-All tasks are in one group: the first failure ends them all, builders included. A limiter bounds the
-processes that work at the same time, whatever they do.
+All tasks are in one group: the first failure ends them all, including builders. A limiter bounds the
+concurrent processes of all kinds.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Builders:
-    """Who works, and how many at a time.
+    """The builder and the verifier, and the limit of their processes.
 
     Attributes:
         identity: the builder's.
-        verifier: used unless nothing is to be verified.
-        limiter: of processes; other conversions may have the same.
+        verifier: used unless `options.verify` is "none".
+        limiter: of processes; several conversions may share it.
     """
 
     builder: Builder
@@ -66,7 +66,7 @@ class Builders:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedImage:
-    """What an image's layers have become, merged and verified."""
+    """The converted layers of an image, merged and verified."""
 
     layers: tuple[PackedLayer, ...]
     merged: MergedImage
@@ -79,7 +79,7 @@ class ConvertedImage:
 
 
 class Pipeline:
-    """One job's work, done once by `run`."""
+    """The work of one job. Call `run` once."""
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class Pipeline:
     ) -> None:
         """
         Args:
-            lease: of the store to write to.
-            source_name: the image's, for messages.
+            lease: in the store to write to.
+            source_name: the image's name, for messages.
             work_dir: the job's own.
         """
         self._builders = builders
@@ -119,7 +119,7 @@ class Pipeline:
         Returns:
             Images by the descriptors of their old manifests.
         Raises:
-            ExceptionGroup: of what went wrong, all of it NydusServiceError if it was on purpose.
+            ExceptionGroup: of all errors; expected ones are NydusServiceError.
         """
         images = list({plan.descriptor: plan for plan in plans}.values())
         layers = self._distinct_layers(images)
@@ -134,7 +134,7 @@ class Pipeline:
         return self._converted
 
     def _distinct_layers(self, images: list[ImagePlan]) -> list[tuple[Descriptor, str]]:
-        """Layers to convert, the biggest first, each with what messages call it: its first use."""
+        """Layers to convert, the biggest first, each with its name in messages, which is its first use."""
         found: dict[Digest, tuple[Descriptor, str]] = {}
         for plan in images:
             for position, layer in enumerate(plan.layers, 1):
@@ -144,7 +144,7 @@ class Pipeline:
 
     async def _pack(self, layer: Descriptor, where: str) -> None:
         async with AsyncExitStack() as committing:
-            # Those who wait for the limiter get it in the order in which they came.
+            # The limiter serves its waiters in order, so the layers are packed in order.
             async with self._limiter:
                 self._begun[layer.digest].set()
                 packing = self._packer.pack(layer, where)
@@ -172,10 +172,10 @@ class Pipeline:
         self._converted[plan.descriptor] = ConvertedImage(layers, merged, bootstrap_layer, verified)
 
     async def _read_source(self, plan: ImagePlan, verification: ImageVerification) -> None:
-        """Begin a verification with the lowest layer, and keep it going to its end.
+        """Run a verification to its end, once the lowest layer is being packed.
 
-        It takes no turn: until there is a result it waits for tar-splits most of the time, and those who
-        are to record them would wait for it. When there is one, `_verify` has the turn.
+        It does not take the limiter: until the image is merged it mostly waits for tar-splits, and the
+        packers that record them would wait for it. Once the image is merged, `_verify` takes the limiter.
         """
         await self._begun[plan.layers[0].digest].wait()
         await verification.run()
@@ -224,7 +224,7 @@ class Pipeline:
 
     @asynccontextmanager
     async def _turn(self, plan: ImagePlan) -> AsyncIterator[None]:
-        """Time for one process of an image's; what goes wrong in it names the image."""
+        """Take the limiter for one process of an image. Errors inside name the image."""
         with about(self._shown(plan)):
             async with self._limiter:
                 yield
@@ -234,5 +234,5 @@ class Pipeline:
 
 
 def image_name(plan: ImagePlan) -> str:
-    """What tells an image from the others of its index."""
+    """The name that distinguishes an image within its index: its platform, or its digest if it has none."""
     return str(plan.platform or plan.descriptor.digest)

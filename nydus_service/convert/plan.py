@@ -1,10 +1,10 @@
-"""What a conversion would do, and why: the walk over index, manifests and layers.
+"""Plan a conversion: walk over index, manifests and layers, and decide on each.
 
-    Plan = Kept       passes as it is          Dropped     an entry that the request leaves out
+    Plan = Kept       content kept unchanged   Dropped     an entry that the request leaves out
            IndexPlan  its entries are plans    ImagePlan   a manifest whose layers become nydus blobs
 
-Everything that can be refused is refused here, before a builder runs: layers that are missing, of
-another size, encrypted, of unknown kinds. Nothing is written, so a dry run ends here.
+Invalid images are refused here, before a builder runs: their layers are missing, of a wrong size, encrypted
+or of unknown kinds. Nothing is written, so a dry run ends here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Content that passes as it is."""
+    """Content that is kept unchanged."""
 
     descriptor: Descriptor
     reason: str
@@ -38,7 +38,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """An entry of an index that the result does not have."""
+    """An entry of an index that is left out of the result."""
 
     descriptor: Descriptor
     reason: str
@@ -46,7 +46,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """A manifest to convert. `platform` is what index or config say; None if neither does."""
+    """A manifest to convert. `platform` is from the index or else the config; None if neither has one."""
 
     descriptor: Descriptor
     manifest: Manifest
@@ -60,7 +60,7 @@ class ImagePlan:
 
 @dataclass(frozen=True, slots=True)
 class IndexPlan:
-    """An index, and what becomes of each of its entries, in their order."""
+    """An index, and the plans of its entries, in their order."""
 
     descriptor: Descriptor
     index: Index
@@ -71,7 +71,7 @@ Plan: TypeAlias = Kept | Dropped | ImagePlan | IndexPlan
 
 
 def parts(plan: Plan, kind: type[P]) -> Iterator[P]:
-    """All plans of one kind, in their order."""
+    """All parts of a plan that are of one kind, in their order."""
     if isinstance(plan, kind):
         yield plan
     if isinstance(plan, IndexPlan):
@@ -80,14 +80,14 @@ def parts(plan: Plan, kind: type[P]) -> Iterator[P]:
 
 
 def has_changes(plan: Plan) -> bool:
-    """Whether the result is another than the source."""
+    """Whether the result differs from the source."""
     if isinstance(plan, IndexPlan):
         return any(map(has_changes, plan.entries))
     return not isinstance(plan, Kept)
 
 
 def unchanged_parts(plan: Plan) -> Iterator[Descriptor]:
-    """What the result has in common with the source: the outermost of it."""
+    """The outermost descriptors that the result shares with the source."""
     if not has_changes(plan):
         yield plan.descriptor
     elif isinstance(plan, IndexPlan):
@@ -96,16 +96,16 @@ def unchanged_parts(plan: Plan) -> Iterator[Descriptor]:
 
 
 async def make_plan(provider: Provider, root: Descriptor, options: ConvertOptions) -> Plan:
-    """Walk an image.
+    """Walk an image, and plan its conversion.
 
     Args:
-        provider: has the source.
-        root: what the image's name points to.
+        provider: of the source's content.
+        root: the descriptor that the image's name points to.
     Raises:
         NotFoundError: a document or a layer is missing, or no platform matches.
-        FormatError: a document is damaged, or a layer has another size than its descriptor says.
+        FormatError: a document is damaged, or the size of a layer differs from its descriptor.
         UnsupportedError: a layer cannot be converted.
-        UsageError: the options do not fit this image.
+        UsageError: the options are not valid for this image.
     """
     planner = _Planner(provider, options)
     plan = await fold(root, planner.expand, planner.plan)
@@ -124,7 +124,7 @@ def _is_empty(plan: Plan) -> bool:
 
 
 class _Planner:
-    """Plans one image. A layer that several manifests have in common is looked at once."""
+    """Plans one image. A layer that several manifests share is checked once."""
 
     def __init__(self, provider: Provider, options: ConvertOptions) -> None:
         self._provider = provider
@@ -133,7 +133,7 @@ class _Planner:
         self._seen: set[Descriptor] = set()
 
     async def expand(self, node: Node) -> Sequence[Descriptor]:
-        """The handler of the walk: read what the plan depends on."""
+        """The handler of the walk: read the documents that the plan depends on."""
         if self._plan_unread(node):
             return ()
         try:
@@ -148,7 +148,7 @@ class _Planner:
             ) from exc
 
     async def plan(self, node: Node, inner: list[Plan]) -> Plan:
-        """The plan of a node, given those of its children."""
+        """The plan of a node, given the plans of its children."""
         plan = self._plan_unread(node)
         if plan:
             return plan
@@ -158,7 +158,7 @@ class _Planner:
         return await self._plan_manifest(node, node.document)
 
     def _plan_unread(self, node: Node) -> Plan | None:
-        """The plan of what need not be read. Entries without a platform are for all platforms."""
+        """The plan of a node whose content need not be read, else None. No platform means all platforms."""
         desc = node.descriptor
         platform = desc.platform if node.parent else None
         if platform is not None and not self._options.matcher.match(platform):
@@ -204,7 +204,7 @@ class _Planner:
             raise UsageError("a manifest of Docker's type cannot refer to another; convert to OCI types, too")
 
     async def _check_stored(self, manifest: Manifest) -> None:
-        """Whether all layers are there, with the sizes that the manifest gives them."""
+        """Check that the store has all layers, with the sizes of the manifest."""
         for position, layer in enumerate(manifest.layers, 1):
             if layer in self._seen:
                 continue

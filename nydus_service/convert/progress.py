@@ -1,7 +1,7 @@
-"""What a conversion tells while it runs, for whoever shows or counts it.
+"""Events of a running conversion.
 
-Events come in order from one task after the other; the callback must not block. An image is named by
-its platform, or its manifest's digest where it has none.
+Events are passed to the callback in order, from one task after the other; it must not block. An image is
+named by its platform, or by its manifest's digest if it has none.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from nydus_service.oci.digest import Digest
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The work is known. `layers` are the distinct ones, in the order in which they are begun."""
+    """The work is known. `layers` are the distinct layers, in the order in which they begin."""
 
     images: tuple[str, ...]
     layers: tuple[Descriptor, ...]
@@ -30,7 +30,7 @@ class LayerStarted:
 
 @dataclass(frozen=True, slots=True)
 class LayerProgress:
-    """Bytes so far. `bytes_in` is None where the builder reads the layer's file itself."""
+    """Bytes so far. `bytes_in` is None if the builder reads the layer's file itself."""
 
     digest: Digest
     bytes_in: int | None
@@ -39,7 +39,7 @@ class LayerProgress:
 
 @dataclass(frozen=True, slots=True)
 class LayerFinished:
-    """A layer has become a blob, and that is committed. Sizes in bytes; the time is the builder's."""
+    """A layer is packed; its blob may not be committed yet. Sizes are in bytes; the time is the builder's."""
 
     digest: Digest
     blob: Digest
@@ -50,7 +50,7 @@ class LayerFinished:
 
 @dataclass(frozen=True, slots=True)
 class MergeStarted:
-    """All layers of an image are there."""
+    """All layers of an image are packed, and their merge begins."""
 
     image: str
 
@@ -63,7 +63,7 @@ class MergeFinished:
 
 @dataclass(frozen=True, slots=True)
 class VerifyStarted:
-    """`mode` as in the options: tree or full."""
+    """The verdict on an image is awaited. `mode` is that of the options: tree or full."""
 
     image: str
     mode: str
@@ -71,7 +71,7 @@ class VerifyStarted:
 
 @dataclass(frozen=True, slots=True)
 class VerifyFinished:
-    """The result is what the source is. `entries` counts the names that were compared."""
+    """The image equals its source. `entries` counts the compared directory entries."""
 
     image: str
     entries: int
@@ -80,7 +80,7 @@ class VerifyFinished:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The name has moved: all is done."""
+    """The target's name points to the result; the conversion is done."""
 
     name: str
     target: Descriptor
@@ -102,4 +102,4 @@ Progress: TypeAlias = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Show nothing."""
+    """Ignore the event."""

@@ -1,15 +1,15 @@
-"""What images a conversion can be asked to make, known before anything is opened. Pure."""
+"""Check target references before any store is opened. Pure."""
 
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.oci.reference import ImageReference, Transport
 
 
 def check_target(target: ImageReference) -> None:
-    """Refuse at once what cannot be named.
+    """Check that a reference can be the target of a conversion.
 
     Raises:
-        UsageError: the reference has no name, or a digest, which nobody can know before.
-        UnsupportedError: a store that is only read.
+        UsageError: the reference has no name, or has a digest, which is unknown before the conversion.
+        UnsupportedError: the store is read-only.
     """
     if target.transport is Transport.DOCKER_ARCHIVE:
         raise UnsupportedError(f"{target}: docker-archive is only read; write oci-archive:{target.path}:TAG")

@@ -1,6 +1,6 @@
-"""What a conversion did, or would do. The structs have the fields of the JSON documents, in their order.
+"""Results and previews of conversions. The structs have the fields of the JSON documents, in their order.
 
-`encoding.encode` and `encoding.decode` lead from one to the other.
+`encoding.encode` and `encoding.decode` convert between structs and JSON.
 """
 
 from typing import Any, Final, TypeAlias
@@ -22,13 +22,13 @@ WOULD_CHANGE_NOTHING: Final = "would be unchanged"
 
 
 class ImageName(Struct, frozen=True):
-    """An image that does not have to exist. `name` is its name in messages."""
+    """An image that may not exist. `name` is its name in messages."""
 
     name: str
 
 
 class NamedImage(Struct, frozen=True):
-    """An image: its name in messages, and what the name points to."""
+    """An image: its name in messages, and the descriptor that the name points to."""
 
     name: str
     descriptor: Descriptor
@@ -53,11 +53,11 @@ class BootstrapDescriptor(Descriptor):
 
 
 class LayerResult(Struct, frozen=True, omit_defaults=True):
-    """A source layer, and the blob it has become.
+    """A source layer and its nydus blob.
 
     Attributes:
-        duration_s: time of the builder to the millisecond, 0 if none ran.
-        warnings: what the builder said; absent in JSON if that is nothing.
+        duration_s: seconds that the builder ran, to the millisecond; 0 if none ran.
+        warnings: the end of the builder's stderr; absent in JSON if empty.
     """
 
     source: Descriptor
@@ -71,13 +71,13 @@ class LayerResult(Struct, frozen=True, omit_defaults=True):
 
 
 class ImageResult(Struct, frozen=True, kw_only=True):
-    """A manifest that was converted.
+    """A converted manifest.
 
     Attributes:
-        platform: as text. Not every platform of a document can be parsed from its text.
+        platform: as text. The text of some platforms cannot be parsed again.
         source, target: the old manifest and the new one.
         layers: lowest first, without the bootstrap layer.
-        merge_duration_s: time of merge and bootstrap layer to the millisecond.
+        merge_duration_s: seconds that the merge took, to the millisecond.
         verification: None with verify none.
     """
 
@@ -92,16 +92,16 @@ class ImageResult(Struct, frozen=True, kw_only=True):
 
 
 class ConvertResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A conversion that succeeded.
+    """The result of a successful conversion.
 
     Attributes:
         status: converted or unchanged.
-        reason: why nothing was done; absent in JSON if something was.
+        reason: why nothing was converted; absent in JSON if empty.
         job: id of the job.
         fingerprint: of the options and the builder, `fingerprint.image_fingerprint`.
-        verified: none, tree or full: how the target was verified, now or when it was made.
+        verified: mode by which the target was verified, now or when it was made: none, tree or full.
         images: manifests that were converted now; `kept` and `dropped` are the others.
-        duration_s: time of the whole conversion to the millisecond.
+        duration_s: seconds of the whole conversion, to the millisecond.
     """
 
     status: str
@@ -119,7 +119,7 @@ class ConvertResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def layers(self) -> tuple[LayerResult, ...]:
-        """All layers of all images, each once."""
+        """All layers of all images, without duplicates."""
         return tuple({layer.source.digest: layer for image in self.images for layer in image.layers}.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -129,21 +129,21 @@ class ConvertResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class KeepStep(Struct, frozen=True, tag_field="action", tag="keep"):
-    """Content that passes as it is."""
+    """Content that is kept unchanged."""
 
     descriptor: Descriptor
     reason: str
 
 
 class DropStep(Struct, frozen=True, tag_field="action", tag="drop"):
-    """An entry of an index that the result does not have."""
+    """An entry of an index that is left out of the result."""
 
     descriptor: Descriptor
     reason: str
 
 
 class WalkStep(Struct, frozen=True, tag_field="action", tag="walk"):
-    """An index, and what becomes of each of its entries."""
+    """An index, and the steps of its entries."""
 
     descriptor: Descriptor
     entries: tuple["PlanStep", ...]
@@ -161,12 +161,12 @@ PlanStep: TypeAlias = KeepStep | DropStep | WalkStep | ConvertStep
 
 
 class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a conversion would do.
+    """A preview of a conversion.
 
     Attributes:
         status: "would be converted" or "would be unchanged".
-        reason: why nothing would be done; absent in JSON if something would.
-        plan: None where no plan is needed to know that nothing would be done.
+        reason: why nothing would be converted; absent in JSON if empty.
+        plan: None if the target is already the wanted result, so that no plan was made.
     """
 
     status: str
@@ -179,7 +179,7 @@ class Preview(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def describe_plan(plan: Plan) -> PlanStep:
-    """A plan without the documents that it was made from."""
+    """Describe a plan, without the documents that it was made from."""
     match plan:
         case Kept():
             return KeepStep(plan.descriptor, plan.reason)

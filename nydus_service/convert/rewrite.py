@@ -1,10 +1,10 @@
-"""Documents of an OCI image to those of its nydus image: manifest, config, index, labels. Pure.
+"""Rewrite the documents of an OCI image to those of its nydus image: manifest, config, index, labels. Pure.
 
-Only what has to change changes: what is not known here survives, in its order. The bytes depend on the
-old document, the options and the builder, on nothing else.
+Only necessary fields change. Unknown fields are kept, in their order. The bytes depend only on the old
+document, the options and the builder.
 
-Layers of the new manifest are the blobs in the order of the source layers, then the bootstrap layer.
-DiffIDs go by position: a blob's is its own digest, the bootstrap layer's the digest of its plain tar.
+The layers of the new manifest are the blobs in the order of the source layers, then the bootstrap layer.
+DiffIDs have the same order: a blob's is its own digest, the bootstrap layer's the digest of its plain tar.
 
 Source: nydus-snapshotter pkg/converter, `convertManifest`, `MergeLayers`, `makeBlobDesc`.
 """
@@ -22,11 +22,11 @@ from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Config, Index, Manifest, TypedDocument
 
 HISTORY_ENTRY: Final = {"created_by": "Nydus Converter", "comment": "Nydus Bootstrap Layer"}
-"""How the bootstrap layer came about. Without a time: the bytes would depend on it. Other tools find
+"""History entry of the bootstrap layer. It has no time, since the bytes would depend on it. Other tools find
 the entry by these texts."""
 
 _OF_OLD_CONTENT: Final = ("data", "urls")
-"""Fields of a descriptor that hold or find the very bytes that it names."""
+"""Fields of a descriptor that hold or locate the old bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class BootstrapLayer:
     """The layer that carries the image's bootstrap.
 
     Attributes:
-        digest, size: of the tar.gz.
-        diff_id: of the plain tar.
+        digest, size: of the tar.gz; size in bytes.
+        diff_id: digest of the plain tar.
     """
 
     digest: Digest
@@ -45,14 +45,14 @@ class BootstrapLayer:
 
 @dataclass(frozen=True, slots=True)
 class NydusLayers:
-    """What an image's layers have become: blobs, lowest first, and the bootstrap layer."""
+    """The new layers of an image: blobs, lowest first, and the bootstrap layer."""
 
     blobs: tuple[Descriptor, ...]
     bootstrap: BootstrapLayer
 
 
 def blob_descriptor(digest: Digest, size: int) -> Descriptor:
-    """A nydus blob in a manifest. Nothing of the source layer's descriptor holds for it.
+    """The descriptor of a nydus blob in a manifest. It takes nothing from the source layer's descriptor.
 
     Args:
         size: in bytes.
@@ -63,10 +63,10 @@ def blob_descriptor(digest: Digest, size: int) -> Descriptor:
 def bootstrap_descriptor(
     bootstrap: BootstrapLayer, *, fs_version: str, builder: BuilderIdentity, docker: bool
 ) -> Descriptor:
-    """The bootstrap layer in a manifest.
+    """The descriptor of the bootstrap layer in a manifest.
 
     Args:
-        docker: whether the manifest it goes into is of Docker's type.
+        docker: whether the manifest is of Docker's type.
     """
     return Descriptor.of(
         mediatypes.DOCKER_LAYER_GZIP if docker else mediatypes.OCI_LAYER_GZIP,
@@ -81,7 +81,7 @@ def bootstrap_descriptor(
 
 
 def rewrite_config(config: Config, layers: NydusLayers) -> Config:
-    """Put in the new layers' diffIDs, and the bootstrap layer's entry at the end of the history."""
+    """Set the new layers' diffIDs, and append the bootstrap layer's entry to the history."""
     diff_ids = [*(blob.digest for blob in layers.blobs), layers.bootstrap.diff_id]
     return config.with_layers(diff_ids, [*config.history, HISTORY_ENTRY])
 
@@ -97,13 +97,13 @@ def rewrite_manifest(
     oci: bool,
     with_referrer: bool = False,
 ) -> tuple[Descriptor, Manifest]:
-    """The new manifest and its descriptor.
+    """Make the new manifest and its descriptor.
 
     Args:
-        source: of the old manifest.
-        config: the new one, of `rewrite_config`.
-        oci: of Docker's types make OCI's.
-        with_referrer: say that the new manifest is about the old one.
+        source: descriptor of the old manifest.
+        config: the new config, of `rewrite_config`.
+        oci: convert Docker's media types to OCI's.
+        with_referrer: set the old manifest as the `subject` of the new one.
     """
     media_type = _new_type(source.media_type, oci)
     bootstrap = bootstrap_descriptor(
@@ -118,18 +118,18 @@ def rewrite_manifest(
         [*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.blobs), bootstrap]
     )
     if with_referrer:
-        new = new.with_subject(source.with_platform(None))  # some registries refuse one with a platform
+        new = new.with_subject(source.with_platform(None))  # some registries refuse a subject with a platform
     return describe_document(new, like=source, oci=oci), new
 
 
 def rewrite_index(
     source: Descriptor, index: Index, entries: Sequence[Descriptor], *, oci: bool
 ) -> tuple[Descriptor, Index | None]:
-    """What stands for an index whose entries have become these.
+    """Make the new index for these new entries, and its descriptor.
 
     Returns:
-        The very same descriptor and nothing to write if no entry changed; the entry itself if there is
-        but one, as other converters do; else the new index and its descriptor.
+        The old descriptor and None if no entry changed. If only one entry is left, that entry and None, as
+        other converters do. Otherwise the new descriptor and the new index.
     """
     if tuple(entries) == index.manifests:
         return source, None
@@ -144,19 +144,19 @@ def describe_document(document: TypedDocument, *, like: Descriptor, oci: bool) -
 
 
 def describe(data: bytes, *, like: Descriptor, oci: bool) -> Descriptor:
-    """A descriptor of other bytes that is else like an old one, without what held for the old bytes alone."""
+    """Make a descriptor of `data` from the old one, without the fields that only hold for the old bytes."""
     fields = {key: value for key, value in like.to_json().items() if key not in _OF_OLD_CONTENT}
     media_type = _new_type(like.media_type, oci)
     return Descriptor(fields).replace(media_type=media_type, digest=Digest.of(data), size=len(data))
 
 
 def manifest_labels(old: Mapping[str, str], manifest: Manifest) -> dict[str, str]:
-    """Labels of a new manifest: those of the old one that still hold, and what keeps its children."""
+    """Labels of a new manifest: those of the old one that still hold, and the GC labels of its children."""
     return keys.labels_to_carry(old) | keys.gc_labels([manifest.config, *manifest.layers])
 
 
 def index_labels(old: Mapping[str, str], index: Index) -> dict[str, str]:
-    """Labels of a new index: those of the old one that still hold, and what keeps its entries."""
+    """Labels of a new index: those of the old one that still hold, and the GC labels of its entries."""
     return keys.labels_to_carry(old) | keys.gc_labels(index.manifests)
 
 
@@ -166,15 +166,15 @@ def config_labels(old: Mapping[str, str]) -> dict[str, str]:
 
 
 def image_labels(old: Mapping[str, str]) -> dict[str, str]:
-    """Labels that a new name takes over from the old one: not requests and answers of our own."""
+    """Labels that a new name takes over from the old one: all but this project's requests and answers."""
     return {key: value for key, value in old.items() if not key.startswith(keys.OWN_PREFIX)}
 
 
 def check_diff_ids(manifest: Manifest, config: Config) -> None:
-    """An image that containerd could not run must not become one that it can.
+    """Refuse an image that containerd could not run, so that its conversion does not make it runnable.
 
     Raises:
-        FormatError: the config has not one diffID for each layer.
+        FormatError: the config does not have one diffID for each layer.
     """
     layers, diff_ids = len(manifest.layers), len(config.diff_ids)
     if layers != diff_ids:

@@ -1,15 +1,15 @@
-"""Single steps of a conversion, for a caller who walks images by a walk of their own.
+"""Single steps of a conversion, for callers with their own walk over images.
 
     each layer ──convert_layer──► its blob ─┐
     each manifest, its blobs ◄──────────────┘ ──convert_document──► the new manifest ─┐
     each index, its entries ◄─────────────────────────────────────────────────────────┘ ──► the new index
 
-What they make is, byte for byte, what convert/image.py makes of the whole. Nothing is verified here, nor
-given a name: the lease alone keeps it, and the caller decides when it is good enough to be named. What
-stays as it is, is not copied from one store to another; content/transfer.py does that.
+The results are byte for byte those of convert/image.py. Nothing is verified or named here: only the lease
+keeps the results, and the caller decides when to name them. Unchanged content is not copied from one store to
+another; content/transfer.py does that.
 
 Source: containerd core/images/converter and nydus-snapshotter pkg/converter, `LayerConvertFunc`,
-`ConvertHookFunc`, `MergeLayers`, whose places these take.
+`ConvertHookFunc`, `MergeLayers`, which these functions replace.
 """
 
 import uuid
@@ -56,15 +56,15 @@ async def convert_layer(
     work_root: Path | None = None,
     progress: Progress = silent,
 ) -> Descriptor | None:
-    """Make one layer into a nydus blob, and commit it with the labels that converters put on it.
+    """Convert one layer to a nydus blob, and commit it with the labels of converters.
 
     Args:
-        source: has the layer.
-        lease: of the store to write to; within one lease, a layer may not be converted twice at a time.
-        options: those about documents and verification do not count.
-        work_root: where to make a work directory; None: where the system has temporary files.
+        source: provider of the layer.
+        lease: in the store to write to; a lease allows one conversion of a layer at a time.
+        options: those about documents and verification are ignored.
+        work_root: parent of the work directory; None for the system's directory for temporary files.
     Returns:
-        The blob's descriptor; None for what is no layer, or a nydus blob or bootstrap already.
+        The blob's descriptor; None if `layer` is not a tar layer, or a nydus blob or bootstrap already.
     Raises:
         FormatError, UnsupportedError, BuilderFailed: as `convert_image` does; messages name the layer.
         NydusServiceError: by the stores and the operating system.
@@ -94,14 +94,14 @@ async def merge_layers(
     *,
     work_root: Path | None = None,
 ) -> BootstrapLayer:
-    """Make the layer that carries an image's bootstrap, and commit it.
+    """Merge an image's blobs, and commit the layer that carries the image's bootstrap.
 
     Args:
-        lease: of the store that has the blobs and is written to.
-        blobs: of the image's layers, lowest first; one may be there more than once.
+        lease: in the store that has the blobs and is written to.
+        blobs: of the image's layers, lowest first; a blob may occur more than once.
     Raises:
-        FormatError: a blob is damaged or none; or the layers do not fit each other.
-        BuilderFailed, NydusServiceError: as of `convert_layer`.
+        FormatError: a blob is damaged or not a nydus blob, or the layers do not match each other.
+        BuilderFailed, NydusServiceError: as `convert_layer`.
     """
     async with open_work_dir(work_root) as work_dir:
         taken: dict[Descriptor, PackedLayer] = {}
@@ -109,7 +109,7 @@ async def merge_layers(
             if blob not in taken:
                 taken[blob] = await _take_apart(lease.content, blob, work_dir)
         layers = [taken[blob] for blob in blobs]
-        # Its name makes the ingest's ref one of its own: a lease may have several merges under way.
+        # A random name makes the ingest's ref unique: a lease may have several concurrent merges.
         directory = await _make_directory(work_dir / uuid.uuid4().hex)
         merged = await merge.merge_layers(builder, layers, options.build, directory)
         return await merge.commit_bootstrap_layer(builder, lease.content, layers, merged, directory, lease.id)
@@ -125,20 +125,20 @@ async def convert_document(
     *,
     work_root: Path | None = None,
 ) -> Descriptor:
-    """Make a manifest of nydus blobs, or an index of what its entries have become; children come first.
+    """Convert a manifest or an index, whose children are converted already.
 
     Args:
-        source: has the document, and a manifest's config and layers.
+        source: provider of the document, and of a manifest's config and layers.
         document: the old manifest or index.
-        children: what a manifest's layers, or an index's entries, have become: as many, in their order.
-            An entry that is to be left out is left out.
-        options: `platforms` and `verify` do not count.
+        children: new descriptors of all the manifest's layers, or of the index's entries, in their order.
+            Leave out the entries that the new index is not to have.
+        options: `platforms` and `verify` are ignored.
     Returns:
-        The new document's descriptor; the very same one for what stays as it is, such as images without
-        layers, nydus images, attestations, an index none of whose entries changed. For an index of one
+        The new document's descriptor. The old descriptor if nothing changes: for images without layers,
+        nydus images, attestations, or an index without changed entries. For an index with one remaining
         entry, that entry.
     Raises:
-        UsageError: a manifest has another number of layers; or as `convert_image` does.
+        UsageError: the number of children differs from the manifest's layers; or as `convert_image`.
         NydusServiceError: of every kind that `convert_image` raises.
     """
     if mediatypes.is_index(document.media_type):

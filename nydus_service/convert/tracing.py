@@ -1,4 +1,4 @@
-"""From what a conversion tells while it runs to the spans of its job's trace."""
+"""Make the spans of a job's trace from the events of its conversion."""
 
 from nydus_service.convert.progress import (
     Event,
@@ -14,7 +14,7 @@ from nydus_service.observe.traces import JobTrace
 
 
 def traced(trace: JobTrace, progress: Progress) -> Progress:
-    """Hand events on to `progress`, and open and close spans by them."""
+    """Returns: a callback that opens and closes spans by events, and passes them on to `progress`."""
 
     def tell(event: Event) -> None:
         _follow(trace, event)

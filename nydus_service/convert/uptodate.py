@@ -1,6 +1,6 @@
-"""Whether a target is there already, made of the same source with the same options, and complete.
+"""Check whether a target exists already, made from the same source with the same options, and complete.
 
-What a name was made of is recorded in labels of the name, never in a document: the verdict of a
+The source and options of a result are recorded in labels of its name, never in a document: the verdict of a
 verification must not change a digest.
 """
 
@@ -17,11 +17,11 @@ from nydus_service.oci.mediatypes import is_foreign_layer
 from nydus_service.options.convert import VERIFY_MODES
 
 SOURCE: Final = f"{OWN_PREFIX}source"
-"""Digest that the source's name pointed to."""
+"""Label: digest that the source's name pointed to."""
 FINGERPRINT: Final = f"{OWN_PREFIX}fingerprint"
-"""`fingerprint.image_fingerprint` of the conversion."""
+"""Label: `fingerprint.image_fingerprint` of the conversion."""
 VERIFIED: Final = f"{OWN_PREFIX}verified"
-"""How it was verified: none, tree or full."""
+"""Label: mode of the verification: none, tree or full."""
 
 
 def record(source: Digest, fingerprint: str, verified: str) -> dict[str, str]:
@@ -30,10 +30,10 @@ def record(source: Digest, fingerprint: str, verified: str) -> dict[str, str]:
 
 
 async def find_image_named(stores: Stores, name: str) -> Image | None:
-    """What a target's name points to now, if it is there.
+    """Find the image that has the target's name now; None if no image has it.
 
     Raises:
-        UsageError: several images have the name, or there is something else in the store's place.
+        UsageError: several images have the name, or the path is not a store of this kind.
     """
     try:
         return await stores.images.get(name)
@@ -42,7 +42,7 @@ async def find_image_named(stores: Stores, name: str) -> Image | None:
 
 
 async def is_finished(stores: Stores, image: Image, source: Digest, fingerprint: str, verify: str) -> bool:
-    """Whether an image is the result of a request, verified at least as it asks, and all there."""
+    """Whether an image is the complete result of a request, verified at least by the mode `verify`."""
     labels = image.labels
     if labels.get(SOURCE) != source or labels.get(FINGERPRINT) != fingerprint:
         return False
@@ -53,9 +53,9 @@ async def is_finished(stores: Stores, image: Image, source: Digest, fingerprint:
 
 
 async def is_complete(provider: Provider, root: Descriptor) -> bool:
-    """Whether all content of an image is there in its size. Digests of documents alone are verified.
+    """Whether all content of an image exists with its size. Only the digests of documents are verified.
 
-    Attestations and non-distributable layers may be missing: they were missing before.
+    Attestations and non-distributable layers may be missing, since the source may lack them too.
     """
     try:
         async for node in walk(root, filtered(children(provider), _is_needed)):

@@ -1,7 +1,7 @@
-"""Whether a merged image holds what its layers hold: the request, and what the answer means.
+"""Verify that a merged image has the content of its layers: make the request and interpret the report.
 
-The work is done by a process of its own (treeverify/), which a `Verifier` runs. It sees the tar-splits that
-were recorded of the layers, and the result; never anything that a builder says of them.
+A `Verifier` runs a separate process (treeverify/) for the work. The process sees the recorded tar-splits of
+the layers and the result, but no statement of a builder about them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ from nydus_service.oci.digest import Digest
 
 _EMBEDDED: Final = "nydus-image-py"
 _SHOWN: Final = 5
-"""Differences in a message; the report has more."""
+"""Number of differences in a message; the report has more."""
 
 
 class Verification(Struct, frozen=True, kw_only=True):
@@ -38,11 +38,11 @@ class Verification(Struct, frozen=True, kw_only=True):
     Attributes:
         verdict: equal.
         mode: tree or full.
-        entries: names that were compared.
-        content_bytes: of the files that were compared, by their chunks' digests.
-        bytes_read: of chunks that were read back from blobs (full).
-        legitimate: what rightly differs.
-        duration_s: from when there was a result, to the millisecond.
+        entries: number of directory entries that were compared.
+        content_bytes: bytes of the files that were compared, by their chunks' digests.
+        bytes_read: bytes of chunks that were read back from blobs (full).
+        legitimate: expected differences.
+        duration_s: seconds since the merged image existed, to the millisecond.
     """
 
     verdict: str
@@ -55,7 +55,7 @@ class Verification(Struct, frozen=True, kw_only=True):
 
 
 class ResultDiffers(DiffersError):
-    """A result is not what its source is; `report` says where."""
+    """A result differs from its source; `report` has the differences."""
 
     def __init__(self, message: str, report: VerificationReport) -> None:
         super().__init__(message)
@@ -63,17 +63,17 @@ class ResultDiffers(DiffersError):
 
 
 class ImageVerification:
-    """Holds one merged image against the layers it was made of.
+    """Compares one merged image with the layers that it was made from.
 
-    `run` reads the tar-splits while they are still recorded, in a task of its own. What goes wrong
-    there is told by `conclude`, when all layers are packed: a packer knows better what is wrong with one.
+    `run` reads the tar-splits while they are still recorded, in a task of its own. Its errors are raised by
+    `conclude`, when all layers are packed: if a layer is invalid, its packer reports the better error.
     """
 
     def __init__(self, verifier: Verifier, mode: str, layers: Sequence[tuple[Digest, Path]]) -> None:
         """
         Args:
             mode: tree or full.
-            layers: their digests and the files of their tar-splits, lowest first.
+            layers: digests of the layers and the files of their tar-splits, lowest first.
         """
         self._verifier = verifier
         self._mode = mode
@@ -108,16 +108,16 @@ class ImageVerification:
         builder: BuilderIdentity,
         work_dir: Path,
     ) -> Verification:
-        """Give the result and wait for the verdict. All layers are packed by now.
+        """Pass on the merged image and wait for the verdict. All layers must be packed.
 
         Args:
-            store: has the blobs; read by mode full alone.
+            store: provider of the blobs; only read in mode full.
             blobs: of the layers.
             builder: of the image.
-            work_dir: for copies of blobs that the process cannot read where they are.
+            work_dir: for copies of blobs that the store does not have as files.
         Raises:
-            ResultDiffers: they differ; the message has the first differences and, where there is one, a way
-                out.
+            ResultDiffers: the image differs; the message has the first differences and, if there is one, a
+                workaround.
             DiffersError: the bootstrap is damaged.
             NydusServiceError: as `Verifier.verify`.
         """
@@ -151,7 +151,7 @@ class ImageVerification:
 
 
 async def _readable(store: Provider, blob: Descriptor, readers: AsyncExitStack, work_dir: Path) -> Path:
-    """A file with a blob's bytes: the store's own, or a copy."""
+    """The path of a file with a blob's bytes: the store's own file, or a copy."""
     reader = await readers.enter_async_context(store.open_reader(blob))
     if reader.local_path is not None:
         return reader.local_path
@@ -166,7 +166,7 @@ async def _readable(store: Provider, blob: Descriptor, readers: AsyncExitStack, 
 
 
 def _told(report: VerificationReport) -> str:
-    """The first differences, a line each."""
+    """Format the first differences, one on a line."""
     total, differences = report.differences_total, report.differences[:_SHOWN]
     lines = [f"the result differs from its source in {total} place{'s' if total > 1 else ''}:"]
     for each in differences:

@@ -1,17 +1,17 @@
-"""The directory that one conversion works in: `nydus-converter-<random>`, gone when it ends.
+"""The work directory of one conversion: `nydus-converter-<random>`, removed when the conversion ends.
 
-A process that is killed leaves its directory behind. So each one has a lock file, which the kernel
-unlocks with the process, and whoever comes next removes the directories of the dead:
+A killed process leaves its directory behind. So each directory has a lock file, which the kernel unlocks when
+the process ends, and the next conversion removes the directories of dead processes:
 
-    .nydus-converter-<random>    being made, not yet locked          nobody looks at it for an hour
+    .nydus-converter-<random>    being created, not yet locked       ignored for an hour
     nydus-converter-<random>     locked: its process lives           unlocked: its process is dead
 
-- A directory is made under the hidden name, locked, then renamed, so that the visible one is never
-  without its lock. flock belongs to the open file and does not mind the rename.
-- Other converters name theirs alike but have no lock file of ours: those are never touched. Nor is what
-  belongs to another user, in a temporary directory that is everybody's.
-- The lock file holds the boot id that the lock was taken under. Whether its process is dead is decided by
-  the rule of locks.py.
+- A directory is created under the hidden name, locked, then renamed, so that the visible one is never
+  without its lock. flock belongs to the open file and survives the rename.
+- Other converters use similar names, without this project's lock file. Their directories are never removed,
+  nor are those of other users in a shared temporary directory.
+- The lock file holds the boot id at the time of locking. locks.py has the rule that decides whether the
+  process is dead.
 """
 
 import os
@@ -36,19 +36,19 @@ PREFIX: Final = "nydus-converter-"
 LOCK: Final = ".nydus-service.lock"
 _HIDDEN: Final = f".{PREFIX}"
 _UNFINISHED_S: Final = 3600
-"""Making a directory takes moments: after an hour its maker was killed."""
+"""Seconds. Creating a directory takes moments, so after an hour its process must be dead."""
 _ATTEMPTS: Final = 10
-"""A parent that another conversion made goes when that ends, perhaps just when we want to use it."""
+"""A parent directory may vanish during an attempt, since a conversion removes the parents it created."""
 
 
 @asynccontextmanager
 async def open_work_dir(parent: Path | None) -> AsyncIterator[Path]:
-    """Make a work directory, after those of the dead beside it are gone; it is removed at the end.
+    """Remove the directories of dead processes and create a work directory, which is removed at the end.
 
     Args:
-        parent: made if it is missing; None: the system's directory for temporary files.
+        parent: created if missing; None for the system's directory for temporary files.
     Raises:
-        NotAllowedError, NoSpaceError, NydusServiceError: it cannot be made.
+        NotAllowedError, NoSpaceError, NydusServiceError: the directory cannot be created.
     """
     root = temporary_root() if parent is None else parent
     try:
@@ -63,13 +63,13 @@ async def open_work_dir(parent: Path | None) -> AsyncIterator[Path]:
 
 
 def sweep(root: Path) -> list[Path]:
-    """Remove work directories of processes that are no more. Returns which."""
+    """Remove the work directories of dead processes. Returns their paths."""
     removed = []
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if entry.name.startswith((PREFIX, _HIDDEN))]
     for name in names:
         directory = root / name
-        with suppress(OSError):  # gone meanwhile, or not ours to remove: the next one may have more luck
+        with suppress(OSError):  # gone meanwhile, or not removable; the next sweep tries again
             if _is_ours(directory) and _is_stale(directory):
                 shutil.rmtree(directory)
                 removed.append(directory)
@@ -78,7 +78,7 @@ def sweep(root: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _WorkDir:
-    """A work directory, the descriptor that has its lock, and the parents that had to be made for it."""
+    """A work directory, the file descriptor of its lock, and the parents that were created for it."""
 
     directory: Path
     lock: int
@@ -123,7 +123,7 @@ def _make(root: Path) -> tuple[Path, int]:
 
 
 def _remove_empty(directories: list[Path]) -> None:
-    """Remove directories, the innermost first, as long as nobody else uses them."""
+    """Remove directories, the innermost first, up to the first that is not empty."""
     with suppress(OSError):
         for directory in directories:
             directory.rmdir()
@@ -142,7 +142,7 @@ def _is_stale(directory: Path) -> bool:
     try:
         boot = _read_boot_id(directory / LOCK)
     except FileNotFoundError:
-        return unfinished  # killed before it had its lock; a visible one without is another program's
+        return unfinished  # hidden: killed before locking; visible: another program's
     return is_stale(directory / LOCK, boot, age_s)
 
 

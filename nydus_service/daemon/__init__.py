@@ -1,1 +1,1 @@
-"""The daemon: builds stores, builders, jobs and servers from the configuration, and ends them in order."""
+"""The daemon: makes stores, builders, jobs and servers from the configuration, and ends them in order."""

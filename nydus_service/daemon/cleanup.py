@@ -1,4 +1,4 @@
-"""Removes what processes of ours that were killed have left behind; nothing of living ones, or of others."""
+"""Remove leftovers of this project's killed processes; those of living or other programs stay."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from nydus_service.errors import from_os_error
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What was removed: work directories, and in each namespace of containerd leases by their ids."""
+    """The removed work directories, and the ids of the removed leases by containerd namespace."""
 
     directories: tuple[Path, ...]
     leases: dict[str, list[str]]
@@ -23,10 +23,10 @@ async def sweep_leftovers(address: Path, jobs_dir: Path, work_root: Path | None)
     """Sweep all namespaces of a containerd, and a directory.
 
     Args:
-        jobs_dir: where processes of this user hold their locks.
-        work_root: where work directories are made; None: where the system has temporary files.
+        jobs_dir: directory of the locks of this user's processes.
+        work_root: parent of work directories; None for the system's directory for temporary files.
     Raises:
-        UnreachableError, NotAllowedError: the directory is swept by then, containerd is not.
+        UnreachableError, NotAllowedError: containerd cannot be swept. The directory is swept by then.
     """
     directories = await anyio.to_thread.run_sync(_sweep_directory, work_root or temporary_root())
     facts = await introspect(address)

@@ -1,4 +1,4 @@
-"""From what jobs and conversions tell to the series of observe/metrics.py."""
+"""Update the metrics of observe/metrics.py from the changes of jobs and the events of conversions."""
 
 from nydus_service.convert.progress import (
     Event,
@@ -14,7 +14,7 @@ from nydus_service.observe.metrics import Metrics
 
 
 def counted(metrics: Metrics, progress: Progress) -> Progress:
-    """Hand events on to `progress`, and count what they tell of."""
+    """Returns: a callback that counts events in the metrics, and passes them on to `progress`."""
 
     def tell(event: Event) -> None:
         match event:

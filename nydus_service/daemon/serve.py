@@ -2,11 +2,11 @@
 
     journal, queue ──► servers ──► triggers ──► READY ──► … ──► SIGTERM
                                                                    │ no requests, no triggers
-                              journal closed ◄── servers ◄─────────┘ running jobs end, or are put back
+                              journal closed ◄── servers ◄─────────┘ running jobs end, or are queued again
 
-A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers, options, the HTTP token anew;
-all else stays as it was at the start. What breaks while the servers start ends the daemon with one error;
-afterwards only a defect does.
+A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers, options and the HTTP token
+again; all other settings stay as they were at the start. An error while the servers start ends the daemon
+with that one error. Afterwards only a bug ends it.
 """
 
 import logging
@@ -51,8 +51,8 @@ async def serve(config: DaemonConfig, settings: Settings, reload: Callable[[], D
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        settings: what the environment says of builders.
-        reload: reads the configuration anew, for SIGHUP.
+        settings: of builders, from the environment.
+        reload: reads the configuration again, for SIGHUP.
     Raises:
         NydusServiceError: the daemon cannot start; the message says why.
     """
@@ -68,7 +68,7 @@ async def serve(config: DaemonConfig, settings: Settings, reload: Callable[[], D
 
 @asynccontextmanager
 async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterator["Daemon"]:
-    """Everything that listens or keeps something, begun in order and ended in the opposite one."""
+    """Open the journal and the servers in order, and close them in reverse order."""
     cores = len(os.sched_getaffinity(0))
     rules = RuleBook.of(config)
     metrics = Metrics()
@@ -94,7 +94,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
         )
         daemon = Daemon(config, queue, api, triggers)
         if config.http.address:
-            from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB that few need
+            from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB, rarely needed
 
             daemon.http = await stack.enter_async_context(
                 open_http_server(
@@ -139,7 +139,7 @@ def _api_settings(config: DaemonConfig, rules: RuleBook) -> ApiSettings:
 
 @dataclass(slots=True)
 class Daemon:
-    """A daemon whose servers listen."""
+    """A daemon with listening servers."""
 
     config: DaemonConfig
     queue: JobQueue
@@ -151,7 +151,7 @@ class Daemon:
 
     @property
     def unready(self) -> str:
-        """Why it does not do all its work now; empty if it does. For health checks."""
+        """The reason why the daemon does not do all its work now; empty if it does. For health checks."""
         if self._ending:
             return "the daemon ends"
         wanted = self.config.triggers.labels or self.config.triggers.events
@@ -160,7 +160,7 @@ class Daemon:
         return ""
 
     async def run(self, reload: Callable[[], DaemonConfig]) -> None:
-        """Work until a signal ends it, and all is on disk. Those that end it may be blocked until here."""
+        """Work until a signal ends the daemon, and all is on disk. Unblocks the signals that end it."""
         with anyio.open_signal_receiver(*_ENDING, signal.SIGHUP) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
             async with anyio.create_task_group() as tasks:
@@ -196,7 +196,7 @@ class Daemon:
         await self.api.end_watches()
 
     async def _reload(self, reload: Callable[[], DaemonConfig]) -> None:
-        """Take over what can change without a restart; on any error all stays."""
+        """Apply the settings that can change without a restart. On any error nothing changes."""
         self.notifier.reloading()
         try:
             config = await anyio.to_thread.run_sync(reload)

@@ -1,4 +1,4 @@
-"""Does what jobs ask for: opens the stores that they name, and drives the builder."""
+"""Runs jobs: opens their stores, and drives the builder."""
 
 import resource
 from collections.abc import Sequence
@@ -32,17 +32,17 @@ from nydus_service.options.convert import ConvertOptions
 
 
 class Worker:
-    """The `jobs.service.Runner` over real stores and builders. All its jobs share one bound on processes."""
+    """The `jobs.service.Runner` over real stores and builders. All jobs share one limit of processes."""
 
     def __init__(
         self, config: DaemonConfig, settings: Settings, cores: int, metrics: Metrics, tracing: Tracing
     ) -> None:
         """
         Args:
-            settings: what the environment says of builders; the configuration wins.
-            cores: bounds builder processes where the configuration does not.
+            settings: of builders, from the environment; the configuration has priority.
+            cores: limit of builder processes if the configuration sets none.
         Raises:
-            BuilderFailed: the configured builder is not there.
+            BuilderFailed: the configured builder does not exist.
         """
         self._config = config
         self._metrics = metrics
@@ -60,17 +60,17 @@ class Worker:
 
     @property
     def builders(self) -> int:
-        """Builder processes that may be at work at a time."""
+        """Maximum number of concurrent builder processes."""
         return int(self._limiter.total_tokens)
 
     @property
     def builders_running(self) -> int:
-        """Builder processes at work now."""
+        """Number of builder processes that run now."""
         return self._limiter.borrowed_tokens
 
     @property
     def builder_peak_bytes(self) -> int:
-        """Memory that the biggest process so far has had at a time."""
+        """Peak memory of the largest child process so far, in bytes."""
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
 
     async def convert(self, job: Job, progress: Progress) -> ConvertResult:

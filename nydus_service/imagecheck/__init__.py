@@ -1,5 +1,4 @@
-"""The check of a published image: its documents, blobs and bootstrap, and the image that it was made of.
+"""Check a published image: its documents, blobs and bootstrap, and the image that it was made from.
 
-It looks at images in stores. The comparison of the two file trees is the work of a process of its own,
-treeverify/.
+This package reads images in stores. A separate process, treeverify/, compares the two file trees.
 """

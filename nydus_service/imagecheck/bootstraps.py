@@ -1,4 +1,4 @@
-"""Bootstraps for the commands that look into images: out of a bootstrap layer, and in a few numbers."""
+"""Extract the bootstrap of a bootstrap layer, and summarise it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +35,13 @@ class BlobFacts(Struct, frozen=True, kw_only=True):
 
 
 class BootstrapFacts(Struct, frozen=True, kw_only=True):
-    """A bootstrap in a few numbers.
+    """A summary of a bootstrap.
 
     Attributes:
-        names: of all kinds of files; a hard link counts once for each of its names.
-        content_bytes: of all regular files; a hard link counts once.
+        names: number of names of all files; a hard link counts once for each of its names.
+        content_bytes: bytes of all regular files; a hard link counts once.
         flags: of the superblock, in hex.
-        prefetch: entries of the prefetch table.
+        prefetch: number of entries in the prefetch table.
     """
 
     fs_version: int
@@ -64,9 +64,9 @@ async def extract_bootstrap(provider: Provider, layer: Descriptor, target: Path)
     """Write the bootstrap of a bootstrap layer to a file.
 
     Raises:
-        ContentNotFound: the layer is not there.
-        UnexpectedContent: it has another digest than its descriptor says.
-        FormatError: it is damaged, or has no bootstrap in it.
+        ContentNotFound: the store does not have the layer.
+        UnexpectedContent: the layer's digest differs from its descriptor.
+        FormatError: the layer is damaged, or has no bootstrap.
     """
     async with provider.open_reader(layer) as reader:
         await anyio.to_thread.run_sync(_extract, layer, reader, target)
@@ -96,7 +96,7 @@ def _extract(layer: Descriptor, reader: ReaderAt, target: Path) -> None:
 
 
 def _plain_pieces(reader: ReaderAt, digester: Digester) -> Iterator[bytes]:
-    """Read a layer front to back, hashed as it is stored; yields it decompressed. Runs in a worker thread."""
+    """Read a layer, hash the stored bytes, and yield them decompressed. Runs in a worker thread."""
     decompressor = None
     for offset in range(0, reader.size, PIECE_SIZE):
         anyio.from_thread.check_cancelled()
@@ -116,10 +116,10 @@ async def _read_whole(reader: ReaderAt, offset: int) -> bytes:
 
 
 def read_chunking(bootstrap: Path) -> tuple[int, str]:
-    """How the content of an image was cut and digested: bytes of a chunk, and blake3 or sha256.
+    """Read the chunk size in bytes, and the digester (blake3 or sha256), of a bootstrap.
 
     Raises:
-        FormatError, UnsupportedError: it is no bootstrap that can be read.
+        FormatError, UnsupportedError: the file is not a readable bootstrap.
     """
     try:
         with bootstrap.open("rb") as file:
@@ -135,7 +135,7 @@ def read_chunking(bootstrap: Path) -> tuple[int, str]:
 
 
 def describe_bootstrap(bootstrap: Bootstrap) -> BootstrapFacts:
-    """Count what a bootstrap holds; a hard link counts once for each of its names."""
+    """Summarise a bootstrap. A hard link counts once for each of its names, its content once."""
     counts = {"directories": 0, "files": 0, "symlinks": 0, "special": 0}
     content_bytes = 0
     inodes: set[int] = set()

@@ -1,4 +1,4 @@
-"""The check of an image: each nydus manifest of it, held against that of its platform in the source."""
+"""Check an image: compare each of its nydus manifests with the source's manifest of the same platform."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,16 +31,16 @@ async def check_image(
     """Check a nydus image. Changes nothing.
 
     Args:
-        against: the image that it was made of; None: check the image alone.
-        mode: tree: metadata, and content by digests; full: every chunk is read back, too.
-        platforms: only these; none named: all.
+        against: the image that it was made from; None to check only the image itself.
+        mode: "tree" compares metadata, and content by digests; "full" also reads back every chunk.
+        platforms: to check; empty for all.
         limiter: of processes.
-        work_root: where to make the work directory; None: where the system has temporary files.
+        work_root: parent of the work directory; None for the system's directory for temporary files.
         limits: of each process that reads a layer; the verifier has its own.
     Raises:
-        UsageError: it is no nydus image.
-        NotFoundError: an image, a part of it, or a platform that was asked for is not there.
-        DiffersError: it is so damaged that there is nothing to compare.
+        UsageError: the image is not a nydus image.
+        NotFoundError: an image, a part of it, or a requested platform does not exist.
+        DiffersError: the image is too damaged to be compared.
         FormatError: the source is damaged.
     """
     provider = image.stores.content
@@ -69,8 +69,8 @@ async def _nydus_manifests(
     """The nydus images among the manifests of an image.
 
     Raises:
-        UsageError: there is none.
-        NotFoundError: none is for a platform that was asked for.
+        UsageError: no manifest is a nydus image.
+        NotFoundError: no nydus image is for a requested platform.
     """
     found = [each for each in await find_manifests(provider, root) if each.bootstrap_layer]
     if not found:
@@ -85,12 +85,12 @@ async def _nydus_manifests(
 def _source_of(
     manifest: FoundManifest, sources: Sequence[FoundManifest], count: int, name: str
 ) -> FoundManifest:
-    """The source that a nydus image is to be held against: that of its platform, or the only one there is.
+    """The source manifest for a nydus image: that of its platform, or the only one.
 
     Args:
-        count: of the nydus images that are checked.
+        count: number of the nydus images to check.
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: the source has no image for the platform.
     """
     images = [each for each in sources if each.kind == "OCI image"]
     for source in images:

@@ -1,4 +1,4 @@
-"""The check of one nydus image: its parts, its bootstrap, and its source if there is one to compare with."""
+"""Check one nydus image: its parts, its bootstrap, and its source if one is given."""
 
 import os
 import time
@@ -22,7 +22,7 @@ from nydus_service.oci.digest import Digester
 
 
 class ManifestCheck:
-    """Checks the manifests of one image, one after the other. A layer of several of them is read once."""
+    """Checks the manifests of one image, one after the other. A layer that several share is read once."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class ManifestCheck:
     ) -> None:
         """
         Args:
-            mode: tree or full, as of `verify`; without a source it is only read.
+            mode: tree or full, as for `verify`; without a source the image is only read.
             limiter: of processes.
             limits: of each process that reads a layer.
         """
@@ -50,10 +50,11 @@ class ManifestCheck:
         self._tar_splits: dict[str, Path] = {}
 
     async def run(self, manifest: FoundManifest, source: FoundManifest | None) -> Checked:
-        """
+        """Check a manifest, and compare it with its source unless that is None.
+
         Raises:
-            DiffersError: the image is so damaged that there is nothing to compare.
-            ContentNotFound: a part of it, or of the source, is missing.
+            DiffersError: the image is too damaged to be compared.
+            ContentNotFound: a part of the image or of the source is missing.
             FormatError: the source is damaged.
         """
         started = time.monotonic()
@@ -61,7 +62,7 @@ class ManifestCheck:
             try:
                 bootstrap = await self._read_parts(manifest)
                 chunking = await anyio.to_thread.run_sync(read_chunking, bootstrap)
-            except FormatError as exc:  # a damaged image is an answer here, and no bad input
+            except FormatError as exc:  # the image is being checked, so damage is a result, not invalid input
                 raise DiffersError(f"damaged: {exc}") from exc
             request = VerificationRequest("read")
             if source:
@@ -79,10 +80,10 @@ class ManifestCheck:
         )
 
     async def _read_parts(self, manifest: FoundManifest) -> Path:
-        """Look at all parts of the image. Returns a file with its bootstrap.
+        """Check all parts of the image. Returns the path of a file with its bootstrap.
 
         Raises:
-            FormatError: one is damaged, or they contradict each other.
+            FormatError: a part is damaged, or parts contradict each other.
         """
         assert manifest.manifest is not None
         assert manifest.bootstrap_layer is not None
@@ -137,7 +138,7 @@ class ManifestCheck:
                 )
 
     async def _blobs(self, manifest: FoundManifest, readers: AsyncExitStack) -> dict[str, str | None]:
-        """Hex ids of the image's blobs; in mode full with files of their bytes, whose digests are right."""
+        """Hex ids of the image's blobs; in mode full with files of their bytes, verified by digest."""
         assert manifest.manifest is not None
         blobs: dict[str, str | None] = {}
         for layer in manifest.manifest.layers:
@@ -150,7 +151,7 @@ class ManifestCheck:
         return blobs
 
     async def _hashed(self, blob: Descriptor, reader: ReaderAt) -> Path:
-        """Hash a blob. Returns a file with its bytes: the store's own, or a copy."""
+        """Verify a blob's digest. Returns the path of a file with its bytes: the store's own, or a copy."""
         path = reader.local_path or self._work_dir / f"{blob.digest.hex}.blob"
         digester = Digester(blob.digest.algorithm)
         try:

@@ -1,4 +1,4 @@
-"""What an image is made of, for the commands that look into one: manifests, and which of them are nydus's."""
+"""Find the manifests of an image, and which of them are nydus images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from nydus_service.oci.platform import Platform
 
 @dataclass(frozen=True, slots=True)
 class FoundManifest:
-    """A manifest. `manifest` is None where it was not read, `config` where it is no container image."""
+    """A manifest. `manifest` is None if it was not read, `config` if it is not a container image."""
 
     descriptor: Descriptor
     manifest: Manifest | None
@@ -30,7 +30,7 @@ class FoundManifest:
 
     @property
     def kind(self) -> str:
-        """In a word or two: nydus image, OCI image, artifact, attestations, not here."""
+        """The kind in words: nydus image, OCI image, artifact, attestations, not here."""
         if keys.is_attestation(self.descriptor):
             return "attestations"
         if self.manifest is None:
@@ -41,14 +41,14 @@ class FoundManifest:
 
 
 async def find_manifests(provider: Provider, root: Descriptor) -> list[FoundManifest]:
-    """Walk from what a name points to to all manifests, in their order.
+    """Walk from the root of an image to all manifests, in their order.
 
-    Manifests of an index that are not in the store are listed as not here: many users fetch one platform
-    only. Attestations are not read.
+    Manifests of an index that the store does not have are listed as "not here", since many users fetch only
+    one platform. Attestations are not read.
 
     Raises:
-        ContentNotFound: the root is not there, or a config, or an index inside another.
-        FormatError, UnsupportedError: a document is damaged, or of a kind that is not known.
+        ContentNotFound: the root, a config or a nested index is missing.
+        FormatError, UnsupportedError: a document is damaged, or of an unknown kind.
     """
     read = entries(provider)
 

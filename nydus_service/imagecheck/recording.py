@@ -1,4 +1,4 @@
-"""Records the tar-splits of a source's layers for a check: the tee of a conversion, without the builder."""
+"""Record the tar-splits of a source's layers for a check, as a conversion does, but without the builder."""
 
 import os
 from contextlib import ExitStack
@@ -24,16 +24,16 @@ async def record_tar_split(
     digester: str,
     limits: Limits = UNLIMITED,
 ) -> None:
-    """Read a layer in a process of its own, and note what is in it.
+    """Read a layer in a separate process, and record its tar-split.
 
     Args:
         tar_split: file to write (tarsplit/recorder.py).
-        chunk_size: bytes by which content is cut and digested: that of the image to compare with.
-        digester: blake3 or sha256, likewise.
+        chunk_size: bytes of a chunk, as in the image to compare with.
+        digester: blake3 or sha256, as in the image to compare with.
         limits: of the process.
     Raises:
-        FormatError: the layer is damaged, or not the one that its descriptor names.
-        ContentNotFound: it is not there.
+        FormatError: the layer is damaged, or differs from its descriptor.
+        ContentNotFound: the store does not have the layer.
     """
     request = PackRequest(
         layer.digest, layer.size, BuildOptions(chunk_size=chunk_size, digester=digester), tar_split

@@ -1,4 +1,4 @@
-"""What a check found. The structs have the fields of the JSON document, in their order."""
+"""The result of a check. The structs have the fields of the JSON document, in their order."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from nydus_service.oci.descriptor import Descriptor
 
 
 class Checked(Struct, frozen=True, kw_only=True):
-    """One manifest that was checked.
+    """The result of one manifest.
 
     Attributes:
-        platform: as text; None if neither index nor config says it.
+        platform: as text; None if neither index nor config has one.
         target: the nydus manifest.
-        source: the manifest that it was compared with, if there is one.
-        duration_s: to the millisecond.
+        source: the manifest that it was compared with, if any.
+        duration_s: seconds, to the millisecond.
 
     All other fields are those of `builder.verification.VerificationReport`.
     """
@@ -64,10 +64,10 @@ class Checked(Struct, frozen=True, kw_only=True):
 
 
 class CheckResult(Struct, frozen=True, kw_only=True):
-    """What a check of an image found.
+    """The result of the check of an image.
 
     Attributes:
-        image: reference of the nydus image; `target` is what its name points to.
+        image: reference of the nydus image; `target` is the descriptor that its name points to.
         against: reference of the image that it was compared with.
         verdict: that of the first manifest that is not good, or of all: equal, sound, differs, damaged.
         images: the manifests that were checked; never empty.
@@ -85,5 +85,5 @@ class CheckResult(Struct, frozen=True, kw_only=True):
 
 
 def verdict_of(images: Sequence[Checked]) -> str:
-    """The verdict of an image by those of its manifests."""
+    """The verdict of an image, from the verdicts of its manifests."""
     return next((each.verdict for each in images if not each.is_good), images[0].verdict)

@@ -1,1 +1,1 @@
-"""Jobs: their states, journal and queue. What makes them is elsewhere: api/ and triggers/."""
+"""Jobs: their states, journal and queue. The packages api and triggers submit them."""

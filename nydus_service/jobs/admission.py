@@ -1,4 +1,4 @@
-"""Whether another job may begin: scratch space and memory that are free."""
+"""Admission of jobs: measure free scratch space and memory."""
 
 import os
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from typing import Final
 from nydus_service.jobs.job import Job
 
 SCRATCH_LEAST: Final = 64 << 20
-"""Bytes that a job is thought to take at least: what builders note of a layer's files, and bootstraps."""
+"""Lowest estimate for a job, in bytes: the builders' records of a layer's files, and bootstraps."""
 _SCRATCH_SHARE: Final = 8
-"""A job whose layers are known takes that part of their size. 200,000 small files are the worst: their
-tar-split is as big as their layer, which is small then."""
+"""A job whose layers are known is estimated to take 1/8 of their size. A layer of 200,000 small files is the
+worst case: its tar-split is as big as the layer, but that layer is small."""
 
 _NO_LIMIT: Final = 1 << 60
-"""Of control groups: numbers from here on, as version 1 has them, mean none."""
+"""Limits of control groups from this number on, as in version 1, mean that there is no limit."""
 
 _VERSION_1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _VERSION_2: Final = ("memory.max", "memory.current", "inactive_file")
@@ -23,20 +23,24 @@ _VERSION_2: Final = ("memory.max", "memory.current", "inactive_file")
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """What is free, in bytes: `space` where work directories are made, for us; `memory` of the machine
-    or the control group, whichever has less."""
+    """Free resources in bytes.
+
+    Attributes:
+        space: where work directories are created, available to this user.
+        memory: of the machine or the control group, whichever has less.
+    """
 
     space: int
     memory: int
 
 
 def scratch_estimate(job: Job) -> int:
-    """Bytes of scratch space that a job may take: by its layers if an earlier try has found them."""
+    """Bytes of scratch space that a job may take, by its layers if an earlier try has found them."""
     return max(SCRATCH_LEAST, job.progress.bytes_total // _SCRATCH_SHARE)
 
 
 def measure(work_dir: Path) -> Free:
-    """What is free now. What cannot be known does not count: the work itself will tell then."""
+    """Measure what is free now. An unknown value counts as unlimited; the job itself reports a lack."""
     return Free(_free_space(work_dir), _free_memory(Path("/proc"), Path("/sys/fs/cgroup")))
 
 
@@ -44,7 +48,7 @@ def _free_space(directory: Path) -> int:
     for path in (directory.absolute(), *directory.absolute().parents):
         try:
             status = os.statvfs(path)
-        except FileNotFoundError:  # a work directory's parents are made when the first one is
+        except FileNotFoundError:  # parents are created with the first work directory
             continue
         except OSError:
             break
@@ -62,10 +66,11 @@ def _available(proc: Path) -> int:
 
 
 def _free_in_groups(proc: Path, cgroups: Path) -> list[int]:
-    """Of this process's control group and those above it, of either version.
+    """Free bytes in this process's control group and each of its parents, of version 1 or 2.
 
-    Source: Linux, admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. Page cache that is not in use is
-    counted as used there, but goes when somebody needs the space.
+    The kernel counts inactive page cache as used, but reclaims it on demand, so it counts as free here.
+
+    Source: Linux, admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
     """
     free: list[int] = []
     for line in _lines(proc / "self" / "cgroup"):
@@ -79,7 +84,7 @@ def _free_in_groups(proc: Path, cgroups: Path) -> list[int]:
 
 def _free_in_group(root: Path, path: str, files: tuple[str, str, str]) -> Iterator[int]:
     group = root / path.lstrip("/")
-    # Inside a container the path may be that of the host, and only the root is there.
+    # Inside a container the path may be the host's, and only the root exists.
     for directory in (group, *(parent for parent in group.parents if parent.is_relative_to(root))):
         limit, used = _number(directory / files[0]), _number(directory / files[1])
         if limit is not None and used is not None and limit < _NO_LIMIT:
@@ -92,7 +97,7 @@ def _fields(path: Path) -> dict[str, int]:
 
 
 def _number(path: Path) -> int | None:
-    """None: no such file, or "max"."""
+    """Returns: None if the file does not exist or holds "max"."""
     lines = _lines(path)
     return int(lines[0]) if lines and lines[0].isdecimal() else None
 

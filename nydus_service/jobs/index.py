@@ -1,6 +1,6 @@
-"""All jobs in memory: those that are not finished as they are, history packed as it is on disk. Pure.
+"""All jobs in memory: unfinished ones as objects, history packed as it is on disk. Pure.
 
-History may be a thousand results with all their layers: as JSON it takes a tenth of what objects do.
+History may have a thousand results with all their layers. As JSON it takes a tenth of the memory of objects.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ class _Entry:
 
 
 class JobIndex:
-    """Jobs by id, in the order in which they were accepted; and who does what is asked for now."""
+    """Jobs by id, in the order of acceptance, and the unfinished job of each request key."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -29,7 +29,7 @@ class JobIndex:
         self._next_number = 0
 
     def load(self, record: Record) -> Job | None:
-        """Take over a job from the disk; jobs come in their order. Returns it unless it is finished."""
+        """Add a job from disk, in the order of acceptance. Returns the job unless it is finished."""
         if record.finished is not None:
             self._entries[record.id] = _Entry(self._take_number(), record.request_key, record)
             self._history[record.id] = record.finished
@@ -39,7 +39,7 @@ class JobIndex:
         return job
 
     def put(self, job: Job) -> Record | None:
-        """Add a job, or the next value of one. Returns its record if it is finished, having made that."""
+        """Add a job or its next value. Returns the job's packed record if it is finished, else None."""
         entry = self._entries.get(job.id)
         if entry is None:
             entry = _Entry(self._take_number(), request_key(job.request), job)
@@ -58,12 +58,12 @@ class JobIndex:
         return record
 
     def hold(self, job_id: str) -> None:
-        """Keep a finished job from being forgotten, until its next value is put. Raises: JobNotFound."""
+        """Keep a finished job from being pruned until its next value is put. Raises: JobNotFound."""
         self._entry(job_id)
         self._history.pop(job_id, None)
 
     def release(self, job_id: str) -> None:
-        """Let a finished job that was held, or none, be history again."""
+        """Return a held job to the history. An id that is unknown, or not finished, changes nothing."""
         entry = self._entries.get(job_id)
         if entry and isinstance(entry.value, Record) and entry.value.finished is not None:
             self._history[job_id] = entry.value.finished
@@ -74,7 +74,7 @@ class JobIndex:
         return unpack(value.id, value.data) if isinstance(value, Record) else value
 
     def number(self, job_id: str) -> int:
-        """Of a job's acceptance: lower ones came first. Raises: JobNotFound."""
+        """The job's number in the order of acceptance; lower came first. Raises: JobNotFound."""
         return self._entry(job_id).number
 
     def find(self, job_id: str) -> Job | None:
@@ -101,7 +101,7 @@ class JobIndex:
         return found
 
     def prune(self, history: int) -> list[str]:
-        """Forget what finished first, but for the last `history`. Returns the ids."""
+        """Forget finished jobs except the latest `history`. Returns the ids of the forgotten."""
         excess = len(self._history) - history
         if excess <= 0:
             return []

@@ -1,15 +1,14 @@
-"""What a job is: what was asked for, how far it is, how it ended. Pure.
+"""A job: its request, progress, state and result. Pure.
 
     submit ──► queued ──► running ──► verifying ──► done
                  ▲  │        │            │
-                 │  │        ├────────────┴──► failed        an error that no other try would mend,
-                 │  │        │                               or one try too many
-                 │  └────────┼───────────────► cancelled     somebody asked
-                 └───────────┘                               an error that may pass (waits until
+                 │  │        ├────────────┴──► failed        a permanent error, or too many tries
+                 │  └────────┼───────────────► cancelled     on request
+                 └───────────┘                               a transient error (waits until
                                                              `not_before`), or the daemon ended
 
-A job in an end state may be queued anew (`retry`), under its old id. All values are immutable: a change
-makes another job, with a higher `revision`.
+A failed or cancelled job may be queued again (`retry`), under its id. All values are immutable: a change
+makes a new value with a higher `revision`.
 """
 
 from enum import StrEnum
@@ -23,11 +22,11 @@ from nydus_service.options.convert import ConvertOptions
 
 
 class JobNotFound(NotFoundError):
-    """No job has this id, or its record has gone with the history's limit."""
+    """No job has this id, or the job is no longer in the history."""
 
 
 class JobState(StrEnum):
-    """Where a job is; the words are the API's."""
+    """The state of a job; the values are those of the API."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -42,13 +41,13 @@ UNDER_WAY: Final = frozenset((JobState.RUNNING, JobState.VERIFYING))
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for. Requests that are equal are one job while that is not finished.
+    """A request to convert an image. Equal requests share one job until it is finished.
 
     Attributes:
-        source, target: references as `oci.reference.ImageReference` prints them; the source may have a
-            digest, and then is converted only if it has that one still.
-        namespace: of containerd, for references that mean it; empty if neither does.
-        options: how; its `jobs` does not count, since the daemon bounds builders for all jobs together.
+        source, target: references as `oci.reference.ImageReference` prints them. A source with a digest is
+            converted only if the image still has that digest.
+        namespace: containerd namespace of the references; empty if neither is in containerd.
+        options: conversion options. `jobs` has no effect: the daemon limits builders for all jobs together.
     """
 
     source: str
@@ -61,9 +60,9 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
     """Why the last try failed.
 
     Attributes:
-        code: stable word, of `errors.NydusServiceError`.
-        message: for people; may have several lines.
-        retryable: whether another try may do better.
+        code: the stable code of a `errors.NydusServiceError`.
+        message: text for users; may have several lines.
+        retryable: whether another try may succeed.
     """
 
     code: str
@@ -78,13 +77,13 @@ class LayerState(StrEnum):
 
 
 class LayerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A distinct layer of the source, and how far it is.
+    """The progress of a distinct layer of the source.
 
     Attributes:
-        digest, size: of the source layer, size in bytes as stored.
-        bytes_in, bytes_out: so far; `bytes_in` is an estimate where the builder reads the file itself.
-        blob: digest of the nydus blob; empty before it is committed.
-        duration_s: of the builder, when it is packed.
+        digest, size: of the source layer; size in bytes as stored.
+        bytes_in, bytes_out: bytes so far; `bytes_in` is an estimate if the builder reads the file itself.
+        blob: digest of the nydus blob; empty before the layer is packed.
+        duration_s: seconds that the builder took; set once the layer is packed.
     """
 
     digest: str
@@ -105,10 +104,11 @@ class ImageStage(StrEnum):
 
 
 class ImageStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A manifest of the source: `image` is its platform, or its digest where it has none.
+    """The progress of a manifest of the source.
 
     Attributes:
-        entries: names that verification compared.
+        image: the manifest's platform, or its digest if it has no platform.
+        entries: number of directory entries that verification compared.
     """
 
     image: str
@@ -119,13 +119,13 @@ class ImageStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a job is.
+    """The progress of a job.
 
     Attributes:
-        stage: preparing, packing, merging, verifying, finishing; empty before it is begun, or "waiting for
-            space" or "waiting for memory" if that keeps it from it.
-        bytes_total: of all distinct layers, as stored.
-        eta_s: seconds that packing will take still, by the rate so far; None: nobody knows.
+        stage: preparing, packing, merging, verifying or finishing; empty before the job begins, or "waiting
+            for space" or "waiting for memory" if it lacks them to begin.
+        bytes_total: bytes of all distinct layers, as stored.
+        eta_s: estimated seconds until packing ends, by the rate so far; None if unknown.
     """
 
     stage: str = ""
@@ -138,20 +138,20 @@ class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was accepted.
+    """An accepted request.
 
     Attributes:
-        id: 32 hex digits; also of the lease and the lock of each try.
-        priority: jobs with a higher one begin first; equals in the order in which they came.
-        origin: who asked: grpc, http, label, event, cli.
-        created_at, started_at, finished_at: Unix seconds; started is the first try's since it
-            was last asked for.
-        not_before: Unix seconds before which it is not tried again; 0: at once.
+        id: 32 hex digits; also names the lease and the lock of each try.
+        priority: jobs with a higher priority begin first, equal ones in the order of acceptance.
+        origin: where the request came from: grpc, http, label, event or cli.
+        created_at, started_at, finished_at: Unix seconds. `started_at` is the start of the first try since
+            the job was last submitted or retried.
+        not_before: Unix seconds before which the job is not tried again; 0 for at once.
         attempts: tries begun.
-        retries: further tries after errors that may pass, since it was last asked for.
-        interruptions: tries that the daemon's end cut short while builders of its own worked on it.
-        cancel_requested: it ends as soon as its builders have.
-        error: of the last try; a queued job has one if it waits for another try.
+        retries: further tries after transient errors, since the job was last submitted or retried.
+        interruptions: tries that ended with the daemon while the job's builders worked.
+        cancel_requested: the job ends as soon as its builders have ended.
+        error: of the last try; a queued job has one while it waits for another try.
         result: of a job that is done.
         revision: grows with every change.
     """

@@ -1,16 +1,16 @@
-"""Jobs on disk: SQLite, in a thread of its own, so that no disk ever stops the event loop.
+"""Jobs on disk: SQLite, in a thread of its own, so that a slow disk never blocks the event loop.
 
-    add    a job that was accepted       on disk, synced, when the caller goes on; or it raises
-    save   a job that has changed        as soon as possible: nobody waits, nothing is lost before a crash
-    forget a job that is history         like save
+    add    an accepted job               on disk, synced, when the caller continues; or it raises
+    save   a changed job                 as soon as possible: no caller waits, and only a crash loses it
+    forget a job of the history          like save
 
-- Whatever waits is written in one transaction, with one sync. `add` fails with it; what `save` and
-  `forget` left stays in memory and is tried again, with growing pauses, until the disk has space.
-- Order: each write sees those before it, and of one job the last value wins.
-- A file has one owner: SQLite's exclusive lock on it ends with the process, however that ends. So a
-  second daemon over the same file is refused, and no shared memory file is needed beside the log (WAL).
-- `user_version` is the version of the schema; `_UPGRADES` lead from each one to the next. Columns beside
-  `data` are for people with `sqlite3` and for the order of rows; `data` has all there is.
+- All pending requests are written in one transaction, with one sync. If it fails, `add` fails. Values of
+  `save` and `forget` stay in memory and are tried again, with growing pauses, until the disk has space.
+- Writes are applied in order, and the last value of a job wins.
+- A file has one owner. SQLite's exclusive lock ends with the process, however that ends. A second daemon
+  over the same file is refused, and the log (WAL) needs no shared memory file.
+- `user_version` is the version of the schema; `_UPGRADES` lead from each version to the next. `data` has the
+  whole job. The other columns are for users of `sqlite3` and for the order of rows.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from nydus_service.jobs.record import Record, unpack
 log = logging.getLogger(__name__)
 
 _APPLICATION_ID: Final = 0x6E796A6F
-"""In the file's header, "nyjo": tells a journal from other programs' databases."""
+"""In the file's header, "nyjo": distinguishes a journal from other programs' databases."""
 
 _FIRST_SCHEMA: Final = """
 CREATE TABLE jobs (
@@ -62,7 +62,7 @@ CREATE INDEX jobs_by_source ON jobs (source);
 CREATE INDEX jobs_by_target ON jobs (target);
 """
 _UPGRADES: Final = (_FIRST_SCHEMA,)
-"""Scripts; number N, from 0, leads from version N of the schema to N + 1."""
+"""Scripts; number N, from 0, upgrades the schema from version N to N + 1."""
 
 _UPSERT: Final = """
 INSERT INTO jobs (id, state, priority, created, finished, source, target, request_key, data)
@@ -78,11 +78,11 @@ _LAST_FLUSH_S = 5.0
 
 
 class JournalDamaged(FormatError):
-    """The file is no database any more, or a record in it is none."""
+    """The file is not a valid database, or a record in it is not a valid job."""
 
 
 class JournalInUse(NydusServiceError):
-    """Another process has the file."""
+    """Another process has the file open."""
 
     code, exit_code = "unavailable", 8
 
@@ -95,7 +95,7 @@ class _Add:
 
 @dataclass(frozen=True, slots=True)
 class _Save:
-    """`record` None: forget the job."""
+    """Save a job's record, or forget the job if `record` is None."""
 
     job_id: str
     record: Record | None
@@ -103,7 +103,7 @@ class _Save:
 
 @dataclass(frozen=True, slots=True)
 class _Flush:
-    """Answers whether nothing is left to be saved, when all that came before has been tried."""
+    """Resolves once all earlier requests have been tried, to whether all of them are on disk."""
 
     done: "Future[bool]" = field(default_factory=Future)
     last: bool = False
@@ -113,11 +113,11 @@ _Request: TypeAlias = _Add | _Save | _Flush
 
 
 class Journal:
-    """All jobs on disk. Made by `open_journal`; to be called on the event loop.
+    """All jobs on disk. Made by `open_journal`. Call its methods on the event loop.
 
     Attributes:
-        records: as they were when it was opened, in the order in which the jobs were accepted. Whoever
-            takes them clears the list.
+        records: of all jobs when the journal was opened, in the order of acceptance. The caller that takes
+            them clears the list.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,31 +125,31 @@ class Journal:
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._closed = False
         self._opened: Future[list[Record]] = Future()
-        # A daemon thread: a disk that hangs must not keep the process from its end.
+        # A daemon thread, so that a hanging disk does not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.records: list[Record] = []
 
     def add(self, record: Record) -> "asyncio.Future[None]":
-        """Write a job that was accepted. The future ends when it is on disk, synced.
+        """Write an accepted job. The future is done when the job is on disk, synced.
 
         Raises, in the future:
             NoSpaceError: the disk is full. Nothing has been written.
-            NydusServiceError: it cannot be written for another reason.
+            NydusServiceError: the job cannot be written for another reason.
         """
         request = _Add(record)
         self._put(request)
         return asyncio.wrap_future(request.committed)
 
     def save(self, record: Record) -> None:
-        """Write a job that was added before, as soon as that is possible."""
+        """Write a job that was added before, as soon as possible."""
         self._put(_Save(record.id, record))
 
     def forget(self, job_id: str) -> None:
-        """Remove a job, as soon as that is possible."""
+        """Remove a job, as soon as possible."""
         self._put(_Save(job_id, None))
 
     async def flush(self) -> bool:
-        """Wait until all so far has been tried. Returns whether it is all on disk."""
+        """Wait until all earlier requests have been tried. Returns whether all of them are on disk."""
         if self._closed:
             return True
         request = _Flush()
@@ -157,31 +157,31 @@ class Journal:
         return await asyncio.shield(asyncio.wrap_future(request.done))
 
     async def open(self) -> None:
-        """Begin. Raises: as `open_journal`."""
+        """Start the thread and read all records. Raises: as `open_journal`."""
         self._thread.start()
         try:
             self.records = await asyncio.wrap_future(self._opened)
         except Exception:
             self._closed = True
-            self._thread.join()  # it has nothing left to do
+            self._thread.join()  # it ends after the error
             raise
         except BaseException:
             self._closed = True
-            self._requests.put(_Flush(last=True))  # for a thread that was about to open it
+            self._requests.put(_Flush(last=True))  # ends a thread that is still opening the file
             raise
 
     async def close(self) -> None:
-        """Write all that is left and end; what cannot be written is lost, and named in the log."""
+        """Write all that is left and end. Jobs that cannot be written are lost, and named in the log."""
         if self._closed:
             return
         with anyio.move_on_after(_LAST_FLUSH_S):
-            while not await self.flush():  # noqa: ASYNC110 - nobody can tell when a disk has space
+            while not await self.flush():  # noqa: ASYNC110 - nothing announces free space
                 await anyio.sleep(_FIRST_PAUSE_S)
         self._closed = True
         last = _Flush(last=True)
         self._requests.put(last)
         await asyncio.wrap_future(last.done)
-        self._thread.join()  # that was its last word
+        self._thread.join()  # it ends after this answer
 
     def _put(self, request: _Request) -> None:
         if self._closed:
@@ -189,9 +189,9 @@ class Journal:
         self._requests.put(request)
 
     def _run(self) -> None:
-        """The thread."""
+        """The thread's main function."""
         opened = self._opened
-        opened.set_running_or_notify_cancel()  # who opens may be cancelled, but then the last request comes
+        opened.set_running_or_notify_cancel()  # if `open` is cancelled, the last request follows
         try:
             database = _open(self._path)
         except BaseException as exc:
@@ -206,12 +206,12 @@ class Journal:
             opened.set_result(records)
             del records
             answer = _Writer(self._path, database).work(self._requests)
-        # After the file is closed: whoever waits may open it again.
+        # After the file is closed, since the waiter may open it again.
         answer.set_result(True)
 
 
 class _Writer:
-    """The thread's side of a journal: writes what comes, keeps what could not be written."""
+    """The thread's side of a journal: writes requests, and keeps the values that could not be written."""
 
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
         self._path = path
@@ -220,13 +220,13 @@ class _Writer:
         self._pause_s = 0.0
 
     def work(self, requests: "queue.SimpleQueue[_Request]") -> "Future[bool]":
-        """Until the last request. Returns whom to tell that all has ended."""
+        """Work until the last request. Returns the future to resolve once the file is closed."""
         while True:
             batch = self._next(requests)
             added = [request for request in batch if isinstance(request, _Add) and _is_wanted(request)]
             for request in batch:
                 if isinstance(request, _Save):
-                    self._unsaved.pop(request.job_id, None)  # the last value goes last, too
+                    self._unsaved.pop(request.job_id, None)  # so that the last value is also written last
                     self._unsaved[request.job_id] = request.record
             self._commit(added)
             for request in batch:
@@ -237,7 +237,7 @@ class _Writer:
                     _answer(request.done, not self._unsaved)
 
     def _next(self, requests: "queue.SimpleQueue[_Request]") -> list[_Request]:
-        """All that waits; if something could not be written, nothing after a while."""
+        """Wait for requests and return all that are pending; none after the pause if values are unsaved."""
         batch = []
         try:
             batch.append(requests.get(timeout=self._pause_s if self._unsaved else None))
@@ -257,7 +257,7 @@ class _Writer:
                     else:
                         self._database.execute(_UPSERT, record)
                 self._database.executemany(_UPSERT, (request.record for request in added))
-        except Exception as exc:  # whatever it is: whoever waits must hear of it, and the thread go on
+        except Exception as exc:  # of any kind: callers must receive it, and the thread must go on
             self._put_off(added, _translate(exc, self._path, "write"))
             return
         if self._pause_s:
@@ -284,13 +284,13 @@ class _Writer:
 
 @asynccontextmanager
 async def open_journal(path: Path) -> AsyncIterator[Journal]:
-    """Open the journal, made with its directory if it is missing. At the end all is written.
+    """Open the journal, and create it with its directory if missing. When the block ends, all is written.
 
     Raises:
         JournalDamaged: the file is damaged.
-        JournalInUse: another process has it.
-        UnsupportedError: a later version of this program, or another program, wrote it.
-        NotAllowedError, NoSpaceError, NydusServiceError: it cannot be opened. Messages say what to do.
+        JournalInUse: another process has the file open.
+        UnsupportedError: a later version of this program, or another program, wrote the file.
+        NotAllowedError, NoSpaceError, NydusServiceError: the file cannot be opened. Messages say what to do.
     """
     journal = Journal(path)
     await journal.open()
@@ -302,7 +302,7 @@ async def open_journal(path: Path) -> AsyncIterator[Journal]:
 
 
 def _is_wanted(request: _Add) -> bool:
-    """Whether nobody has given it up while it waited; from now on nobody can."""
+    """Whether the caller still waits for the request; it can no longer be cancelled afterwards."""
     return request.committed.set_running_or_notify_cancel()
 
 
@@ -326,13 +326,13 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
 def _open(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Made here, since SQLite would let everybody read it.
+        # Created here with mode 0600, since SQLite would make it readable by all users.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as exc:
         raise from_os_error(exc, f"open the journal {path}") from exc
     database = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
-        # First of all: a log whose owner is alone needs no shared memory.
+        # Before anything else: in exclusive mode the log needs no shared memory.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         version = _version(database, path)
         database.execute("PRAGMA journal_mode = WAL")
@@ -352,7 +352,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _version(database: sqlite3.Connection, path: Path) -> int:
-    """Of the schema; 0: a new file. Raises: UnsupportedError: not one that this program can use."""
+    """The version of the schema; 0 in a new file. Raises: UnsupportedError: an unusable database."""
     version = _pragma(database, "user_version")
     tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if tables and _pragma(database, "application_id") != _APPLICATION_ID:
@@ -379,7 +379,7 @@ def _upgrade(database: sqlite3.Connection, version: int) -> None:
 
 
 def _statements(script: str) -> Iterable[str]:
-    """`executescript` would commit what is under way first, and half an upgrade could stay."""
+    """Split a script. `executescript` would commit first, which could leave half an upgrade."""
     return (statement for statement in script.split(";\n") if statement.strip())
 
 
@@ -389,7 +389,7 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
 
 
 def _read(database: sqlite3.Connection, path: Path) -> list[Record]:
-    """Raises: JournalDamaged, also if a record is no job."""
+    """Raises: JournalDamaged: the database is damaged, or a record is not a valid job."""
     try:
         rows = database.execute(_READ).fetchall()
         records = [Record(row[0], JobState(row[1]), *row[2:]) for row in rows]
@@ -410,7 +410,7 @@ def _damaged(path: Path, reason: str) -> JournalDamaged:
 
 
 def _translate(exc: Exception, path: Path, doing: str) -> NydusServiceError:
-    """The kind of error that a caller can act on. SQLite's codes: https://sqlite.org/rescode.html"""
+    """Translate to an error that callers can act on. SQLite's codes: https://sqlite.org/rescode.html"""
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return _damaged(path, str(exc))

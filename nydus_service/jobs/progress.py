@@ -1,4 +1,4 @@
-"""From what a conversion tells to how far its job is. Pure."""
+"""Compute a job's progress from the events of its conversion. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from nydus_service.jobs.job import ImageStage, ImageStatus, JobProgress, LayerSt
 
 _LEAST_RATIO = 0.01
 _UNFINISHED_AT_MOST = 0.99
-"""What is only estimated is never said to be all of it."""
+"""An estimate never reports a layer as complete."""
 
 
 @dataclass(slots=True)
 class _PackedBytes:
-    """Bytes of a layer that is being packed. Set for every piece, so that it must cost nothing."""
+    """Bytes of a layer that is being packed. Updated for every piece of data, so it must be cheap."""
 
     size: int
     bytes_in: int | None = 0
@@ -34,12 +34,12 @@ class _PackedBytes:
 
 
 class ProgressTracker:
-    """Follows one try of a job. `take` is called for each event; `progress` makes the value then."""
+    """Follows one try of a job: `take` notes an event, `progress` returns the current progress."""
 
     def __init__(self, *, verifies: bool, clock: Callable[[], float]) -> None:
         """
         Args:
-            verifies: whether images are verified when they are merged.
+            verifies: whether images are verified after they are merged.
             clock: seconds, monotonic.
         """
         self._verifies = verifies
@@ -122,7 +122,7 @@ class ProgressTracker:
         self._images[image] = replace(self._images[image], **fields)
 
     def _find_stage(self) -> str:
-        """The first one that something has still to pass: images of an index are in several at a time."""
+        """The earliest stage that is not complete; the images of an index may be in several at a time."""
         if self._named:
             return "finishing"
         if not self._planned:
@@ -142,7 +142,7 @@ class ProgressTracker:
         return replace(layer, bytes_in=bytes_in, bytes_out=flow.bytes_out)
 
     def _estimate(self, flow: _PackedBytes) -> int:
-        """What a builder that reads the file itself may have read: its output, as others' came out."""
+        """Estimate the input of a builder that reads the file itself, from its output and earlier layers."""
         ratio = self._finished_out / self._finished_in if self._finished_in else 1.0
         return int(min(flow.bytes_out / max(ratio, _LEAST_RATIO), flow.size * _UNFINISHED_AT_MOST))
 

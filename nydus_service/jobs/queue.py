@@ -1,17 +1,17 @@
-"""The jobs of a daemon: accepted, begun in order, followed, ended.
+"""The job queue of a daemon: it accepts jobs, begins them in order, and reports their changes.
 
     submit ─► journal.add ─► waiting ─► admitted? ─► job_run ─► runner.convert
-                                ▲           │ no: looked at again when a job ends, or in a while
-                                └───────────┴─── put off after an error that may pass
+                                ▲           │ no: checked again when a job ends, or after a pause
+                                └───────────┴─── put off after a transient error
 
-- All state is here, in memory, and changes on the event loop alone, in `_change`: there the journal, the
-  listeners and the watchers learn of it, in this order. Nothing is awaited between a decision and its change.
-- A job becomes visible when it is on disk. Other changes are written behind; after a crash a job is as it
-  was at most a moment before, and what was under way is tried again.
+- All state is in memory here, and changes only on the event loop, in `_change`. It notifies the journal, the
+  listeners and the watchers, in this order. Nothing is awaited between a decision and its change.
+- A job becomes visible when it is on disk. Other changes are written behind. A crash loses at most the
+  changes of the last moment, and jobs that were running are tried again.
 - A try runs in a scope of its own: an error, even a bug, ends that job only, and a cancel ends its
   builders before the job.
-- Nothing polls: the loop in `run` sleeps until something is queued, ended or due. Only while a job waits
-  for space or memory, which nobody announces, is that measured every few seconds.
+- Nothing polls: the loop in `run` sleeps until a job is queued, ends or becomes due. Only while a job waits
+  for space or memory are these measured every few seconds, since nothing announces them.
 """
 
 import asyncio
@@ -59,38 +59,39 @@ WAITING_FOR_MEMORY: Final = "waiting for memory"
 
 _PRIORITIES: Final = range(-(1 << 31), 1 << 31)
 _PERSISTED_STAGES: Final = frozenset(("packing", "verifying"))
-"""On disk, so that `transitions.recovered` knows whether builders were at work."""
+"""Stages that are saved, so that `transitions.recovered` knows whether builders were at work."""
 
 Listener: TypeAlias = Callable[[Job | None, Job], None]
 _Outcome: TypeAlias = ConvertResult | JobError | None
-"""Of a try: its result, its error, or None: it was cancelled."""
+"""Outcome of a try: its result, its error, or None if it was cancelled."""
 
 
 class QueueFull(NydusServiceError):
-    """So many jobs wait that no more are accepted."""
+    """The maximum number of jobs wait; no more are accepted."""
 
     code, exit_code = "queue_full", 8
 
 
 class ShuttingDown(NydusServiceError):
-    """The daemon ends."""
+    """The daemon is shutting down."""
 
     code, exit_code = "shutting_down", 8
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """
+    """The limits of a job queue.
+
     Attributes:
-        running: jobs at the same time.
-        queue: jobs that may wait; more are refused.
-        history: finished jobs that are remembered.
-        retries: further tries after an error that may pass.
-        min_free_space: bytes that stay free in `work_dir`, beside what running jobs may take.
-        min_free_memory: bytes of memory without which no job begins beside another.
-        work_dir: where work directories are made; None: the system's directory for temporary files.
-        first_pause_s: about how long a job waits before the first further try.
-        admission_pause_s: how long until space and memory are measured again.
+        running: maximum number of concurrent jobs.
+        queue: maximum number of waiting jobs; more are refused.
+        history: finished jobs that are kept.
+        retries: further tries after transient errors.
+        min_free_space: bytes that stay free in `work_dir`, in addition to what running jobs may take.
+        min_free_memory: free bytes of memory that a job needs to begin while another job runs.
+        work_dir: where work directories are created; None for the system's directory for temporary files.
+        first_pause_s: approximate seconds that a job waits before the first further try.
+        admission_pause_s: seconds until space and memory are measured again.
     """
 
     running: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -105,7 +106,7 @@ class QueueLimits:
 
 
 class JobQueue:
-    """The `service.JobService` over a journal and a runner. `run` does the work, `drain` ends it."""
+    """The `service.JobService` over a journal and a runner. `run` does the work; `drain` ends it."""
 
     def __init__(
         self,
@@ -118,8 +119,8 @@ class JobQueue:
     ) -> None:
         """
         Args:
-            clock: Unix seconds.
-            measure: what is free, where work directories are made; called in a thread.
+            clock: returns Unix seconds.
+            measure: returns what is free for a work directory at this path; called in a thread.
         """
         self._journal = journal
         self._runner = runner
@@ -142,18 +143,18 @@ class JobQueue:
         journal.records.clear()
 
     def add_listener(self, listener: Listener) -> None:
-        """Have each change told, in order, on the event loop: the old value, None for a new job, and the new.
+        """Call `listener` on the event loop for each change, in order, with the old value and the new.
 
-        It must not block. An error of its own is logged, and changes nothing.
+        The old value of a new job is None. The listener must not block. Its errors are logged and ignored.
         """
         self._listeners.append(listener)
 
     @property
     def queued(self) -> int:
-        """Jobs that wait."""
+        """The number of waiting jobs."""
         return len(self._waiting)
 
-    # What API and triggers ask.
+    # For the API and triggers.
 
     async def submit(self, request: JobRequest, *, origin: str, priority: int = 0) -> Submitted:
         self._refuse_at_end()
@@ -223,10 +224,10 @@ class JobQueue:
         await self._accept(again, key)
         return self._index.find(job_id) or again
 
-    # What the daemon asks.
+    # For the daemon.
 
     async def run(self) -> None:
-        """Do jobs, until cancelled; those under way are put back then."""
+        """Run jobs until cancelled. Jobs that are running then are queued again."""
         self._recover()
         self._prune()
         await self._sweep()
@@ -238,9 +239,9 @@ class JobQueue:
                     await self._wake.wait()
 
     async def drain(self, timeout_s: float) -> None:
-        """Accept and begin nothing more. What runs may end within this time, and is put back if it does not.
+        """Accept and begin no more jobs. Jobs that still run after `timeout_s` seconds are queued again.
 
-        All is on disk then, unless that is full. `run` goes on, with nothing to do.
+        All jobs are on disk then, unless the disk is full. `run` goes on, with nothing to do.
         """
         self._draining = True
         with anyio.move_on_after(timeout_s):
@@ -283,18 +284,18 @@ class JobQueue:
             raise QueueFull(f"{waiting} jobs wait already, no more may; ask again later")
 
     async def _accept(self, job: Job, key: str) -> None:
-        """Have a queued job on disk, then in the queue; also if this call is cancelled meanwhile."""
+        """Write a queued job to disk, then add it to the queue, even if this call is cancelled meanwhile."""
         accepting = self._journal.add(pack(job))
         self._accepting[key] = accepting
         accepting.add_done_callback(partial(self._accepted, job, key))
         await asyncio.shield(accepting)
 
     async def _until_accepted(self, key: str) -> None:
-        """Wait until no equal request is being accepted. Raises: as that request, if it is refused."""
+        """Wait until no equal request is being accepted. Raises: the error of that request, if it fails."""
         while accepting := self._accepting.get(key):
             await asyncio.shield(accepting)
-            # A callback takes it out, after the future is done: whoever waits for a future that is done does
-            # not let the event loop run, and would find it here for ever.
+            # A callback removes the future after it is done. Awaiting a done future does not yield to the
+            # event loop, so without this checkpoint the loop would find the future here forever.
             await anyio.lowlevel.checkpoint()
 
     def _accepted(self, job: Job, key: str, accepting: "asyncio.Future[None]") -> None:
@@ -320,7 +321,7 @@ class JobQueue:
     # Work.
 
     async def _start_due(self, tasks: TaskGroup) -> float | None:
-        """Begin what may begin. Returns in how many seconds more may; None: when something has changed."""
+        """Begin the jobs that may begin. Returns seconds until the next check; None to wait for a change."""
         while not self._draining and len(self._runs) < self._limits.running:
             now = self._clock()
             job_id = self._waiting.first(now)
@@ -328,7 +329,7 @@ class JobQueue:
                 return self._pause(now)
             lacking = await self._find_lack(self._index.get(job_id))
             if self._draining or self._waiting.first(self._clock()) != job_id:
-                continue  # the world went on while that was measured
+                continue  # the queue changed during the measurement
             if lacking:
                 self._hold_up(self._index.get(job_id), lacking)
                 return self._limits.admission_pause_s
@@ -339,13 +340,13 @@ class JobQueue:
         due = self._waiting.next_due()
         if due is None:
             return None
-        if due - now > LONGEST_PAUSE_S:  # the clock was set back: no job is put off for so long
+        if due - now > LONGEST_PAUSE_S:  # the clock was set back: no pause is this long
             self._waiting.hurry()
             return 0
         return due - now
 
     async def _find_lack(self, job: Job) -> str:
-        """Why a job may not begin now; empty if it may."""
+        """Returns: the stage of a job that lacks space or memory to begin; empty if it may begin."""
         work_dir = self._limits.work_dir or temporary_root()
         free = await anyio.to_thread.run_sync(self._measure, work_dir)
         taking = [job, *map(self._index.get, self._runs)]
@@ -383,7 +384,7 @@ class JobQueue:
         try:
             return await self._runner.convert(job, job_run.take)
         except Exception as exc:
-            if _is_cancelled():  # which came in between, so that the error is of no interest
+            if _is_cancelled():  # meanwhile, so the error does not matter
                 return None
             if not isinstance(exc, NydusServiceError):
                 log.exception("a defect of nydus-service")
@@ -391,7 +392,7 @@ class JobQueue:
         except anyio.get_cancelled_exc_class():
             if _is_cancelled():
                 raise
-            # gRPC cancels calls of a channel that is closed: no cancel of ours, and no end of this job.
+            # gRPC cancels the calls of a closed channel. The queue did not cancel this job, so it fails.
             log.exception("a defect of nydus-service")
             return describe(RuntimeError("the work was cancelled, but by nobody"))
 
@@ -413,7 +414,7 @@ class JobQueue:
         self._wake.set()
 
     def _next(self, job: Job, outcome: _Outcome) -> Job:
-        """What becomes of a job whose try has ended."""
+        """The next value of a job whose try has ended."""
         now = self._clock()
         if isinstance(outcome, ConvertResult):
             return transitions.done(job, now, outcome)
@@ -464,5 +465,5 @@ class JobQueue:
 
 
 def _is_cancelled() -> bool:
-    """Whether this task is to end, by whichever scope around it."""
+    """Whether any scope around this task is cancelled."""
     return anyio.current_effective_deadline() == -math.inf

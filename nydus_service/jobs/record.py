@@ -1,4 +1,4 @@
-"""A job as it is kept: JSON, and beside it what jobs are looked up by. Pure."""
+"""The stored form of a job: JSON, and the fields that jobs are looked up by. Pure."""
 
 import hashlib
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Record(NamedTuple):
     """A row of the journal.
 
     Attributes:
-        request_key: equal for requests that are one job.
+        request_key: the result of `request_key`; equal requests share one job.
         finished: Unix seconds; None while the job is not finished.
         data: the whole job; JSON in UTF-8.
     """
@@ -32,7 +32,7 @@ class Record(NamedTuple):
 
 
 def request_key(request: JobRequest) -> str:
-    """What all requests have in common that ask for the same: sha256 in hex."""
+    """The sha256 in hex of all fields that make requests equal."""
     asked = [request.source, request.target, request.namespace, request.options.identity()]
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
 
@@ -57,9 +57,9 @@ def unpack(job_id: str, data: bytes) -> Job:
     """Read what `pack` wrote.
 
     Args:
-        job_id: for messages.
+        job_id: for error messages.
     Raises:
-        FormatError: it is damaged, or a later version wrote it.
+        FormatError: the data is damaged, or a later version wrote it.
     """
     try:
         fields = msgspec.json.decode(data)

@@ -1,4 +1,4 @@
-"""What a job says of an error, and how long it waits before the next try. Pure."""
+"""The error of a job's failed try, and the pause before the next one. Pure."""
 
 from typing import Final
 
@@ -6,13 +6,13 @@ from nydus_service.errors import NydusServiceError
 from nydus_service.jobs.job import JobError
 
 LONGEST_PAUSE_S: Final = 600.0
-"""A server that is back, or space that is free, is noticed after so long at the latest."""
+"""Longest pause in seconds, after which a job notices that a server is back or space is free."""
 
 
 def describe(exc: Exception) -> JobError:
-    """What a job says of the error that ended its try.
+    """Make the job's error from the exception that ended its try.
 
-    An error that was not raised on purpose is a bug of ours: its code is `internal`.
+    An exception that was not raised on purpose is a bug in this project: its code is `internal`.
     """
     if isinstance(exc, NydusServiceError):
         return JobError(code=exc.code, message=str(exc), retryable=exc.transient)
@@ -24,12 +24,12 @@ def describe(exc: Exception) -> JobError:
 
 
 def pause_s(retries: int, first_s: float, chance: float) -> float:
-    """Seconds until the next try: twice as long each time, spread so that jobs that failed together part.
+    """Seconds until the next try: exponential backoff with jitter, so that jobs do not retry together.
 
     Args:
         retries: further tries so far, from 0.
-        first_s: about how long the first pause is.
-        chance: random, from 0 to 1.
+        first_s: approximate length of the first pause, in seconds.
+        chance: random number from 0 to 1.
     Returns:
         From half to the whole of `first_s * 2**retries`, or of `LONGEST_PAUSE_S` if that is less.
     """

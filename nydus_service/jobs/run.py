@@ -1,4 +1,4 @@
-"""One try of a job: its scope, how far it is, and how often others are told."""
+"""One try of a job: its scope, its progress, and when the progress is published."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from nydus_service.jobs.job import Job, JobProgress
 from nydus_service.jobs.progress import ProgressTracker
 
 PUBLISH_S: Final = 0.1
-"""Between two values of a job of which only the numbers have changed."""
+"""Shortest interval in seconds between two published values of a job in the same stage."""
 
 
 class JobRun:
-    """Made when the try begins; `end` comes last."""
+    """A try of a job, created when it begins. Call `end` last."""
 
     def __init__(self, job: Job, publish: Callable[[str, str | None], None]) -> None:
         """
         Args:
-            publish: told the job's id, and the stage if another one has begun, when others are to see
-                the progress.
+            publish: called with the job's id when its progress is to be published, and with the stage if a
+                new one has begun, else None.
         """
         self.scope = anyio.CancelScope()
         self._job_id = job.id
@@ -34,7 +34,7 @@ class JobRun:
         self._ended = False
 
     def take(self, event: Event) -> None:
-        """What the conversion tells."""
+        """Take an event of the conversion."""
         if self._ended:
             return
         if self._tracker.take(event):
@@ -46,7 +46,7 @@ class JobRun:
         return self._tracker.progress()
 
     def end(self) -> None:
-        """Publish nothing any more."""
+        """Stop publishing."""
         self._ended = True
         self._stop_timer()
 

@@ -1,4 +1,4 @@
-"""What API and triggers may ask of the jobs, and what the jobs ask of the rest: protocols."""
+"""Protocols: the job service that API and triggers use, and the runner that the job queue uses."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -11,99 +11,99 @@ from nydus_service.jobs.job import Job, JobRequest, JobState
 
 
 class Submitted(NamedTuple):
-    """`joined`: a job that was there already does what was asked for."""
+    """The job of a request. `joined`: the job existed before, for an equal request."""
 
     job: Job
     joined: bool
 
 
 class JobService(Protocol):
-    """All jobs, to ask and to follow. Implemented by `queue.JobQueue`."""
+    """Submits, queries and follows jobs. Implemented by `queue.JobQueue`."""
 
     async def submit(self, request: JobRequest, *, origin: str, priority: int = 0) -> Submitted:
-        """Accept a request. When this returns the job is on disk, synced.
+        """Accept a request. When this returns, the job is on disk, synced.
 
-        An equal request that is not finished is joined, and gets the higher priority of the two.
+        An equal request joins the unfinished job, which gets the higher priority of the two.
 
         Raises:
-            UsageError, UnsupportedError: the request can never be done.
-            QueueFull: too many wait already; ask again later.
-            ShuttingDown: the daemon accepts nothing any more.
+            UsageError, UnsupportedError: the request is invalid or not supported.
+            QueueFull: too many jobs wait already; try again later.
+            ShuttingDown: the daemon accepts no more jobs.
         """
         ...
 
     def get(self, job_id: str) -> Job:
-        """Raises: JobNotFound: none has this id."""
+        """Raises: JobNotFound: no job has this id."""
         ...
 
     def list(
         self, *, image: str = "", states: Sequence[JobState] = (), limit: int = 100, before: str = ""
     ) -> list[Job]:
-        """Jobs, the newest first.
+        """List jobs, the newest first.
 
         Args:
-            image: source or target, with or without the digest; empty: all.
-            states: any of them; empty: all.
-            limit: at most so many.
-            before: the id of a job: only those that came before it, for the next page.
+            image: source or target, with or without the digest; empty for all.
+            states: only jobs in one of these states; empty for all.
+            limit: maximum number of returned jobs.
+            before: id of a job; only jobs accepted before it are returned, for the next page.
         Raises:
             JobNotFound: no job has the id `before`.
         """
         ...
 
     def watch(self, job_id: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[Job]]:
-        """Follow a job until it is finished, or all jobs for ever.
+        """Follow a job until it is finished, or all jobs without end.
 
-        The first value is the job as it is; then it comes whenever it has changed. Who is slow misses
-        values in between, never the last: what waits for a watcher is bounded by the number of jobs that
-        change. With no id, only jobs that change from now on come.
+        With an id, the first value is the job's current one. Without, only later changes are received. A slow
+        watcher may skip intermediate values but always receives the latest: a watcher's backlog holds at most
+        one value of each job.
 
         Raises:
-            JobNotFound: none has this id.
+            JobNotFound: no job has this id.
         """
         ...
 
     async def cancel(self, job_id: str) -> Job:
-        """End a job. Returns it as it is then; one that works ends soon after. A finished one stays as it is.
+        """Cancel a job. Returns its value; a running job ends soon after. A finished job does not change.
 
         Raises: JobNotFound.
         """
         ...
 
     async def retry(self, job_id: str) -> Job:
-        """Queue a failed or cancelled job anew, under its id, at once even if it waits for a later try.
+        """Queue a failed or cancelled job again, under its id. A job that waits for a try is due at once.
 
         Raises:
-            JobNotFound: none has this id.
-            UsageError: it is done, or under way.
+            JobNotFound: no job has this id.
+            UsageError: the job is done or running, or another job does the same.
             QueueFull, ShuttingDown: as `submit`.
         """
         ...
 
 
 class Runner(Protocol):
-    """Does what a job asks for. Implemented by `daemon.worker.Worker`, which knows stores and builders."""
+    """Runs jobs, previews and checks. Implemented by `daemon.worker.Worker`, with stores and builders."""
 
     async def convert(self, job: Job, progress: Progress) -> ConvertResult:
-        """Do a job, under a lease and a lock with the job's id.
+        """Run a job, under a lease and a lock with the job's id.
 
         Raises: NydusServiceError: as `convert.image.convert_image` and the stores do.
         """
         ...
 
     async def preview(self, request: JobRequest) -> Preview:
-        """What `convert` would do. Raises: as `convert`, before it writes."""
+        """Compute what `convert` would do. Raises: as `convert`, before it writes."""
         ...
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
     ) -> CheckResult:
-        """Check a nydus image, against its source if one is named, as the command `check` does.
+        """Check a nydus image, and compare it with the image `against` if given, as `check` does.
 
-        Raises: as `convert`; that the image differs is in the value, not raised.
+        Raises: as `convert`. A difference is not raised, but returned in the result.
         """
         ...
 
     async def sweep(self) -> None:
-        """Remove what dead processes of ours left: leases, ingests, work directories."""
+        """Remove leases, ingests and work directories that dead processes of this project left."""
         ...

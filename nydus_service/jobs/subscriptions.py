@@ -1,4 +1,4 @@
-"""Who follows jobs: each watcher is told the last value of what has changed, however slow it is."""
+"""Watchers of jobs. A slow watcher may skip intermediate values but always receives the latest."""
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class _Subscription:
 
 
 class Subscriptions:
-    """All of them."""
+    """The subscriptions of all watchers."""
 
     def __init__(self) -> None:
         self._subscriptions: set[_Subscription] = set()
@@ -40,13 +40,13 @@ class Subscriptions:
         return len(self._subscriptions)
 
     def tell(self, job: Job) -> None:
-        """A job has changed."""
+        """Notify the watchers of a changed job."""
         for watcher in self._subscriptions:
             watcher.tell(job)
 
     @contextmanager
     def follow(self, first: Job | None) -> Iterator[AsyncGenerator[Job, None]]:
-        """As `service.JobService.watch`, of this job or of all."""
+        """Watch this job, or all jobs if None, as `service.JobService.watch` does."""
         watcher = _Subscription(first.id if first else None)
         if first:
             watcher.tell(first)

@@ -1,6 +1,6 @@
-"""How a job goes from one state to the next: pure functions from a job to the next one.
+"""State transitions of a job: pure functions from a job to its next value.
 
-Each value that they return has the next revision. Which of them applies is the queue's to know.
+Each returned value has the next revision. The queue decides which transition applies.
 """
 
 from typing import Any, Final
@@ -11,7 +11,7 @@ from nydus_service.convert.result import ConvertResult
 from nydus_service.jobs.job import Job, JobError, JobProgress, JobState
 
 INTERRUPTIONS_MAX: Final = 3
-"""So often may the daemon end while a job's own builders work, before the job is held to be the reason."""
+"""A job fails when the daemon has ended this many times while the job's builders worked."""
 
 _BUILDERS_AT_WORK: Final = frozenset(("packing", "merging", "verifying"))
 
@@ -21,7 +21,7 @@ def changed(job: Job, **fields: Any) -> Job:
 
 
 def begun(job: Job, now: float) -> Job:
-    """A try begins."""
+    """Begin a try."""
     return changed(
         job,
         state=JobState.RUNNING,
@@ -46,19 +46,19 @@ def cancelled(job: Job, now: float) -> Job:
 
 
 def put_off(job: Job, error: JobError, not_before: float) -> Job:
-    """Queued again after an error that may pass."""
+    """Queue the job again after a transient error."""
     queued = put_back(job)
     return replace(queued, retries=job.retries + 1, error=error, not_before=not_before)
 
 
 def put_back(job: Job) -> Job:
-    """Queued again because the daemon ends. How big the work is stays known: room is needed for it."""
+    """Queue the job again because the daemon ends. The size of its layers is kept for admission."""
     known = JobProgress(bytes_total=job.progress.bytes_total)
     return changed(job, state=JobState.QUEUED, progress=known)
 
 
 def asked_again(job: Job) -> Job:
-    """Queued by somebody who wants another try: nothing that went wrong before counts any more."""
+    """Queue the job again on request. Earlier errors, retries and interruptions no longer count."""
     return changed(
         job,
         state=JobState.QUEUED,
@@ -75,7 +75,7 @@ def asked_again(job: Job) -> Job:
 
 
 def recovered(job: Job, now: float) -> Job:
-    """A job that was under way when the daemon died: queued again, unless it may be what kills it."""
+    """Recover a job that was running when the daemon died: queue it again, unless it may be the cause."""
     if job.cancel_requested:
         return cancelled(job, now)
     if job.progress.stage not in _BUILDERS_AT_WORK:

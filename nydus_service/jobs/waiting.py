@@ -10,7 +10,7 @@ _Key: TypeAlias = tuple[float, int, str]
 
 
 class WaitingJobs:
-    """Queued jobs: those that are due by priority, then age; the others by when they will be."""
+    """Queued jobs: due ones by priority, then age; the others by the time when they become due."""
 
     def __init__(self) -> None:
         self._due: list[_Key] = []
@@ -25,10 +25,10 @@ class WaitingJobs:
         return job_id in self._keys
 
     def put(self, job: Job, number: int) -> None:
-        """Add a job, or sort one in anew.
+        """Add a job, or update its place.
 
         Args:
-            number: of its acceptance; jobs of a priority begin in this order.
+            number: of the job's acceptance; jobs of equal priority begin in this order.
         """
         self.remove(job.id)
         self._numbers[job.id] = (job.priority, number)
@@ -38,7 +38,7 @@ class WaitingJobs:
             self._insert(self._due, (-job.priority, number, job.id))
 
     def remove(self, job_id: str) -> None:
-        """Take a job out; none of this id is as well."""
+        """Remove a job, if it is present."""
         key = self._keys.pop(job_id, None)
         if key is None:
             return
@@ -49,18 +49,18 @@ class WaitingJobs:
                 del order[at]
 
     def first(self, now: float) -> str | None:
-        """Which job begins next; None: none is due."""
+        """The id of the job that begins next; None if no job is due."""
         while self._later and self._later[0][0] <= now:
             _, number, job_id = self._later.pop(0)
             self._insert(self._due, (-self._numbers[job_id][0], number, job_id))
         return self._due[0][2] if self._due else None
 
     def next_due(self) -> float | None:
-        """When the next of those that are not due is; Unix seconds."""
+        """When the next job becomes due, in Unix seconds; None if no job waits for its time."""
         return self._later[0][0] if self._later else None
 
     def hurry(self) -> None:
-        """Have all jobs due."""
+        """Make all jobs due."""
         self.first(math.inf)
 
     def _insert(self, order: list[_Key], key: _Key) -> None:

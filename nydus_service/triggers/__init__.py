@@ -1,1 +1,1 @@
-"""What makes jobs without a request to the API: labels of images in containerd, and rules for new images."""
+"""Triggers: jobs from labels of images in containerd, and from rules for new images."""

@@ -1,16 +1,15 @@
-"""What makes jobs beside requests: labels of images, and new images that a rule matches.
+"""Submit jobs for labels of images, and for new images that a rule matches.
 
     events of containerd ─┐
-    a scan of all images ─┼─► due images ─► look at one: read it, decide (labels.py), ask the jobs, answer
-    changes of jobs ──────┘   (due.py)
+    a scan of all images ─┼─► due images ─────► process one: read it, decide (labels.py), submit, answer
+    changes of jobs ──────┘   (workqueue.py)
 
-All three say no more than that an image may be worth a look. What is to be done follows from the image as it
-is then, and from its job: so an event too many costs a look, and our own answers, which are changes of images
-too, come to rest after one.
+All three only mark an image as due. The decision follows from the image's current labels and its job. So a
+superfluous event costs one look at the image, and so does each answer, which is a change of the image too.
 
-No request is missed: the subscription begins first, then all is listed, and both again whenever the stream
-of events was lost, since containerd replays nothing. Jobs are followed all the time, so that an answer is
-late at most by the time that containerd is away.
+No request is missed: the subscription begins before all images are listed. Both are repeated whenever the
+stream of events was lost, since containerd replays nothing. Jobs are followed all the time, so an answer is
+delayed only while containerd is away.
 
 Nothing polls. A request that the queue has no room for waits here until a job has ended.
 """
@@ -46,10 +45,10 @@ from nydus_service.triggers.workqueue import ImageKey, ImageWorkQueue, Lanes
 log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 4
-"""Images that are looked at at the same time: a look waits for containerd's disk, and for the journal's."""
+"""Images that are processed concurrently; each waits for the disks of containerd and of the journal."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _PUT_OFF_S: Final = 15.0
-"""Until an image that could not be dealt with is looked at again, if no job ends before."""
+"""Seconds until an image that could not be processed is tried again, if no job ends before."""
 _LISTED_AT_ONCE: Final = 100
 _SOME_DIGEST: Final = f"sha256:{'0' * 64}"
 
@@ -70,8 +69,8 @@ class ImageTriggers:
     ) -> None:
         """
         Args:
-            open_node: connects to containerd; raises UnreachableError while it is away.
-            tell_lost: called whenever a stream of events has broken off.
+            open_node: connects to containerd; raises UnreachableError while containerd is away.
+            tell_lost: called whenever the stream of events is lost.
         """
         self._job_service = job_service
         self._open_node = open_node
@@ -82,29 +81,29 @@ class ImageTriggers:
         self._put_off = Lanes()
         self._some_put_off = anyio.Event()
         self._states: dict[str, JobState] = {}
-        """Of jobs that are not finished, as they were seen last."""
+        """Last seen states of unfinished jobs, by job id."""
         self._reloaded = anyio.Event()
         self._following = False
         self._sessions = 0
-        """Streams of events that there were, this one included."""
+        """Streams of events so far, including the current one."""
 
     @property
     def is_following(self) -> bool:
-        """Whether there is a stream of events now, and nothing is missed."""
+        """Whether a stream of events is open, so that no change is missed."""
         return self._following
 
     @property
     def waiting(self) -> int:
-        """Images that are still to be looked at, or were put off."""
+        """The number of images that are due or were put off."""
         return len(self._due) + len(self._put_off)
 
     def reload(self, rules: RuleBook, settings: TriggersSection) -> None:
-        """Go by other rules and settings from now on, for all images that there are, too."""
+        """Replace the rules and settings, and apply them to all existing images."""
         self._rules, self._settings = rules, settings
         self._reloaded.set()
 
     async def run(self) -> NoReturn:
-        """Work until cancelled. That containerd is away is no reason to end."""
+        """Work until cancelled. Reconnect whenever containerd is away."""
         async with self._job_service.watch() as jobs, anyio.create_task_group() as tasks:
             tasks.start_soon(self._follow_jobs, jobs)
             tasks.start_soon(self._look_again)
@@ -157,10 +156,10 @@ class ImageTriggers:
             cause = first_cause(group)
         raise cause  # outside the handler, or the group would become its context
 
-    # Which images to look at.
+    # Which images are due.
 
     async def _scan(self, node: ImageNode, namespaces: Sequence[str]) -> None:
-        """Look at all images that there are: which of them need more."""
+        """Go through all images, and mark those that need work as due."""
         for namespace in namespaces or await node.namespaces():
             for number, image in enumerate(await node.images(namespace), 1):
                 steps = {slot for slot, _, step in self._steps(namespace, image) if step}
@@ -180,7 +179,7 @@ class ImageTriggers:
                 self._due.add(key, urgent=False)
 
     def _may_match(self, event: ImageEvent) -> bool:
-        """Whether a rule may want something of an image, whatever its digest is."""
+        """Whether a rule may match an image, whatever its digest is."""
         if FINGERPRINT in event.labels:
             return False
         return self._rules.match(event.name, event.namespace, _SOME_DIGEST) is not None
@@ -191,7 +190,7 @@ class ImageTriggers:
             if not job.is_finished:
                 self._states[job.id] = job.state
             if job.state is before:
-                continue  # progress alone
+                continue  # only its progress changed
             source = ImageReference.parse(job.request.source)
             if source.transport is Transport.CONTAINERD and self._is_watched(job.request.namespace):
                 key = (job.request.namespace, source.name)
@@ -203,7 +202,7 @@ class ImageTriggers:
         wanted = self._settings.namespaces
         return bool(namespace) and (not wanted or namespace in wanted)
 
-    # What to do about one.
+    # Processing one image.
 
     async def _look_at_due(self, node: ImageNode) -> None:
         while True:
@@ -220,7 +219,7 @@ class ImageTriggers:
             except NydusServiceError as exc:
                 log.warning("image %s in namespace %s: %s", key[1], key[0], exc)
                 self._later(key, urgent=urgent)
-            except Exception:  # a bug that one image meets must not keep the others from it
+            except Exception:  # a bug that one image triggers must not stop the others
                 log.exception("image %s in namespace %s", key[1], key[0])
             finally:
                 self._due.done(key)
@@ -242,7 +241,7 @@ class ImageTriggers:
     def _steps(
         self, namespace: str, image: Image
     ) -> Iterator[tuple[Slot, Wish | None, labels.Ask | labels.Write | None]]:
-        """What is to be done about an image for what asks for it: labels, rules."""
+        """The next step of an image for each kind of request: by label, by rule."""
         settings, rules = self._settings, self._rules
         by_label = labels.wish_by_label(namespace, image, rules.defaults) if settings.labels else None
         by_rule = labels.wish_by_rule(namespace, image, rules) if settings.events else None
@@ -256,7 +255,7 @@ class ImageTriggers:
             return None
 
     async def _ask(self, wish: Wish) -> Answer:
-        """Have a wish done. Raises: QueueFull, ShuttingDown."""
+        """Submit a job for a wish. Returns the answer. Raises: QueueFull, ShuttingDown."""
         if wish.request is None:
             assert wish.refusal
             return labels.refusal_of(wish.refusal, wish.id)
@@ -268,14 +267,14 @@ class ImageTriggers:
             return labels.refusal_of(exc, wish.id)
         return labels.answer_of(submitted.job, wish.id)
 
-    # Images that have to wait.
+    # Images that must wait.
 
     def _later(self, key: ImageKey, *, urgent: bool) -> None:
         self._put_off.add(key, urgent=urgent)
         self._some_put_off.set()
 
     def _take_up(self) -> None:
-        """There is room, or was just now: try one that was put off. If it gets in, the next follows."""
+        """The queue may have room: try one image that was put off. If it is accepted, the next follows."""
         if self._put_off:
             key, urgent = self._put_off.pop()
             self._due.add(key, urgent=urgent)

@@ -2,20 +2,20 @@
 
     ctr images label docker.io/library/app:1 nydus-service/convert=docker.io/library/app:1-nydus
 
-A request is three things: the digest that the name points to, `convert` and `convert.options`. Its answer
-says in `request` which one it belongs to. From both together follows what is to be done (`decide`):
+A request consists of the digest that the name points to, `convert` and `convert.options`. Its answer names
+the request in `request`. Both together determine the next step (`decide`):
 
-    no answer, or of another request, or without `status`   ──► ask the jobs, then answer
-    an answer with a job                                    ──► answer what has become of the job
-    an answer without one (a request that is no good)       ──► nothing
+    no answer, or of another request, or without `status`   ──► submit a job, then answer
+    an answer with a job                                    ──► answer with the job's current state
+    an answer without a job (the request is invalid)        ──► nothing
 
-So nothing has to be remembered: whatever the daemon missed or did not finish is found in the labels. An
-answer is written by one update, whole, or not at all. If the daemon dies after a job was accepted and before
-the answer says so, the request is asked again, and joins the job, or makes another that finds its work
-done. If it dies after the job's end, the answer still names the job, and is completed. Removing `status`
-asks again. Our own labels make no request another, so no loop can come of them.
+So the daemon keeps no state of its own: all that it missed or did not finish is found in the labels. One
+update writes an answer, whole or not at all. If the daemon dies between the acceptance of a job and the
+answer, the request is submitted again. It then joins the job, or makes another that finds its work done. If
+the daemon dies after the job's end, the answer still names the job, and is completed. Removing `status`
+submits the request again. The labels of an answer do not change the request, so they cause no loop.
 
-What a rule of the configuration wants of an image is a request, too, with the answer in labels of its own
+A rule of the configuration that matches an image makes a request, too, with the answer in labels of its own
 (`BY_RULE`); an image can have both.
 """
 
@@ -42,19 +42,19 @@ OPTIONS: Final = f"{OWN_PREFIX}convert.options"
 """Label of a request: `compressor=zstd,chunk-size=0x100000`."""
 
 LABEL_SIZE_MAX: Final = 4096
-"""Bytes that key and value of a label may have together. Source: containerd `labels/validate.go`."""
+"""Largest sum of a label's key and value, in bytes. Source: containerd `labels/validate.go`."""
 
 ERROR_SIZE_MAX: Final = 1024
-"""Bytes of an error in a label; the job has all of it. Lists of images are one message of 16 MiB at most, for
-every client of containerd: thousands of images with errors must fit into it."""
+"""Largest error in a label, in bytes; the job has the whole error. containerd sends a list of images in one
+message of at most 16 MiB, which must have room for thousands of images with errors."""
 
 _REQUEST_ID_LENGTH: Final = 16
 _ROOM_FOR_DIGEST: Final = 160
-"""Bytes after the name in a result: "@sha512:" and so on."""
+"""Bytes for the digest after the name in a result: "@sha512:" and its hex digits."""
 
 
 class Status(StrEnum):
-    """The words of `status`. The last four are the ends of a request."""
+    """The values of `status`. The last four are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -69,12 +69,12 @@ _UNFINISHED: Final = (Status.QUEUED, Status.RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the labels of an answer say; empty are those that are not there.
+    """The labels of an answer; a missing label is empty.
 
     Attributes:
-        status: one of `Status`, if we wrote it.
-        request: which request it belongs to: `Wish.id`.
-        job: its id.
+        status: one of `Status`, unless another program wrote it.
+        request: the `Wish.id` of the answered request.
+        job: the job's id.
         result: NAME@DIGEST.
         error: one line.
     """
@@ -92,11 +92,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the answers to one kind of request are.
+    """The labels for answers to one kind of request, and the properties of its jobs.
 
     Attributes:
+        prefix: of the labels' keys.
         origin: of the jobs.
-        priority: of the jobs. New images may come in bursts, and somebody waits for what a label asks.
+        priority: of the jobs. Labels have priority over rules: new images may come in bursts, while a user
+            waits for a label's request.
     """
 
     prefix: str
@@ -107,7 +109,7 @@ class Slot:
         return Answer(**{name: labels.get(self.prefix + name, "") for name in _ANSWER})
 
     def labels(self, answer: Answer) -> dict[str, str | None]:
-        """All labels of an answer, each short enough; None: to be removed."""
+        """All labels of an answer, each within containerd's size limit; None for a label to be removed."""
         values = {name: getattr(answer, name) for name in _ANSWER}
         return {
             self.prefix + name: cut_value(self.prefix + name, value) or None for name, value in values.items()
@@ -121,11 +123,11 @@ BY_RULE: Final = Slot(f"{OWN_PREFIX}rule.", "event", -10)
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A conversion that somebody wants of an image.
+    """A conversion that a label or rule asks for.
 
     Attributes:
-        id: names the request: the same as long as it asks for the same.
-        request: None if it cannot be done; `refusal` says why.
+        id: identifies the request; equal requests have equal ids.
+        request: the job's request; None if it is invalid, with the reason in `refusal`.
     """
 
     slot: Slot
@@ -135,10 +137,10 @@ class Wish:
 
 
 def wish_by_label(namespace: str, image: Image, defaults: ConvertOptions) -> Wish | None:
-    """What the labels of an image ask for.
+    """The conversion that the labels of an image ask for; None without one.
 
     Args:
-        defaults: of options that the labels do not say.
+        defaults: options that the labels do not set.
     """
     target, options = image.labels.get(CONVERT, ""), image.labels.get(OPTIONS, "")
     if not target:
@@ -151,7 +153,7 @@ def wish_by_label(namespace: str, image: Image, defaults: ConvertOptions) -> Wis
 
 
 def wish_by_rule(namespace: str, image: Image, rules: RuleBook) -> Wish | None:
-    """What the rules want of an image; nothing of one that a conversion has made."""
+    """The conversion that the rules ask for; None if no rule matches, or a conversion made the image."""
     if FINGERPRINT in image.labels:
         return None
     match = rules.match(image.name, namespace, image.target.digest)
@@ -167,7 +169,7 @@ def wish_by_rule(namespace: str, image: Image, rules: RuleBook) -> Wish | None:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask the jobs for what is wished, then answer."""
+    """Submit a job for the wish, then answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +180,12 @@ class Write:
 
 
 def decide(wish: Wish | None, answer: Answer, find_job: Callable[[str], Job | None]) -> Ask | Write | None:
-    """What is to be done about an image now; None: nothing.
+    """Decide the next step for an image; None if there is nothing to do.
 
     Args:
-        wish: None if nothing is asked for (any more): an answer begun is completed all the same.
-        answer: what its labels have.
-        find_job: a job by its id; None if there is none (any more).
+        wish: None if nothing is asked for (any more); an unfinished answer is completed nevertheless.
+        answer: the answer in the image's labels.
+        find_job: returns the job with an id, or None if it does not exist (any more).
     """
     if wish and (answer.request != wish.id or not answer.status):
         return Ask()
@@ -191,7 +193,7 @@ def decide(wish: Wish | None, answer: Answer, find_job: Callable[[str], Job | No
         return None
     job = find_job(answer.job)
     if job is None or not _is_for(job, wish):
-        # Its record has gone, with the history or a lost journal; or `ctr images tag` has copied the answer.
+        # The job is no longer in the history or the journal, or `ctr images tag` has copied the answer.
         return Ask() if wish and not answer.is_final else None
     now = answer_of(job, answer.request)
     return Write(now) if now != answer else None
@@ -202,7 +204,7 @@ def _is_for(job: Job, wish: Wish | None) -> bool:
 
 
 def answer_of(job: Job, request: str) -> Answer:
-    """What there is to say of a job. `request` is the one that it was made for."""
+    """The answer for a job. `request` is the id of the request that the job was made for."""
     status = _status(job)
     result = error = ""
     if job.state is JobState.DONE and job.result:
@@ -213,18 +215,17 @@ def answer_of(job: Job, request: str) -> Answer:
 
 
 def refusal_of(exc: NydusServiceError, request: str) -> Answer:
-    """The answer to a request that no job is made of."""
+    """The answer to a request that is refused without a job."""
     status = Status.UNSUPPORTED if exc.code == UnsupportedError.code else Status.FAILED
     return _fitting(Answer(status, request, error=_one_line(str(exc))))
 
 
 def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:
-    """Options as a label has them: those of the command line, without the dashes, with commas between.
+    """Parse options in a label: those of the command line, without the dashes, separated by commas.
 
-    One that is a list may be there several times (`platform=linux/amd64,platform=linux/arm64`); one that
-    is a flag needs no value.
+    A list option may be repeated (`platform=linux/amd64,platform=linux/arm64`). A flag needs no value.
 
-    Raises: UsageError, UnsupportedError: the message names what is wrong.
+    Raises: UsageError, UnsupportedError: an option is invalid; the message names it.
     """
     values: dict[str, Any] = {}
     for part in filter(None, map(str.strip, text.split(","))):
@@ -244,7 +245,7 @@ def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:
 
 
 def cut_value(key: str, value: str) -> str:
-    """As much of a value as a label can have, with "…" at its end if that is not all."""
+    """Cut a value to the size limit of a label. A cut value ends with "…"."""
     return _cut(value, LABEL_SIZE_MAX - len(key.encode()))
 
 
@@ -260,7 +261,7 @@ def _cut(text: str, size_max: int) -> str:
 
 
 _NAMES: Final = {row.flag: name for name, row in TABLE.items()}
-"""Option as it is written: its name."""
+"""Names of options by their flags."""
 
 
 def _wish(slot: Slot, asked: tuple[str, str, str], make: Callable[[], JobRequest]) -> Wish:
@@ -273,9 +274,9 @@ def _wish(slot: Slot, asked: tuple[str, str, str], make: Callable[[], JobRequest
 
 
 def _request(namespace: str, image: Image, target: str, options: ConvertOptions) -> JobRequest:
-    """A job's request, with the source pinned to what its name points to now.
+    """Make a job's request, with the source pinned to the image's current digest.
 
-    Raises: UsageError, UnsupportedError: there can be no such job.
+    Raises: UsageError, UnsupportedError: the names are not valid for a job.
     """
     source = ImageReference(Transport.CONTAINERD, "", image.name, image.target.digest)
     if ImageReference.parse(str(source)) != source:
@@ -308,6 +309,6 @@ def _status(job: Job) -> Status:
 
 
 def _fitting(answer: Answer) -> Answer:
-    """An answer as it will be read again, so that it is equal to itself then."""
+    """Cut an answer's values to the size of a label, so that it equals the answer that is read back."""
     longest = BY_RULE.prefix  # the longer of the two
     return Answer(**{name: cut_value(longest + name, getattr(answer, name)) for name in _ANSWER})

@@ -1,18 +1,18 @@
-"""Rules of the configuration: which images are converted when they come, to which names, and how. Pure.
+"""Rules of the configuration: which new images are converted, to which names, and how. Pure.
 
-A pattern is matched with the whole name, with the case as it is. A target is a name with placeholders:
+A pattern must match the whole name, case-sensitively. A target is a name with placeholders:
 
     {name}        registry and repository: docker.io/library/app
-    {registry}    the first part of that: docker.io
-    {repository}  the rest of it: library/app
+    {registry}    the first part of the name: docker.io
+    {repository}  the rest of the name: library/app
     {tag}         1.2
     {digest}      of the image's target: sha256:…
-    {hex}         the same without the algorithm, as a tag can have it
+    {hex}         the digest without the algorithm, which is valid in a tag
 
-An image without a tag matches no rule whose target needs one; names that are digests alone, as CRI makes
-them, match none at all. The first rule that matches counts.
+An image without a tag matches no rule whose target needs one. Names that are only a digest, as CRI creates
+them, match no rule. The first rule that matches applies.
 
-No loop can come of rules: a name that any rule could have made matches none (`RuleBook.is_result`).
+Rules cannot loop: a name that any rule could have made matches no rule (`RuleBook.is_result`).
 """
 
 import re
@@ -37,7 +37,7 @@ PLACEHOLDERS: Final = {
     "digest": r"\w+:[0-9a-f]{64}",
     "hex": r"[0-9a-f]{64}",
 }
-"""Placeholder: what can stand in its place, as a regular expression."""
+"""For each placeholder, a regular expression of its values."""
 
 _IMAGE_NAME = re.compile(
     r"(?P<name>(?P<registry>[^/@]+)/(?P<repository>[^:@]+))(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>\w+:[0-9a-f]+))?"
@@ -47,7 +47,7 @@ _SAMPLE_DIGEST: Final = f"sha256:{'0' * 64}"
 
 
 class Match(NamedTuple):
-    """What a rule wants of an image: the name of the result, and how it is made."""
+    """The conversion that a rule asks for: the name of the result, and its options."""
 
     target: str
     options: ConvertOptions
@@ -58,11 +58,11 @@ class Rule:
     """One rule, checked.
 
     Attributes:
-        source: pattern.
-        target: template.
-        namespaces: where it holds; none named: everywhere.
-        options: complete: the rule's own over those of the configuration.
-        result: finds the names that the template can give.
+        source: pattern of image names.
+        target: template of the result's name.
+        namespaces: containerd namespaces where the rule applies; empty for all.
+        options: all options: the rule's own over those of the configuration.
+        result: matches the names that the template can produce.
     """
 
     source: str
@@ -73,7 +73,7 @@ class Rule:
 
     @classmethod
     def parse(cls, entry: RuleEntry, defaults: ConvertOptions) -> Self:
-        """Raises: UsageError, UnsupportedError: the message says what is wrong with the rule."""
+        """Raises: UsageError, UnsupportedError: the rule is invalid; the message says why."""
         pieces = _split_template(entry.target)
         options = ConvertOptions.from_json(entry.options, base=defaults)
         result = re.compile("".join(re.escape(text) + PLACEHOLDERS.get(name, "") for text, name in pieces))
@@ -82,7 +82,7 @@ class Rule:
         return rule
 
     def target_for(self, image: str, namespace: str, digest: str) -> str | None:
-        """The name that this rule gives the result for an image; None if it does not match."""
+        """The name of the result for an image; None if the rule does not match."""
         if self.namespaces and namespace not in self.namespaces:
             return None
         if not fnmatchcase(image, self.source):
@@ -107,14 +107,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class RuleBook:
-    """How images are converted if nobody says otherwise, and which are without being asked for."""
+    """The default options of conversions, and the rules for new images."""
 
     defaults: ConvertOptions = field(default_factory=ConvertOptions)
     rules: tuple[Rule, ...] = ()
 
     @classmethod
     def of(cls, config: DaemonConfig) -> Self:
-        """Raises: ConfigError: the values do not make sense; `problems` has each that does not."""
+        """Raises: ConfigError: values are invalid; `problems` has one entry for each."""
         problems: list[str] = []
         read_defaults = partial(ConvertOptions.from_json, config.convert.as_options(), base=ConvertOptions())
         defaults = _try(problems, "[convert]", read_defaults) or ConvertOptions()
@@ -129,12 +129,12 @@ class RuleBook:
         return book
 
     def match(self, image: str, namespace: str, digest: str = "") -> Match | None:
-        """Find what the rules want of an image.
+        """Find the conversion that the rules ask for.
 
         Args:
-            image: its name in containerd.
-            digest: of its target.
-        Returns: None if no rule matches, or if the name is that of a result.
+            image: the image's name in containerd.
+            digest: of the image's target.
+        Returns: None if no rule matches, or a rule may have made the name.
         """
         if self.is_result(image):
             return None
@@ -145,11 +145,11 @@ class RuleBook:
         return None
 
     def is_result(self, image: str) -> bool:
-        """Whether a rule may have made this name, so that converting it anew would never end."""
+        """Whether a rule may have made this name, so that converting it again would never end."""
         return any(rule.result.fullmatch(image) for rule in self.rules)
 
     def _rules_without_effect(self) -> list[str]:
-        """Problems of rules whose images are all taken for results, as `{name}:{tag}` would do it."""
+        """Problems of rules whose images would all count as results, as with the target `{name}:{tag}`."""
         problems = []
         for number, rule in enumerate(self.rules, 1):
             sample = _sample(rule.source)
@@ -164,9 +164,9 @@ class RuleBook:
 
 
 def _split_template(template: str) -> list[tuple[str, str]]:
-    """Split into texts and the names of the placeholders after them; the last may have none: "".
+    """Split into pairs of a text and the name of the placeholder after it; "" without a placeholder.
 
-    Raises: UsageError: a placeholder that there is not, or braces that do not match.
+    Raises: UsageError: a placeholder is unknown, or braces do not match.
     """
     try:
         pieces = list(string.Formatter().parse(template))
@@ -181,7 +181,7 @@ def _split_template(template: str) -> list[tuple[str, str]]:
 
 
 def _values(image: str, digest: str) -> dict[str, str]:
-    """What the placeholders stand for; empty what this image does not have."""
+    """The values of the placeholders; empty where the image has none."""
     found = _IMAGE_NAME.fullmatch(image)
     if not found:
         return {}
@@ -191,14 +191,14 @@ def _values(image: str, digest: str) -> dict[str, str]:
 
 
 def _sample(pattern: str) -> str:
-    """An image's name that a pattern matches, if it is no unusual one."""
+    """Make an image's name that the pattern matches, unless the pattern is unusual."""
     name = re.sub(r"\[[^\]]*\]|[*?]", "sample", pattern)
     name = name if "/" in name else f"sample/{name}"
     return name if ":" in name.rpartition("/")[2] else f"{name}:sample"
 
 
 def _try(problems: list[str], place: str, make: Callable[[], _T]) -> _T | None:
-    """What `make` gives; None, and a problem more, if it raises."""
+    """Returns: the result of `make`, or None after adding its error to `problems`."""
     try:
         return make()
     except NydusServiceError as exc:

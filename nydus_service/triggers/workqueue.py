@@ -1,4 +1,4 @@
-"""Images that are to be looked at: each once, however often it is named, and in a fair order."""
+"""A queue of images to process: without duplicates, and in a fair order."""
 
 from typing import Final, TypeAlias
 
@@ -8,13 +8,13 @@ ImageKey: TypeAlias = tuple[str, str]
 """Namespace and name of an image in containerd."""
 
 _TURNS: Final = 4
-"""Of so many that are taken, one is not urgent, if there is one."""
+"""One in this many images is taken from the lane that is not urgent, unless that is empty."""
 
 
 class Lanes:
-    """A set of images in the order in which they came, the urgent ones apart.
+    """A set of images in the order of arrival, with urgent ones in a lane of their own.
 
-    Neither lane has to wait for the other to be empty.
+    Neither lane waits until the other is empty.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Lanes:
         return len(self._urgent) + len(self._others)
 
     def add(self, key: ImageKey, *, urgent: bool) -> None:
-        """Add an image, or make it urgent; once urgent it stays so."""
+        """Add an image, or make it urgent. An urgent image stays urgent."""
         if urgent:
             self._others.pop(key, None)
             self._urgent[key] = None
@@ -34,7 +34,7 @@ class Lanes:
             self._others[key] = None
 
     def pop(self) -> tuple[ImageKey, bool]:
-        """Take the next. Returns whether it is urgent, too. Raises: IndexError: there is none."""
+        """Take the next image. Returns it, and whether it is urgent. Raises: IndexError: the set is empty."""
         if not self:
             raise IndexError("no image")
         self._turn = (self._turn + 1) % _TURNS
@@ -46,22 +46,22 @@ class Lanes:
 
 
 class ImageWorkQueue:
-    """Images that wait to be looked at, by several tasks, but each by one at a time.
+    """Images that wait to be processed by several tasks, but each by one task at a time.
 
-    Bounded by the number of images that there are.
+    The queue is bounded by the number of existing images.
     """
 
     def __init__(self) -> None:
         self._waiting = Lanes()
         self._looked_at: dict[ImageKey, bool | None] = {}
-        """Whether it is to be looked at again, and then whether that is urgent."""
+        """Images in progress. None: not requested again; otherwise whether the new request is urgent."""
         self._some = anyio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, key: ImageKey, *, urgent: bool) -> None:
-        """Have an image looked at: from now on, if somebody looks at it already."""
+        """Queue an image. If a task processes it already, queue it again once that task is done."""
         if key in self._looked_at:
             self._looked_at[key] = urgent or bool(self._looked_at[key])
             return
@@ -69,7 +69,7 @@ class ImageWorkQueue:
         self._some.set()
 
     async def take(self) -> tuple[ImageKey, bool]:
-        """The next image, and whether it is urgent. Who takes it says when it is `done`."""
+        """Wait for the next image. Returns it, and whether it is urgent. Call `done` when it is processed."""
         while not self._waiting:
             self._some = anyio.Event() if self._some.is_set() else self._some
             await self._some.wait()
@@ -78,7 +78,7 @@ class ImageWorkQueue:
         return key, urgent
 
     def done(self, key: ImageKey) -> None:
-        """Nobody looks at it any more."""
+        """Mark an image as processed."""
         again = self._looked_at.pop(key)
         if again is not None:
             self.add(key, urgent=again)

@@ -1,4 +1,4 @@
-"""Who may ask over HTTP, and for which images: the token file, and the patterns of sources."""
+"""Access control of the HTTP API: the token file, and the patterns of allowed sources."""
 
 import fnmatch
 import hmac
@@ -14,7 +14,7 @@ from nydus_service.errors import NotAllowedError, UsageError, from_os_error
 from nydus_service.oci.reference import ImageReference, Transport
 
 TOKEN_LENGTH_MIN: Final = 16
-"""Characters: shorter ones can be guessed, as nothing slows down who tries."""
+"""Characters. A shorter token could be guessed, since attempts are not rate limited."""
 
 _TOKEN_FILE_MAX: Final = 4096
 _HOW_TO_MAKE: Final = "make one with: openssl rand -hex 32"
@@ -23,7 +23,7 @@ _log = logging.getLogger("nydus_service.api")
 
 
 class TokenFile:
-    """The bearer token, as a file has it. `reload` takes a new one; one that is bad changes nothing."""
+    """The bearer token, read from a file. `reload` reads it again and keeps the old token on error."""
 
     def __init__(self, path: Path) -> None:
         """Raises: as `reload`."""
@@ -35,8 +35,8 @@ class TokenFile:
         """Read the file again.
 
         Raises:
-            UsageError: no token is in it, or one that is too short; or others could write it.
-            NotFoundError, NotAllowedError: it is not there, or not to be read.
+            UsageError: the file is empty, malformed or writable by others, or the token is too short.
+            NotFoundError, NotAllowedError: the file does not exist, or may not be read.
         """
         try:
             with self._path.open("rb") as file:
@@ -48,7 +48,7 @@ class TokenFile:
         self._token = self._parse(content)
 
     def matches(self, authorization: str) -> bool:
-        """Whether an Authorization header has the token: `Bearer TOKEN`, or alone, as Harbor may send it."""
+        """Whether an Authorization header has the token: `Bearer TOKEN`, or bare, as Harbor may send it."""
         scheme, space, rest = authorization.strip().partition(" ")
         given = rest.strip() if space and scheme.lower() == "bearer" else authorization.strip()
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)
@@ -75,17 +75,17 @@ class TokenFile:
 
 @dataclass(frozen=True, slots=True)
 class AllowedSources:
-    """Which images may be converted by requests over HTTP.
+    """The images that requests over HTTP may convert.
 
     Attributes:
-        patterns: as `fnmatch` has them, where `*` takes slashes too, on the reference without its digest:
-            docker.io/library/*; none: all. For images in registries `docker://` may be left out.
+        patterns: of `fnmatch`, where `*` also matches slashes, for the reference without its digest, such as
+            docker.io/library/*. Empty allows all images. `docker://` of images in registries may be left out.
     """
 
     patterns: Sequence[str] = ()
 
     def check(self, source: ImageReference) -> None:
-        """Raises: NotAllowedError: no pattern has it."""
+        """Raises: NotAllowedError: no pattern matches the source."""
         name = str(source).partition("@")[0] if source.digest else str(source)
         names = {name, name.removeprefix("docker://")}
         if self.patterns and not any(
@@ -97,10 +97,10 @@ class AllowedSources:
 
 
 def check_remote(what: str, reference: ImageReference) -> None:
-    """Keep who is far away from the files of this machine.
+    """Keep remote clients from the files of this machine.
 
     Raises:
-        NotAllowedError: the reference is a path here.
+        NotAllowedError: the reference is a path on this machine.
     """
     if reference.transport not in (Transport.CONTAINERD, Transport.REGISTRY):
         raise NotAllowedError(

@@ -1,7 +1,7 @@
-"""Jobs and errors as the answers have them: acceld's fields, and ours beside them. Pure.
+"""Jobs and errors as fields of HTTP answers: those of acceld, and this project's own. Pure.
 
 acceld's clients read `id`, `created`, `finished`, `source`, `source_size`, `target_size`, `status` and
-`reason` of a job, `code` and `message` of an error.
+`reason` of a job, and `code` and `message` of an error.
 
 Sources: goharbor/acceleration-service docs/api.md, pkg/task/manager.go, pkg/server/util/util.go,
 pkg/errdefs/errors.go.
@@ -35,13 +35,13 @@ _HTTP_STATUS: Final = {
     "unreachable": 503,
     "no_space": 507,
 }
-"""By the code of an error or of the kind that it is below."""
+"""Keyed by the code of an error or of one of its base classes."""
 
 _ACCELD_CODE: Final = {"usage": "ERR_ILLEGAL_PARAMETER"}
 
 
 def job_summary(job: Job) -> dict[str, object]:
-    """A job as lists have it: without its layers and its result."""
+    """The fields of a job in lists: without its layers and its result."""
     return {
         "id": job.id,
         "created": _time(job.created_at),
@@ -70,7 +70,7 @@ def job_summary(job: Job) -> dict[str, object]:
 
 
 def job_details(job: Job) -> dict[str, object]:
-    """A job with all that is known of it."""
+    """All fields of a job, with its options, layers, images and result."""
     progress = job.progress
     return job_summary(job) | {
         "options": job.request.options.as_json(),
@@ -80,17 +80,17 @@ def job_details(job: Job) -> dict[str, object]:
 
 
 def http_status(error: NydusServiceError) -> int:
-    """The status that fits an error."""
+    """The HTTP status of an error; 500 for a code without an entry."""
     return next((_HTTP_STATUS[code] for code in _codes(error) if code in _HTTP_STATUS), 500)
 
 
 def error_body(error: NydusServiceError, **more: object) -> dict[str, object]:
-    """An error as acceld has it; `error` is our stable word."""
+    """An error in acceld's format; `error` is this project's stable code."""
     return error_fields(error.code, str(error), acceld=_ACCELD_CODE.get(error.code, "")) | more
 
 
 def error_fields(code: str, message: str, *, acceld: str = "") -> dict[str, object]:
-    """The same for an error that is none of ours, or that acceld has a word for."""
+    """The same for an error of HTTP itself, or with acceld's own code for it."""
     return {"code": acceld or f"ERR_{code.upper()}", "message": message, "error": code}
 
 
@@ -107,12 +107,12 @@ def _progress(progress: JobProgress) -> dict[str, object]:
 
 
 def _codes(error: NydusServiceError) -> list[str]:
-    """An error's own code, then those of the kinds above it."""
+    """The error's own code, then those of its base classes."""
     return [kind.__dict__["code"] for kind in type(error).__mro__ if "code" in kind.__dict__]
 
 
 def _time(seconds: float | None) -> str | None:
-    """RFC 3339, milliseconds, UTC. None, not acceld's year 1, for what has not happened; Go reads both."""
+    """RFC 3339 in UTC with milliseconds. Unset times are None, not acceld's year 1; Go reads both."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -125,12 +125,12 @@ def _reason(job: Job) -> str:
 
 
 def _source_size(job: Job) -> int:
-    """Bytes of the source's layers, each counted once; 0 before that is known."""
+    """Bytes of the source's layers, each counted once; 0 until known."""
     return job.progress.bytes_total
 
 
 def _target_size(job: Job) -> int:
-    """Bytes of the blobs and bootstraps of a job that is done, each counted once; else 0."""
+    """Bytes of the blobs and bootstraps of a job with a result, each counted once; else 0."""
     images = job.result.images if job.result else ()
     sizes = {image.bootstrap.digest: image.bootstrap.size for image in images}
     sizes |= {layer.blob.digest: layer.blob.size for image in images for layer in image.layers}

@@ -1,4 +1,4 @@
-"""The paths under /api/v1/conversions: ask for jobs, list them, follow them, end them."""
+"""The paths under /api/v1/conversions: submit, list, follow, cancel and retry jobs."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.jobs.service import JobService, Submitted
 
 LIMIT_DEFAULT: Final = 1000
-"""Jobs in an answer. acceld gives all that it has; so will this for nearly everybody."""
+"""Jobs in an answer. acceld returns all its jobs; few daemons have more than this."""
 
 LIMIT_MAX: Final = 10_000
 
@@ -35,7 +35,7 @@ class Conversions:
     """Handlers of the paths.
 
     Attributes:
-        closing: set when the server ends: nobody is to wait any more.
+        closing: set when the server ends, so that waiting requests end too.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Conversions:
         app.router.add_post(f"{PATH}/{{id}}/retry", self.retry)
 
     async def submit(self, request: web.Request) -> web.Response:
-        """Accept what a body asks for; with `sync=true` answer when it is finished."""
+        """Submit the jobs that the body asks for; with `sync=true` answer when they are finished."""
         wait = _sync(_query(request, ("sync",)).get("sync", ""))
         submission = self.reader.read(await self._body(request))
         origin = "http"
@@ -83,13 +83,13 @@ class Conversions:
         return _submitted(submission, submitted, jobs)
 
     async def list(self, request: web.Request) -> web.Response:
-        """Jobs, the newest first; the header Link has the next page where there is one."""
+        """List jobs, the newest first; the Link header has the next page, if any."""
         query = _query(request, _LIST_QUERY)
         limit = _limit(query.get("limit", ""))
         jobs = self._job_service.list(
             image=query.get("image", ""),
             states=_states(request.query.getall("state", [])),
-            limit=limit + 1,  # tells whether there are more
+            limit=limit + 1,  # one extra shows whether there are more
             before=query.get("before", ""),
         )
         response = json_response([answers.job_summary(job) for job in jobs[:limit]])
@@ -113,13 +113,13 @@ class Conversions:
         _query(request, ())
         try:
             job = await self._job_service.retry(request.match_info["id"])
-        except UsageError as exc:  # the request is right, the job is not in a state for it
+        except UsageError as exc:  # the request is valid, but not in this state of the job
             return json_response(answers.error_body(exc), status=409)
         _log.info("job %s: %s asks to retry it", job.id, request.remote)
         return json_response(answers.job_details(job), status=202)
 
     async def follow_all(self, request: web.Request) -> web.StreamResponse:
-        """Every change of any job from now on, without end, in the form that lists have."""
+        """Stream every change of any job from now on, without end, with the fields of lists."""
         _query(request, ())
         async with self._follow() as jobs:
             response = await _open_stream(request)
@@ -128,7 +128,7 @@ class Conversions:
         return response
 
     async def follow_one(self, request: web.Request) -> web.StreamResponse:
-        """A job as it is, then whenever it has changed, with all that is known of it, to its end."""
+        """Stream a job with all its fields: its current value, then each change until it is finished."""
         _query(request, ())
         job_id, seen = request.match_info["id"], request.headers.get("Last-Event-ID", "")
         now = self._job_service.get(job_id)
@@ -148,7 +148,7 @@ class Conversions:
 
     @asynccontextmanager
     async def _follow(self, job_id: str | None = None) -> AsyncIterator[AsyncIterator[Job | None]]:
-        """A watch of the job service, with a beat; see `events.follow`."""
+        """Watch the job service, with a beat; see `events.follow`."""
         async with self._job_service.watch(job_id) as jobs:
             async with aclosing(events.follow(jobs, self.closing, self._beat_s)) as following:
                 yield following
@@ -167,11 +167,11 @@ class Conversions:
             raise web.HTTPRequestTimeout(text="the body did not come in time") from exc
 
     async def _finished(self, request: web.Request, job: Job) -> Job:
-        """Wait until a job is finished, or nobody is there any more to be told.
+        """Wait until a job is finished.
 
         Raises:
             ShuttingDown: the daemon ends first.
-            ConnectionResetError: the client has gone.
+            ConnectionResetError: the client closed the connection.
         """
         async with self._follow(job.id) as jobs:
             async for latest in jobs:
@@ -187,7 +187,7 @@ def json_response(value: object, *, status: int = 200) -> web.Response:
 
 
 def _submitted(submission: Submission, submitted: list[Submitted], finished: list[Job]) -> web.Response:
-    """What acceld answers to a webhook, and the job to people."""
+    """Answer a webhook as acceld does, and any other request with the job."""
     failed = next((job for job in finished if job.state is not JobState.DONE), None)
     if failed is not None:
         return json_response(_failure(failed), status=500)
@@ -219,7 +219,7 @@ async def _open_stream(request: web.Request) -> web.StreamResponse:
 
 
 def _query(request: web.Request, known: Iterable[str]) -> dict[str, str]:
-    """The query's parameters; the last of equal ones counts. Raises: UsageError: one is not known."""
+    """The query's parameters; the last of equal names wins. Raises: UsageError: a name is unknown."""
     for name in request.query:
         if name not in known:
             there = f"there are {', '.join(known)}" if known else "this path has none"
@@ -242,7 +242,7 @@ def _limit(text: str) -> int:
 
 
 def _states(values: list[str]) -> list[JobState]:
-    """From `state=a,b` and `state=a&state=b`."""
+    """Parse `state=a,b` and `state=a&state=b`."""
     words = [word for value in values for word in value.split(",") if word]
     try:
         return [JobState(word) for word in words]

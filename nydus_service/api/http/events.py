@@ -1,12 +1,12 @@
-"""Jobs as server-sent events, for whoever follows them; the stream is told apart from a dead one by beats.
+"""Jobs as server-sent events. Beats show that an idle stream is alive.
 
     retry: 2000                           once, at the beginning
     event: job / id: ID-REVISION / data: the job as JSON
     event: end / data: {}                 after the last value of a job that is finished
     : beat                                when nothing else was sent for a while
 
-A client that comes again with Last-Event-ID is spared the value that it has. One that comes for a
-finished job that it has seen is answered 204, which tells browsers not to come again.
+A client that reconnects with Last-Event-ID does not get the value that it already has. If that value is the
+last of a finished job, the answer is 204, which makes browsers stop reconnecting.
 
 Source: html.spec.whatwg.org, "Server-sent events".
 """
@@ -31,7 +31,7 @@ def event_id(job: Job) -> str:
 
 
 def job_event(job: Job, fields: object) -> bytes:
-    """One event. JSON from `encode` has no line ends, so that one data line will do."""
+    """Format one event. JSON from `encode` has no line ends, so one data line suffices."""
     return b"event: job\nid: %s\ndata: %s\n\n" % (event_id(job).encode(), encode(fields))
 
 
@@ -43,10 +43,10 @@ def is_gone(request: web.Request) -> bool:
 async def follow(
     jobs: AsyncIterator[Job], closing: asyncio.Event, beat_s: float
 ) -> AsyncGenerator[Job | None, None]:
-    """Pass on what a watch yields, and None whenever that takes `beat_s`; ends when the server closes.
+    """Yield the values of a watch, and None after each `beat_s` seconds without one, until the server closes.
 
-    It is to be closed before the watch is (`aclosing`), since it waits for that in a task of its own. The
-    wait for the next value outlives a beat: a cancelled `anext` would end the watch.
+    Close it before the watch (`aclosing`): a task of its own waits for the watch. The wait for the next value
+    outlives a beat, because a cancelled `anext` would end the watch.
     """
     closed = asyncio.ensure_future(closing.wait())
     following: asyncio.Future[Job] | None = None
@@ -67,4 +67,4 @@ async def follow(
         waiting = [task for task in (following, closed) if task is not None]
         for task in waiting:
             task.cancel()
-        await asyncio.wait(waiting)  # unlike awaiting each, this cannot be taken for our own cancellation
+        await asyncio.wait(waiting)  # awaiting each would raise its CancelledError here

@@ -1,4 +1,4 @@
-"""The status page's shell: three files that hold no data, sent to whoever asks."""
+"""The status page's shell: three files without data, served without a token."""
 
 import hashlib
 from importlib import resources
@@ -14,7 +14,7 @@ _FILES: Final = {
 
 
 class Page:
-    """Holds the files, read once."""
+    """The files, read once."""
 
     def __init__(self) -> None:
         folder = resources.files("nydus_service.api").joinpath("page")

@@ -1,11 +1,11 @@
-"""The HTTP server: acceld's paths so that Harbor's webhook works unchanged, ours for jobs, metrics, the page.
+"""The HTTP server: acceld's paths, so that Harbor's webhook works unchanged, jobs, metrics and the page.
 
-    who                       paths
-    anybody                   /, /app.js, /style.css (no data in them), /healthz, /api/v1/health
-    who shows the token       all others, those that do not exist too
+    access                    paths
+    open                      /, /app.js, /style.css (no data in them), /healthz, /api/v1/health
+    with the token            all others, including those that do not exist
 
-A client has a time for sending each head (`Timeouts.head_s`) and body, and one for taking what it was sent:
-the kernel closes the connection of one that does not (TCP_USER_TIMEOUT).
+A client has limited time to send each head (`Timeouts.head_s`) and body, and to receive what it was sent. The
+kernel closes the connection of a client that does not receive in time (TCP_USER_TIMEOUT).
 """
 
 import contextlib
@@ -29,10 +29,10 @@ from nydus_service.jobs.service import JobService
 from nydus_service.options.convert import ConvertOptions
 
 METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
-"""`prometheus_client.CONTENT_TYPE_LATEST`, what `generate_latest` writes."""
+"""`prometheus_client.CONTENT_TYPE_LATEST`, the format of `generate_latest`."""
 
 _LINGERING_S: Final = 2
-"""What is still sent of a body that was refused is read so long, or the client might miss the answer."""
+"""Seconds to read the rest of a refused body; without that the client might miss the answer."""
 
 _SECURITY: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; "
@@ -50,14 +50,14 @@ _log = logging.getLogger("nydus_service.api")
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds that are waited.
+    """Timeouts in seconds.
 
     Attributes:
-        head_s: for a request's head, from the connection or the last answer on.
+        head_s: for a request's head, counted from the connection or the last answer.
         body_s: for a request's body.
-        unread_s: for a client to take what it was sent.
-        beat_s: between signs of life in streams; also until a client is missed that had asked to wait.
-        shutdown_s: for answers under way when the server ends.
+        unread_s: for a client to receive what it was sent.
+        beat_s: between beats of a stream, and between checks that a client that waits for a job is connected.
+        shutdown_s: for answers in progress when the server ends.
     """
 
     head_s: float = 30
@@ -69,16 +69,16 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class HttpServer:
-    """A server that runs. `addresses` are those it listens on, as HOST:PORT."""
+    """A running server. `addresses` are those it listens on, as HOST:PORT."""
 
     addresses: tuple[str, ...]
     token: TokenFile
     conversions: Conversions
 
     def reload(self, defaults: ConvertOptions) -> None:
-        """Read the token file anew, and use other options where requests leave them open.
+        """Read the token file again, and replace the default options of requests.
 
-        Raises: as `TokenFile.reload`; all stays as it was then.
+        Raises: as `TokenFile.reload`; then nothing changes.
         """
         self.token.reload()
         self.conversions.reader = replace(self.conversions.reader, defaults=defaults)
@@ -95,17 +95,17 @@ async def open_http_server(
     namespace: str = "default",
     timeouts: Timeouts = Timeouts(),
 ) -> AsyncIterator[HttpServer]:
-    """Listen until the block ends; whoever waits for a job or follows some is sent away then.
+    """Serve until the block ends, which also ends requests that wait for a job or follow jobs.
 
     Args:
         settings: with an address and a token file.
-        metrics_text: the metrics, as `prometheus_client.generate_latest` gives them.
-        ready: why the daemon cannot work, empty if it can; must not block, is told to anybody.
-        defaults: options of requests that do not say.
-        namespace: of containerd, likewise.
+        metrics_text: returns the metrics in the format of `prometheus_client.generate_latest`.
+        ready: returns why the daemon cannot work, empty if it can; must not block. The text is public.
+        defaults: options where a request sets none.
+        namespace: containerd namespace where a request sets none.
     Raises:
-        UsageError: no token file is named, or a bad token is in it.
-        NydusServiceError: the address is taken, or not one of this machine.
+        UsageError: no token file is configured, or its token is invalid.
+        NydusServiceError: the address is in use, or not one of this machine.
     """
     if settings.token_file is None:
         raise UsageError("[http] address needs a token_file: a file with the token that clients have to show")
@@ -166,7 +166,7 @@ def _printed(address: Sequence[Any]) -> str:
 
 
 class Access:
-    """Lets everybody to the open routes, and to all others those who show the token."""
+    """Serves the open routes to all clients, and all others to clients with the token."""
 
     def __init__(self, token: TokenFile) -> None:
         self._token = token
@@ -221,7 +221,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 
 
 def _bound_unread(unread_s: float) -> Any:
-    """Have the kernel close connections whose client does not take what it was sent, tcp(7)."""
+    """Have the kernel close connections whose client does not receive what it was sent, tcp(7)."""
 
     @web.middleware
     async def bound(request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -236,7 +236,7 @@ def _bound_unread(unread_s: float) -> Any:
 
 @web.middleware
 async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """All errors as JSON. What nobody foresaw is logged, and its text kept from the client."""
+    """Answer all errors as JSON. An unexpected error is logged and its text is kept from the client."""
     try:
         return await handler(request)
     except web.HTTPException as exc:
@@ -257,7 +257,7 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
             response.headers["Retry-After"] = "5"
         return response
     except (ConnectionError, TimeoutError):
-        raise  # the client has gone: nobody is there to answer to
+        raise  # the client closed the connection, so there is no one to answer
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
         return _error(500, "internal", "internal error; the daemon's log has more")

@@ -1,4 +1,4 @@
-"""What a request for conversions asks for: the bodies that acceld takes, and our own. Pure.
+"""Read the body of a conversion request: those that acceld accepts, and this project's own. Pure.
 
     Harbor's webhook    {"type": "PUSH_ARTIFACT", "event_data": {"resources": [{"resource_url": "…"}]}, …}
     by hand             {"source": "…", "target": "…", "namespace": "…", "options": {…}, "priority": 0}
@@ -25,7 +25,7 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
 class _Kind(msgspec.Struct):
-    """Enough of any body to tell which one it is."""
+    """The fields that distinguish the kinds of body."""
 
     type: str | msgspec.UnsetType = msgspec.UNSET
     specversion: str | msgspec.UnsetType = msgspec.UNSET
@@ -53,11 +53,11 @@ class _ByHand(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a body asks for.
+    """The jobs that a body asks for.
 
     Attributes:
-        requests: in the order of the body; none for an event that is not about a push.
-        webhook: whether Harbor asks, and wants to hear no more than "Ok".
+        requests: in the order of the body; empty for an event that is not a push.
+        webhook: whether Harbor sent it, which expects only "Ok".
         event: the type of Harbor's event.
     """
 
@@ -69,11 +69,11 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionReader:
-    """Reads bodies by what the daemon is set to.
+    """Reads bodies with the daemon's defaults.
 
     Attributes:
-        defaults: options of whoever does not say.
-        namespace: of containerd, likewise.
+        defaults: options where a body sets none.
+        namespace: containerd namespace where a body sets none.
     """
 
     allowed: AllowedSources
@@ -81,10 +81,13 @@ class SubmissionReader:
     namespace: str
 
     def read(self, body: bytes) -> Submission:
-        """Raises:
-        UsageError: not JSON, a field that there is not or of a wrong type, a reference that is none.
-        NotAllowedError: a source that may not be converted, or a path on this machine.
-        UnsupportedError: what nobody here can do.
+        """Read a body.
+
+        Raises:
+            UsageError: the body is not JSON, a field is unknown or of a wrong type, or a reference invalid.
+            NotAllowedError: the source may not be converted, or a reference is a path on this machine.
+            UnsupportedError: the body has Harbor's CloudEvents format, an image is in a registry, or a
+                transport or an option's value is not supported.
         """
         kind = _decode(body, _Kind)
         if kind.specversion is not msgspec.UNSET:
@@ -118,7 +121,7 @@ class SubmissionReader:
         )
 
     def _refuse_push(self, body: _Push) -> NoReturn:
-        """Say what is wrong with a webhook, and if nothing is: that it asks for images in a registry."""
+        """Raise what is wrong with a webhook; if nothing else is, that its images are in a registry."""
         sources = pushed_images(body)
         for source in sources:
             self.allowed.check(source)
@@ -126,10 +129,10 @@ class SubmissionReader:
 
 
 def pushed_images(body: _Push) -> list[ImageReference]:
-    """The images that a webhook tells of, each once, in its order.
+    """The images that a webhook reports, each once, in its order.
 
     Raises:
-        UsageError: it tells of none, or one that is no reference.
+        UsageError: it names no image, or one that is not a valid reference.
     """
     resources = body.event_data.resources
     if not resources:

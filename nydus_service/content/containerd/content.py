@@ -1,4 +1,4 @@
-"""Content in containerd: found and labelled by gRPC, read from its files where this user may."""
+"""Content in containerd: looked up and labelled by gRPC, read from files if this user may, else by gRPC."""
 
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -31,7 +31,7 @@ from nydus_service.oci.digest import Digest
 
 
 class RemoteReader:
-    """A blob by gRPC."""
+    """Reads a blob by gRPC."""
 
     def __init__(self, connection: Connection, desc: Descriptor) -> None:
         self._connection = connection
@@ -49,7 +49,7 @@ class RemoteReader:
 
     async def read_at(self, offset: int, size: int) -> bytes:
         wanted = max(0, min(size, self._size - offset))
-        if not wanted:  # of a size of 0 the daemon sends all
+        if not wanted:  # for size 0 the daemon would send all
             return b""
         return await retry(lambda: self._read(offset, wanted))
 
@@ -85,7 +85,7 @@ class FileReader:
 
     @property
     def local_path(self) -> Path:
-        """The open file, not its name: a garbage collection may remove that."""
+        """The path of the open file descriptor, since a garbage collection may remove the file's name."""
         return Path(f"/proc/{os.getpid()}/fd/{self._fd}")
 
     async def read_at(self, offset: int, size: int) -> bytes:
@@ -103,7 +103,7 @@ class FileReader:
 
 
 class ContainerdContent:
-    """Blobs of a namespace. What is written with a lease is kept by it; without, it may go at any moment."""
+    """Blobs of a namespace. A lease keeps the blobs written with it; others may be collected at any time."""
 
     def __init__(self, connection: Connection, root: Path | None, lease: str = "") -> None:
         """
@@ -121,7 +121,7 @@ class ContainerdContent:
 
     @asynccontextmanager
     async def open_reader(self, desc: Descriptor) -> AsyncIterator[ReaderAt]:
-        size = (await self._info(desc.digest)).size  # files are of all namespaces
+        size = (await self._info(desc.digest)).size  # the files are those of all namespaces
         if size != desc.size:
             raise UnexpectedContent(
                 f"{self._connection} has {size} bytes of {desc.digest}, its descriptor says {desc.size}"
@@ -145,9 +145,9 @@ class ContainerdContent:
                 await ingest.end()
 
     async def hold(self, digest: Digest) -> None:
-        """Have the lease keep content. Raises: ContentNotFound."""
+        """Add existing content to the lease. Raises: ContentNotFound."""
         await self._hold(digest)
-        await self._info(digest)  # after that: it may have been collected before
+        await self._info(digest)  # after it is held: it may have been collected before
 
     async def _hold(self, digest: Digest) -> None:
         request = AddResourceRequest(id=self._lease)
@@ -155,7 +155,7 @@ class ContainerdContent:
         await self._connection.call(self._connection.leases.AddResource, request, f"keep {digest}")
 
     async def _make_right(self, digest: Digest, labels: Mapping[str, str]) -> None:
-        """Let content that was there be as if it had just been written: leased and labelled."""
+        """Add existing content to the lease and set its labels, as if it had just been written."""
         if self._lease:
             await self._hold(digest)
         present = (await self._info(digest)).labels
@@ -176,14 +176,14 @@ class ContainerdContent:
         return reply.info
 
     def _open_file(self, desc: Descriptor) -> int | None:
-        """The file of a blob; None if there is none that could be it."""
+        """Open the file of a blob; None if there is no readable file of its size."""
         if self._root is None:
             return None
         path = self._root / "blobs" / desc.digest.algorithm / desc.digest.hex
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            return None  # the daemon's, but not ours to see: it has it, so it is read by gRPC
+            return None  # the daemon has it, but this user may not read it: use gRPC
         if os.fstat(fd).st_size == desc.size:
             return fd
         os.close(fd)

@@ -1,8 +1,8 @@
-"""What happens to images, in all namespaces of a containerd, over one connection.
+"""Events of images in all namespaces of a containerd, over one connection.
 
-containerd replays no event and does not say when a subscription has begun. So `subscribe` publishes an
-event of its own until it has come back: what happens after that is not missed, and what was before is found
-by listing. A stream that ends, for whatever reason, is an error, never a quiet end.
+containerd replays no event and does not report when a subscription has begun. So `subscribe` publishes an
+event of its own until it receives one. No later event is missed, and earlier changes are found by listing.
+The end of a stream is always an error.
 
 Source: containerd `events/exchange/exchange.go`, `Publish`, `Subscribe`.
 """
@@ -36,9 +36,9 @@ from nydus_service.content.store import Image
 from nydus_service.errors import NydusServiceError, UnreachableError
 
 _ANY_NAMESPACE: Final = "default"
-"""For calls that are about none. It need not exist."""
+"""Namespace for calls that concern none. It need not exist."""
 _PROBE_S: Final = 0.2
-"""How long the event that shows that a subscription has begun may take, before another is published."""
+"""Seconds to wait for the published event before another is published."""
 _SUBSCRIBED_S: Final = 30.0
 
 
@@ -73,7 +73,7 @@ class ContainerdImageNode:
     async def subscribe(
         self, namespaces: Sequence[str] = ()
     ) -> AsyncIterator[AsyncGenerator[ImageEvent, None]]:
-        """As `ImageNode.subscribe`. Read it without pause: unread events wait in containerd's memory."""
+        """As `ImageNode.subscribe`. Read events without pause: unread ones wait in containerd's memory."""
         probe = f"/nydus-service/subscribed/{uuid.uuid4().hex}"
         topics = 'topic~="^/images/"'
         filters = [f"{topics},namespace=={json.dumps(each)}" for each in namespaces] or [topics]
@@ -87,7 +87,7 @@ class ContainerdImageNode:
                 yield events
 
     async def _until_subscribed(self, replies: AsyncIterator[Envelope], probe: str) -> list[Envelope]:
-        """Wait until the subscription has begun. Returns: what has come already."""
+        """Wait until the subscription has begun. Returns the events received so far."""
         early: list[Envelope] = []
         try:
             with anyio.move_on_after(_SUBSCRIBED_S):
@@ -124,7 +124,7 @@ class ContainerdImageNode:
             async for envelope in replies:
                 if event := image_event(envelope):
                     yield event
-        except NydusServiceError as exc:  # of whatever kind: daemons end their streams in several ways
+        except NydusServiceError as exc:  # of any kind: daemons end their streams in several ways
             raise UnreachableError(f"{ended}: {exc}") from exc
         raise UnreachableError(ended)
 
@@ -138,7 +138,7 @@ async def open_image_node(address: Path) -> AsyncIterator[ContainerdImageNode]:
     """Connect to a containerd, which must be running.
 
     Args:
-        address: of its socket.
+        address: path of its Unix socket.
     Raises:
         UnreachableError, NotAllowedError: as `connect`.
     """
@@ -147,7 +147,7 @@ async def open_image_node(address: Path) -> AsyncIterator[ContainerdImageNode]:
 
 
 def image_event(envelope: Envelope) -> ImageEvent | None:
-    """What an event says of an image; None if it is about something else, or of a kind that is not known."""
+    """Decode an event of an image; None for other events, and those of unknown kinds."""
     known = _KINDS.get(envelope.event.type_url.rpartition("/")[2])
     if known is None:
         return None

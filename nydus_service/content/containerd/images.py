@@ -1,4 +1,4 @@
-"""Names of images in containerd. A name moves by one Update: it is never missing, nor is its content."""
+"""Names of images in containerd. One Update moves a name, so that name and content are never missing."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,7 +23,7 @@ from nydus_service.oci.digest import Digest
 
 _NAMES_TOLD = 5
 _TURNS = 5
-"""How often a name may be deleted and made by others while it is put."""
+"""How often other programs may delete and create a name while it is put."""
 
 
 class ContainerdImages:
@@ -46,21 +46,21 @@ class ContainerdImages:
         return [_image(each) for each in await self._list()]
 
     async def find(self, name: str) -> Image | None:
-        """As `get`, for who expects that it may be missing and needs no explanation."""
+        """Look up an image as `get` does; None if no image has the name."""
         with suppress(NotFoundError):
             return _image(await self._get(name))
         return None
 
     async def set_labels(self, name: str, labels: Mapping[str, str | None]) -> Image:
-        """Set some labels of a name, and remove those that are None; others stay, and so does the target.
+        """Set some labels of a name, and remove those that are None. Other labels and the target stay.
 
-        Returns: the image as it is then.
+        Returns: the image after the change.
         Raises:
-            ImageNotFound: no such name.
+            ImageNotFound: no image has the name.
             UsageError: a label is too long: key and value have over 4096 bytes.
         """
         request = UpdateImageRequest(image=ImageMessage(name=name))
-        request.image.target.SetInParent()  # does not count, but without one containerd 2.2 panics and ends
+        request.image.target.SetInParent()  # ignored, but containerd 2.2 panics without a target
         request.image.labels.update({key: value for key, value in labels.items() if value})
         request.update_mask.paths.extend(f"labels.{key}" for key in sorted(labels))
         try:
@@ -69,7 +69,7 @@ class ContainerdImages:
             raise ImageNotFound(str(exc)) from exc
 
     async def put(self, image: Image) -> None:
-        await self._content.info(image.target.digest)  # the daemon does not look
+        await self._content.info(image.target.digest)  # the daemon does not check it
         for _ in range(_TURNS):
             try:
                 await self._create(image)
@@ -82,7 +82,7 @@ class ContainerdImages:
         raise UsageError(f"{image.name} in {self._connection}: another program deletes and makes this name")
 
     async def delete(self, name: str) -> None:
-        """Remove a name. What nothing else leads to is collected soon."""
+        """Remove a name. Content that is no longer referenced is collected soon."""
         try:
             await self._connection.call(self._stub.Delete, DeleteImageRequest(name=name), f"delete {name}")
         except NotFoundError:
@@ -107,7 +107,7 @@ class ContainerdImages:
         await self._connection.call(self._stub.Update, request, f"move {image.name}")
 
     async def _explain_missing(self, name: str) -> str:
-        """Why there is no such image, as well as can be told: another namespace, or another name."""
+        """Explain a missing image by the namespace that has it, or else by similar names."""
         missing = f"{self._connection} has no image {name!r}"
         found = await self._connection.call(
             self._connection.namespaces.List, ListNamespacesRequest(), "list namespaces"
@@ -127,7 +127,7 @@ class ContainerdImages:
 
 
 def _nearest(name: str, names: list[str]) -> list[str]:
-    """A few names, those first that look like what was meant: `alpine` is docker.io/library/alpine:latest."""
+    """A few names, the most similar first: for `alpine`, docker.io/library/alpine:latest."""
     containing = [each for each in names if f"/{name}:" in each or each.startswith(f"{name}:")]
     close = get_close_matches(name, names, _NAMES_TOLD, 0.5)
     return list(dict.fromkeys([*containing, *close, *names]))[:_NAMES_TOLD]

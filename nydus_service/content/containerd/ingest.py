@@ -3,14 +3,15 @@
     small     STAT │ COMMIT with data, labels, expected
     larger    STAT │ WRITE with offset 0 │ WRITE … │ COMMIT with labels
 
-- STAT opens the ingest with its ref alone. With `total` in it the daemon mixes what an earlier process
-  left under the ref with the new bytes; with `expected`, too, if another namespace has the content.
-- What was left is never resumed: the first offset of 0 discards it.
-- A COMMIT that `expects` a digest which is there already does not lease it; so that is done after it, and
-  if the content was collected in between it is written again. A larger COMMIT expects nothing: then the
-  daemon finds out by itself, and leases what is there in the same transaction. Its running digest is
-  compared with ours before.
-- Answers come in the order of the messages. A few messages are under way at a time, for speed.
+- STAT opens the ingest with only its ref. With `total`, the daemon would mix the bytes that an earlier
+  process left under the ref with the new ones; so it would with `expected`, if another namespace has the
+  content.
+- An ingest is never resumed: the first offset of 0 discards bytes left under the ref.
+- A COMMIT that `expects` an existing digest does not lease it. So the content is leased afterwards, and
+  written again if it was collected in between. A larger COMMIT expects nothing: the daemon finds existing
+  content by itself, and leases it in the same transaction. Before that, the daemon's running digest is
+  compared with the digest of the written bytes.
+- Answers come in the order of the messages. A few messages are in flight at a time, for speed.
 
 Source: containerd `services/content/contentserver`, `Write`; `metadata/content.go`, `Writer`, `Commit`.
 """
@@ -47,16 +48,16 @@ from nydus_service.errors import NotFoundError, NydusServiceError, UnreachableEr
 from nydus_service.oci.digest import Digest, Digester
 
 MESSAGE_SIZE: Final = 2 << 20
-"""Bytes of content in a message, of the 16 MiB that it may have: more are slower, as they leave the cache."""
+"""Bytes of content in a message. Messages may have 16 MiB, but larger ones leave the cache and are slower."""
 IN_FLIGHT: Final = 4
-"""Messages sent and not yet answered. With them an ingest needs up to 12 MiB of memory."""
+"""Messages sent and not yet answered. An ingest then needs up to 12 MiB of memory."""
 
 _ANSWER_S = 120.0
-"""For an answer: a commit of a large blob syncs it."""
+"""Seconds to wait for an answer: the commit of a large blob syncs it."""
 _LOCK_PATIENCE_S = 5.0
-"""A daemon frees the ref of a killed process within milliseconds; a living holder has it for long."""
+"""Seconds to wait for a locked ref. The daemon frees that of a killed process within milliseconds."""
 _TURNS = 3
-"""How often content may be collected between the word that it is there and the lease."""
+"""How often existing content may be collected before the lease holds it."""
 _END_S = 5.0
 _ABORT_PAUSE_S = 0.02
 _SMALL_HASH = 64 << 10
@@ -64,11 +65,11 @@ _SMALL_HASH = 64 << 10
 _Stream = Exchange[WriteContentRequest, WriteContentResponse]
 
 MakeRight = Callable[[Digest, Mapping[str, str]], Awaitable[None]]
-"""Sets labels on content that is there already, and has the lease keep it. Raises: ContentNotFound."""
+"""Adds existing content to the lease, and sets its labels. Raises: ContentNotFound."""
 
 
 class ContainerdIngest:
-    """One write. The owner calls `end`, whatever happens."""
+    """One write. The owner must call `end` in any case."""
 
     def __init__(self, connection: Connection, ref: str, lease: str, make_right: MakeRight) -> None:
         self._connection = connection
@@ -126,7 +127,7 @@ class ContainerdIngest:
         return digest
 
     async def end(self) -> None:
-        """End the stream, and remove what was not committed, if the daemon lets us: this raises nothing."""
+        """End the stream, and abort the ingest if it was not committed. Errors are ignored."""
         await self._hang_up()
         with anyio.move_on_after(_END_S):
             while self._holds_ref:
@@ -147,7 +148,7 @@ class ContainerdIngest:
                 await self._make_right(digest, labels)
 
         for _ in range(_TURNS - 1):
-            with suppress(ContentNotFound):  # it was there, and is collected: write it again
+            with suppress(ContentNotFound):  # it existed, but was collected: write it again
                 await retry(attempt)
                 return
         await retry(attempt)
@@ -175,14 +176,14 @@ class ContainerdIngest:
     async def _find_committed(
         self, digest: Digest, labels: Mapping[str, str], lost: UnreachableError
     ) -> None:
-        """Go on if a commit is done whose answer was lost. Raises: `lost`: it is not."""
+        """Accept a commit whose answer was lost. Raises: `lost`, if the content was not committed."""
         try:
             await self._make_right(digest, labels)
         except ContentNotFound:
             raise lost from None
 
     async def _send(self, size: int) -> None:
-        """Send the first bytes of the buffer, and wait if too much is under way."""
+        """Send the first `size` bytes of the buffer, and wait if too many messages are in flight."""
         if self._call is None:
             await retry(self._open)
         request = WriteContentRequest(action=WRITE, offset=self._sent, data=bytes(self._buffer[:size]))
@@ -195,19 +196,17 @@ class ContainerdIngest:
             self._unanswered -= 1
 
     async def _open(self) -> None:
-        """Begin the stream; again and again for a while if another stream holds the ref."""
+        """Begin the stream; retry for a while if another stream holds the ref."""
         deadline = anyio.current_time() + _LOCK_PATIENCE_S
         while True:
             await self._hang_up()
             self._call = self._connection.exchange(self._stub.Write, lease=self._lease)
-            self._holds_ref = (
-                True  # as far as is known: the ref is ours alone, unless it is said to be locked
-            )
+            self._holds_ref = True  # assumed, unless the daemon reports the ref as locked
             try:
                 await self._put(WriteContentRequest(action=STAT, ref=self._ref))
                 await self._answer()
             except RefLocked:
-                self._holds_ref = False  # and so not ours to abort
+                self._holds_ref = False  # so it must not be aborted here
                 if anyio.current_time() > deadline:
                     raise
             else:
@@ -235,7 +234,7 @@ class ContainerdIngest:
         return self._call
 
     async def _failure(self, call: _Stream, exc: Exception) -> NydusServiceError:
-        """Why the stream ended: its status has it."""
+        """Make the error that explains why the stream ended, from its status."""
         if isinstance(exc, TimeoutError):
             return self._connection.failure(grpc.StatusCode.DEADLINE_EXCEEDED, None, self._doing)
         code, details = await call.status()
@@ -245,10 +244,10 @@ class ContainerdIngest:
         return UnexpectedContent(str(failure)) if isinstance(failure, PreconditionFailed) else failure
 
     async def _hang_up(self) -> None:
-        """End the stream, and wait until the daemon has ended it, too, so that the ref is free."""
+        """End the stream, and wait until the daemon has also ended it, so that the ref is free."""
         call, self._call = self._call, None
         if call is None or call.is_done:
-            return  # and not read: one that was cancelled would raise a cancellation of its own
+            return  # reading a cancelled stream would raise its own cancellation
         with anyio.move_on_after(_END_S), suppress(StreamEnded):
             await call.end_writing()
             while True:
@@ -256,7 +255,7 @@ class ContainerdIngest:
         call.cancel()
 
     async def _try_abort(self) -> None:
-        """Abort once. It fails while the daemon still closes the ingest of a stream that was cancelled."""
+        """Abort once. This fails while the daemon still closes the ingest of a cancelled stream."""
         try:
             await self._connection.call(
                 self._stub.Abort,
@@ -266,7 +265,7 @@ class ContainerdIngest:
                 timeout_s=_END_S,
             )
         except (NotFoundError, UnreachableError):
-            pass  # nothing is left; or it goes with its lease, or in a day
+            pass  # nothing is left, or the daemon removes it with its lease or within a day
         except NydusServiceError:
             await anyio.sleep(_ABORT_PAUSE_S)
             return

@@ -1,12 +1,12 @@
-"""Leases in containerd, and the sweep of those that dead processes of ours left.
+"""Leases in containerd, and the sweep of leases that dead processes of this project left.
 
-A lease has no expiry, so that a job may take as long as it takes. Instead it says where its process holds
-a lock (locks.py), which ends with the process:
+A lease has no expiry, so that a job may take any time. Instead its labels name a lock of its process
+(locks.py), which ends with the process:
 
-    nydus-service/lock      the lock file      nydus-service/boot-id    that the lock was taken under
+    nydus-service/lock      the lock file      nydus-service/boot-id    the boot id at the time of locking
 
-A process that opens a lease first deletes those that are stale by the rule of locks.py. Leases without our
-label belong to others and are never touched.
+A process that opens a lease first deletes those that are stale by the rule of locks.py. Leases without these
+labels belong to other programs and are never touched.
 """
 
 import time
@@ -38,11 +38,11 @@ LOCK: Final = f"{OWN_PREFIX}lock"
 BOOT_ID: Final = f"{OWN_PREFIX}boot-id"
 
 _END_S = 2.0
-"""For the end of a lease after a failure: the next sweep does it if the daemon does not."""
+"""Timeout in seconds to end a lease after a failure. If it fails, the next sweep ends the lease."""
 
 
 class ContainerdLease:
-    """A lease that lasts."""
+    """An open lease."""
 
     def __init__(self, lease_id: str, content: ContainerdContent) -> None:
         self.id = lease_id
@@ -60,7 +60,7 @@ class ContainerdLeases:
         """
         Args:
             root: as for `ContainerdContent`.
-            jobs_dir: where processes of this user hold their locks; made if it is missing.
+            jobs_dir: directory of the locks of this user's processes; created if missing.
         """
         self._connection = connection
         self._stub = connection.leases
@@ -84,7 +84,7 @@ class ContainerdLeases:
                 await in_thread(f"unlock {lock}", _release, fd, lock if ended else None)
 
     async def sweep(self) -> list[str]:
-        """Delete leases of dead processes of ours, and what they were writing. Returns their ids."""
+        """Delete the leases of this project's dead processes, and their ingests. Returns the leases' ids."""
         request = ListRequest(filters=[f'labels."{LOCK}"'])
         found = await self._connection.call(self._stub.List, request, "list leases")
         swept = []
@@ -104,8 +104,8 @@ class ContainerdLeases:
         try:
             await self._connection.call(self._stub.Create, request, f"make lease {lease_id}")
         except AlreadyThere as exc:
-            # The lock is ours: so is a lease that names it. Either it was made just now, before the
-            # connection broke, or a dead process left it, and it is taken over with what it keeps.
+            # This process holds the lock, so it owns a lease that names it. Either the lease was created just
+            # now, before the connection broke, or a dead process left it. Then it is taken over as it is.
             if not await self._is_ours(lease_id, lock):
                 raise UsageError(f"{self._connection}: another program has a lease {lease_id}") from exc
 
@@ -121,7 +121,7 @@ class ContainerdLeases:
             )
 
     async def _try_end(self, lease_id: str, lock: Path) -> bool:
-        """End a lease after a failure. Returns whether it is gone; why not is not told, but the failure."""
+        """End a lease after a failure. Returns whether it is gone; its own errors do not hide the failure."""
         try:
             if await self._is_ours(lease_id, lock, hurry=True):
                 await self._delete(lease_id, hurry=True)
@@ -150,13 +150,13 @@ class ContainerdLeases:
 
     def _is_stale(self, lease: LeaseMessage) -> bool:
         lock = self._jobs_dir / lease.id
-        seen = lease.labels[LOCK] == str(lock)  # else its process has another directory for locks
+        seen = lease.labels[LOCK] == str(lock)  # else the process uses another lock directory
         age_s = time.time() - lease.created_at.seconds
         return is_stale(lock if seen else None, lease.labels.get(BOOT_ID), age_s)
 
 
 def _release(fd: int, lock: Path | None) -> None:
-    """Give the lock back. Its file stays if the lease does, so that the next sweep finds it dead."""
+    """Release the lock. Its file stays if the lease does, so that the next sweep finds it stale."""
     if lock is not None:
         lock.unlink(missing_ok=True)
     release(fd)
@@ -168,7 +168,7 @@ class _Limits(TypedDict):
 
 
 def _limits(hurry: bool) -> _Limits:
-    """How long a call may take, and be tried."""
+    """The timeout of a call, and how long it is retried."""
     if hurry:
         return _Limits(patience_s=0, timeout_s=_END_S)
     return _Limits(patience_s=PATIENCE_S, timeout_s=CALL_S)

@@ -1,11 +1,10 @@
-"""One connection to containerd: calls, their deadlines, and what their failures mean.
+"""One connection to containerd: calls, their deadlines, and the errors of failed calls.
 
-- Every call has a deadline. A unary call that finds the connection broken is made again for a while, with
-  growing pauses, since a daemon that is restarted comes back: so each one must be of the kind that may be
-  made twice.
-- A daemon that was never there is told at once (`connect`), not waited for.
-- containerd says UNAVAILABLE of a locked ref, and gRPC says it of a dead connection. Text alone tells
-  them apart, and a full disk from other failures (UNKNOWN): these two texts are the only ones looked at.
+- Every call has a deadline. A unary call on a broken connection is retried for a while, with growing pauses,
+  since a restarted daemon comes back. So every unary call must be idempotent.
+- A daemon that does not run at the start is reported at once (`connect`), without retries.
+- UNAVAILABLE is containerd's status for a locked ref, and gRPC's for a dead connection. Only the text
+  distinguishes them, and a full disk from other failures (UNKNOWN). No other texts are examined.
 
 Source: containerd `errdefs/grpc.go`; `content/helpers.go`, `OpenWriter`; `defaults/defaults.go`.
 """
@@ -50,19 +49,20 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 MESSAGE_SIZE_MAX: Final = 16 << 20
-"""Bytes of a message, either way: the daemon's own limit. gRPC's default is 4 MiB, too few for lists."""
+"""Bytes of a message in either direction: the daemon's own limit. gRPC's default of 4 MiB is too small for
+lists."""
 
 CALL_S: Final = 60.0
-"""Until a call is given up. The slowest ones wait for the daemon's database behind a large commit."""
+"""Timeout of a call, in seconds. The slowest calls wait for the daemon's database during a large commit."""
 
 PATIENCE_S: Final = 10.0
-"""How long a broken connection is tried again: a restart of the daemon takes less."""
+"""Seconds to retry on a broken connection; a restart of the daemon takes less."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _STATUS_S, _STATUS_TURNS = 2.0, 50
-"""For the status of a stream that has ended, which is there in some turns of the event loop."""
+"""Limits of the wait for the status of an ended stream, which takes some turns of the event loop."""
 _ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
-"""What gRPC raises when a stream is used that has ended: by a failure, just now, or before."""
+"""Errors that gRPC raises when an ended stream is used: after a failure, just now, or before."""
 _NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _NAMESPACE_LENGTH_MAX = 76
 
@@ -73,7 +73,7 @@ _CHANNEL_OPTIONS = (
 
 
 class AlreadyThere(NydusServiceError):
-    """What was to be made is there: content, an image, a lease."""
+    """The content, image or lease to be created exists already."""
 
 
 class RefLocked(NydusServiceError):
@@ -83,15 +83,15 @@ class RefLocked(NydusServiceError):
 
 
 class PreconditionFailed(FormatError):
-    """Content is not of the size or digest that it should have; or the request does not fit the state."""
+    """Content has an unexpected size or digest, or the request is not valid in the current state."""
 
 
 class StreamEnded(Exception):
-    """Nothing more goes through this stream: its status says why. Not for users."""
+    """The stream has ended; its status has the reason. Internal: never shown to users."""
 
 
 class Connection:
-    """A channel, and the namespace that calls are about. Made by `connect`."""
+    """A channel, and the namespace of its calls. Made by `connect`."""
 
     def __init__(self, channel: grpc.aio.Channel, address: Path, namespace: str) -> None:
         self.address = address
@@ -105,11 +105,11 @@ class Connection:
         self.version = VersionStub(channel)
 
     def __str__(self) -> str:
-        """As messages name it."""
+        """The name in error messages."""
         return f"containerd (namespace {self.namespace})"
 
     def within(self, namespace: str) -> "Connection":
-        """The same connection, for calls about another namespace."""
+        """The same connection with another namespace."""
         other = copy(self)
         other.namespace = namespace
         return other
@@ -124,14 +124,16 @@ class Connection:
         patience_s: float = PATIENCE_S,
         timeout_s: float = CALL_S,
     ) -> R:
-        """Make a unary call, one that may be made twice.
+        """Make a unary call, which must be idempotent.
 
         Args:
-            method: of a stub of this connection: `connection.content.Info`.
-            doing: what is tried, for messages: "look for sha256:…".
-            namespace: another one than the connection's.
+            method: of a stub of this connection, such as `connection.content.Info`.
+            doing: the action, for error messages, such as "look for sha256:…".
+            namespace: instead of the connection's.
+            patience_s: seconds to retry on a broken connection.
+            timeout_s: of each attempt, in seconds.
         Raises:
-            NydusServiceError: of the kind that `failure` says.
+            NydusServiceError: as `failure` returns.
         """
 
         async def attempt() -> R:
@@ -151,12 +153,12 @@ class Connection:
         *,
         timeout_s: float | None,
     ) -> AsyncGenerator[R, None]:
-        """Make a call that is answered by any number of messages. It is not made again.
+        """Make a call that returns any number of messages. It is not retried.
 
         Args:
-            timeout_s: None: it may last for ever.
+            timeout_s: of the whole call, in seconds; None for no limit.
         Raises:
-            NydusServiceError: of the kind that `failure` says.
+            NydusServiceError: as `failure` returns.
         """
         call = method(request, metadata=self._metadata(), timeout=timeout_s)
         replies = aiter(call)
@@ -174,12 +176,12 @@ class Connection:
         """Open a stream of messages both ways.
 
         Args:
-            lease: keeps what is written.
+            lease: id of the lease that keeps the written content.
         """
         return Exchange(method(metadata=self._metadata(lease=lease)))
 
     def failure(self, code: grpc.StatusCode | None, details: str | None, doing: str) -> NydusServiceError:
-        """What a status means."""
+        """Make the error of a failed call from its status."""
         text = details or "no reason given"
         message = f"cannot {doing}: {self}: {text}"
         if "no space left on device" in text:
@@ -202,8 +204,8 @@ class Connection:
 _UNREACHABLE = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,  # by the daemon, when it stops: our own cancellation never gets here
-    grpc.StatusCode.INTERNAL,  # by gRPC, of a connection in disorder: the daemon's services never say it
+    grpc.StatusCode.CANCELLED,  # by a daemon that stops; this client's own cancellation never gets here
+    grpc.StatusCode.INTERNAL,  # by gRPC, for a broken connection; the daemon's services never use it
 )
 _KINDS: Final[dict[grpc.StatusCode, type[NydusServiceError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: UsageError,
@@ -221,11 +223,11 @@ async def connect(address: Path, namespace: str) -> AsyncIterator[Connection]:
     """Open a connection, and make sure that a containerd answers.
 
     Args:
-        address: of the Unix socket.
+        address: path of the Unix socket.
     Raises:
-        UsageError: that is no name of a namespace.
-        UnreachableError: no socket, or nobody answers there.
-        NotAllowedError: this user may not use it.
+        UsageError: the namespace is not a valid name.
+        UnreachableError: the socket does not exist, or no daemon answers.
+        NotAllowedError: this user may not use the socket.
     """
     if not _NAMESPACE.fullmatch(namespace) or len(namespace) > _NAMESPACE_LENGTH_MAX:
         raise UsageError(f"{namespace!r} is not a namespace: letters and digits, parted by single . _ or -")
@@ -234,16 +236,16 @@ async def connect(address: Path, namespace: str) -> AsyncIterator[Connection]:
 
 
 Status: TypeAlias = tuple[grpc.StatusCode | None, str | None]
-"""Code and details that a call ended with; None while it goes on."""
+"""Code and details of an ended call; None while the call goes on."""
 
 
 class Exchange(Generic[Q, R]):
-    """A stream of messages both ways, for its owner to end: a call of `grpc.aio` that tells why it ended.
+    """A bidirectional stream, which its owner ends: a `grpc.aio` call with a reliable final status.
 
-    gRPC has the status of a stream that failed once all answers before it are read. A write that fails
-    before or after sets INTERNAL in its place, and calls of `read` are refused from then on. So answers are
-    iterated over, which goes on until the real status replaces that; and the first one is noted as it is
-    set, lest INTERNAL replaces it.
+    gRPC knows the status of a failed stream only once all earlier answers are read. A write that fails before
+    or after that sets INTERNAL instead, and gRPC refuses `read` of the call from then on. So answers are read
+    by iteration, which continues until the real status replaces INTERNAL. The first status is noted when it
+    is set, so that a later INTERNAL does not replace it.
 
     Source: grpcio `aio/_call.py`, `_StreamRequestMixin._write`, `_StreamResponseMixin.read`.
     """
@@ -256,7 +258,7 @@ class Exchange(Generic[Q, R]):
 
     @property
     def is_done(self) -> bool:
-        """Whether it has ended, by its owner or by a status."""
+        """Whether the stream has ended, by its owner or with a status."""
         return self._call.done()
 
     async def write(self, request: Q) -> None:
@@ -284,7 +286,7 @@ class Exchange(Generic[Q, R]):
         self._call.cancel()
 
     async def status(self) -> Status:
-        """The code and the details that it ended with. What was not read yet is lost."""
+        """Wait for the final code and details. Unread answers are discarded."""
         with anyio.move_on_after(_STATUS_S), suppress(StreamEnded):
             while True:
                 await self.read()
@@ -297,7 +299,7 @@ class Exchange(Generic[Q, R]):
 
     @property
     def _current(self) -> Status:
-        """The status that it has. None: it goes on."""
+        """The current status; None for both values while the stream goes on."""
         return (
             (_result_of(self._call.code()), _result_of(self._call.details()))
             if self.is_done
@@ -309,7 +311,7 @@ class Exchange(Generic[Q, R]):
 
 
 def _result_of(known: Coroutine[object, None, T]) -> T:
-    """What a coroutine returns that has nothing to wait for."""
+    """The result of a coroutine that does not wait."""
     try:
         known.send(None)
     except StopIteration as end:
@@ -320,10 +322,10 @@ def _result_of(known: Coroutine[object, None, T]) -> T:
 
 
 async def retry(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
-    """Do something again while it finds the connection broken.
+    """Retry `attempt` while it raises UnreachableError.
 
     Raises:
-        UnreachableError: it still was, after that time.
+        UnreachableError: the attempt still failed after `patience_s` seconds.
     """
     deadline = anyio.current_time() + patience_s
     pause = _FIRST_PAUSE_S
@@ -338,7 +340,7 @@ async def retry(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENC
 
 
 def _explain(address: Path, exc: OSError) -> NydusServiceError:
-    """Why no containerd can be reached at a socket."""
+    """Make the error that explains why no containerd can be reached at a socket."""
     match exc:
         case PermissionError():
             return NotAllowedError(

@@ -1,4 +1,4 @@
-"""The stores of one namespace of one containerd, and what there is to say about the daemon."""
+"""The stores of one namespace of one containerd, and facts about the daemon."""
 
 import os
 from collections.abc import AsyncIterator
@@ -26,10 +26,11 @@ _FIRST_ANSWER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ContainerdInfo:
-    """What a containerd says of itself.
+    """Facts that a containerd reports about itself.
 
     Attributes:
-        content_root: None if it does not say; whether this user may read it is another question.
+        content_root: the daemon's content directory; None if the daemon does not report it.
+        root_readable: whether this user may read the content directory.
     """
 
     version: str
@@ -42,12 +43,12 @@ class ContainerdInfo:
 async def open_containerd(
     address: Path, namespace: str, jobs_dir: Path, *, sweep: bool = False
 ) -> AsyncIterator[Stores]:
-    """The stores over a containerd, which must be running.
+    """Open the stores over a containerd, which must be running.
 
     Args:
-        address: of its socket.
-        jobs_dir: for the locks of this user's processes (leases.py).
-        sweep: remove leases of dead processes at once, and not with the first lease that is opened.
+        address: path of its Unix socket.
+        jobs_dir: directory of the locks of this user's processes (leases.py).
+        sweep: remove leases of dead processes at once, not only when the first lease is opened.
     Raises:
         UnreachableError, NotAllowedError, UsageError: as `connect`.
     """
@@ -64,7 +65,7 @@ async def open_containerd(
 
 
 async def sweep_namespace(address: Path, namespace: str, jobs_dir: Path) -> list[str]:
-    """Remove leases of dead processes of ours, and what they were writing. Returns the leases' ids.
+    """Delete the leases of this project's dead processes, and their ingests. Returns the leases' ids.
 
     Raises: as `connect`.
     """
@@ -83,7 +84,7 @@ async def introspect(address: Path) -> ContainerdInfo:
 
 
 async def _version(connection: Connection) -> str:
-    """The first call: nobody has to wait long to hear that nobody answers."""
+    """The first call of a connection. Its short timeout quickly reports a daemon that does not answer."""
     reply = await connection.call(
         connection.version.Version, Empty(), "ask for its version", patience_s=0, timeout_s=_FIRST_ANSWER_S
     )
