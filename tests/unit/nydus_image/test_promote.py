@@ -97,7 +97,7 @@ ENTRIES = st.one_of(
 
 @given(st.lists(ENTRIES, max_size=8))
 @example([directory("a"), file("a/a", b"x"), hardlink("a/b", "a/a")])
-def test_any_layer_that_stands_alone(entries: list[bytes]) -> None:
+def test_any_single_layer(entries: list[bytes]) -> None:
     with TemporaryDirectory() as name:
         try:
             result, bootstrap = built(Path(name), *entries)
