@@ -74,8 +74,8 @@ def acquire(path: Path, patience_s: float = PATIENCE_S) -> int:
 def acquire_nowait(path: Path, mode: int = 0o666) -> int:
     """Take the lock of a file. The file is created if it is missing; its content stays.
 
-    A new file exists without its lock for a moment. So no other process may check the lock meanwhile: it must
-    hold another lock to do so, or not know the path yet.
+    A new file exists without its lock for a moment. So call this only while no other process can check the
+    lock: because the check requires another lock that the caller holds, or because the path is not known yet.
 
     Args:
         mode: permissions of a new file; the umask applies.

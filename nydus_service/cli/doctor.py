@@ -1,4 +1,4 @@
-"""`doctor`: report what this machine has and lacks, with advice. Changes nothing; the exit status is 0."""
+"""`doctor`: report present and missing programs and features, with advice. Changes nothing, exits with 0."""
 
 import argparse
 import os

@@ -184,5 +184,5 @@ def _fits(wanted: Platform, platform: Platform) -> bool:
 
 
 def _is_prefix(wanted: str, version: str) -> bool:
-    """Whether a version is a prefix by whole numbers: 10.0.1776 is none of 10.0.17763; "" is one of all."""
+    """Whether `wanted` is a prefix by whole numbers: not 10.0.1776 of 10.0.17763. "" is a prefix of all."""
     return not wanted or f"{version}.".startswith(f"{wanted}.")

@@ -25,7 +25,7 @@ _PREFETCH: Final = "prefetch"
 
 
 class BuildOptions(NamedTuple):
-    """How layers are built and merged. The defaults are those of nydus-snapshotter's `pkg/converter`.
+    """Options of building and merging layers. The defaults are those of nydus-snapshotter's `pkg/converter`.
 
     Construction does not check the values; `check` does. Builders refuse what they do not support. The
     arguments of a builder have the order of these fields.

@@ -21,7 +21,7 @@ def _cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """How an image is converted.
+    """The options of the conversion of an image.
 
     Attributes:
         build: the options that decide the bytes of blobs and bootstraps.
