@@ -1,7 +1,7 @@
-"""nydus-service: OCI container images to nydus images (RAFS v6), verified before they get their name.
+"""nydus-service: converts OCI container images to nydus images (RAFS v6), verified before they are named.
 
-The public names, which docs/api.md shows at work. They are resolved on first use (PEP 562): importing the
-package costs nothing, and a name only what it needs.
+This package has the public names; docs/api.md shows how to use them. They are resolved on first use (PEP
+562): importing the package loads nothing, and a name loads only the modules that it needs.
 """
 
 from typing import TYPE_CHECKING
@@ -232,14 +232,14 @@ _BY_MODULE = {
     "sample.image": ("write_sample",),
     "version": ("VERSION as __version__",),
 }
-"""The same for when the program runs: module, and what of it is public."""
+"""The same at run time: the public names of each module."""
 
 _PUBLIC = {
     name.rpartition(" ")[2]: (module, name.partition(" ")[0])
     for module, names in _BY_MODULE.items()
     for name in names
 }
-"""Public name: the module that has it, and what it is called there."""
+"""The module and the name in it, by public name."""
 
 __all__ = [
     "Bootstrap",
@@ -326,7 +326,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # or a type checker would take any name
+if not TYPE_CHECKING:  # otherwise a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         if name not in _PUBLIC:

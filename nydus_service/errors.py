@@ -1,6 +1,6 @@
-"""The root of all errors raised on purpose, the kinds that every room shares, and their exit codes.
+"""The base class of this project's errors, the kinds shared by all packages, and their exit codes.
 
-An error that only one room raises lives in that room, below one of these kinds.
+An error that only one package raises is defined in that package, as a subclass of one of these kinds.
 """
 
 import errno
@@ -8,59 +8,59 @@ from typing import ClassVar
 
 
 class NydusServiceError(Exception):
-    """Root of every error raised on purpose: show its message, not a traceback."""
+    """Base class of all errors that this project raises on purpose: show the message, not a traceback."""
 
     code: ClassVar[str] = "internal"
-    """Stable word, in the API, the JSON output and the logs."""
+    """A stable identifier for the API, the JSON output and the logs."""
     exit_code: ClassVar[int] = 1
     transient: ClassVar[bool] = False
-    """Whether the same request may succeed later, so that a job is tried again."""
+    """Whether the same request may succeed later, so that a job is retried."""
 
 
 class UsageError(NydusServiceError):
-    """The request itself is wrong: an option, a reference, a combination."""
+    """The request itself is invalid: an option, a reference, a combination."""
 
     code, exit_code = "usage", 2
 
 
 class DiffersError(NydusServiceError):
-    """A result is not what it should be: it differs from its source, or it is damaged."""
+    """A result is wrong: it differs from its source, or it is damaged."""
 
     code, exit_code = "differs", 3
 
 
 class NotFoundError(NydusServiceError):
-    """An image, a blob or a file that was asked for is not there."""
+    """A requested image, blob or file does not exist."""
 
     code, exit_code = "not_found", 4
 
 
 class UnsupportedError(NydusServiceError):
-    """The input is sound, but this program cannot handle it; the message names what it lacks."""
+    """The input is valid, but this program cannot handle it; the message names the missing feature."""
 
     code, exit_code = "unsupported", 5
 
 
 class FormatError(NydusServiceError):
-    """Bytes that break their format: truncated, out of bounds, contradicting themselves."""
+    """The bytes violate their format: they are truncated, out of bounds, or contradict themselves."""
 
     code, exit_code = "corrupt_input", 6
 
 
 class SourceDiffersError(FormatError):
-    """The bytes of a layer are not those that its descriptor names: a damaged or a wrong copy."""
+    """The bytes of a layer do not match its descriptor: the copy is damaged or the wrong one."""
 
     code = "source_differs"
 
 
 class NotAllowedError(NydusServiceError):
-    """The operating system or a server refuses it: permissions."""
+    """The operating system or a server denies permission."""
 
     code, exit_code = "not_allowed", 7
 
 
 class UnreachableError(NydusServiceError):
-    """A server or socket that does not answer."""
+    """A server or socket does not answer."""
 
     code, exit_code = "unreachable", 8
     transient = True
@@ -77,11 +77,11 @@ EXIT_INTERRUPTED = 130
 
 
 def from_os_error(exc: OSError, doing: str) -> NydusServiceError:
-    """Translate an OSError met at the edge into the kind a caller can act on.
+    """Translate an OSError into a kind of error that a caller can act on.
 
     Args:
-        exc: what the operating system said.
-        doing: what was tried, to begin the message: "write blobs/sha256/ab…".
+        exc: the error of the operating system.
+        doing: the attempted action, for the beginning of the message: "write blobs/sha256/ab…".
     """
     reason = exc.strerror or str(exc)
     where = f" ({exc.filename!r})" if exc.filename and repr(exc.filename) not in doing else ""
@@ -96,6 +96,6 @@ def from_os_error(exc: OSError, doing: str) -> NydusServiceError:
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that made a task group fail: the others came of the same cancel, or with it."""
+    """The exception that made a task group fail; the others result from the cancellation, or came later."""
     first = group.exceptions[0]
     return first_cause(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,22 +1,22 @@
-"""Locks on files, and whether the process that left something behind is dead.
+"""File locks, and the rule that decides whether the owner of leftovers is dead.
 
-A process that makes temporary data holds a lock on a file while it lives: an flock, which the kernel releases
-with the process, however it ends. What belongs to a lock that is free may be removed. A process id would not
-do: it means nothing in another container, and may belong to another process by now.
+A process that makes temporary data holds an flock on a file while it lives. The kernel releases the lock when
+the process ends, for whatever reason. Data that belongs to a free lock may be removed. A process id would not
+work: it is meaningless in another container, and may have been reused.
 
-`flock` belongs to the open file, so two tasks of one process exclude each other like two processes. It
-belongs to one kernel, too: a lock that was taken on another machine, over a shared file system, looks free.
-So what may be seen from elsewhere records the boot id that its lock was taken under. Where a lock cannot be
-seen, its holder may live, and only age decides. `is_stale` has the rule:
+`flock` belongs to the open file, so two tasks of one process exclude each other like two processes. It also
+belongs to one kernel: a lock taken on another machine, over a shared file system, looks free. So data that
+may be visible elsewhere records the boot id of its lock. If a lock is not visible, its holder may live, and
+only the age decides. `is_stale` implements the rule; the second column is the age from which data is stale:
 
-    another boot id          an hour    mostly a restart of this machine: the process ended with its boot; but
-                                        it may live on another machine
-    no lock file to be seen  a day      this boot, so it may well live: in a container with a /run of its own,
+    another boot id          an hour    usually a restart of this machine, which ended the process; but the
+                                        process may live on another machine
+    no visible lock file     a day      same boot, so the process may live: in a container with its own /run,
                                         or with another XDG_RUNTIME_DIR; its work may take hours
-    the lock is held         never      it lives
-    the lock is free         at once    it is dead
+    the lock is held         never      the process lives
+    the lock is free         at once    the process is dead
 
-To keep what a dead process left costs space for that long; to remove what a living one needs breaks its work.
+Keeping the data of a dead process costs space for that time. Removing that of a living one breaks its work.
 """
 
 import errno
@@ -31,32 +31,32 @@ from typing import Final
 from nydus_service.errors import NotAllowedError, NydusServiceError
 
 PATIENCE_S: Final = 60.0
-"""How long `acquire` waits. It is for locks that are only ever held for moments."""
+"""Seconds that `acquire` waits by default. It is for locks that are held only briefly."""
 
 OTHER_BOOT_S: Final = 3600.0
 UNSEEN_S: Final = 24 * 3600.0
-"""Ages at which something is stale though its lock cannot be seen; the table above has the reasons."""
+"""Ages in seconds from which data is stale if its lock is not visible; the table above has the reasons."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 
 
 class LockTimeout(NydusServiceError):
-    """A process holds a lock for so long that it must be stopped, or on another, dead machine."""
+    """A process held a lock for too long: it is probably stopped, or ran on another machine that is dead."""
 
     transient = True
 
 
 def acquire(path: Path, patience_s: float = PATIENCE_S) -> int:
-    """Wait for the lock of a file, which is made if it is missing.
+    """Wait for the lock of a file. The file is created if it is missing.
 
-    A holder may remove the file before it releases the lock: those who wait notice, and make another.
+    A holder may remove the file before it releases the lock; waiting callers notice this and create it again.
 
     Returns:
         The open descriptor, for `release`.
     Raises:
-        FileNotFoundError: its directory is not there (any more).
-        LockTimeout: another process held it all the time.
+        FileNotFoundError: the directory does not exist (any more).
+        LockTimeout: the lock was not free within `patience_s`.
     """
     deadline = time.monotonic() + patience_s
     while True:
@@ -72,15 +72,15 @@ def acquire(path: Path, patience_s: float = PATIENCE_S) -> int:
 
 
 def acquire_nowait(path: Path, mode: int = 0o666) -> int:
-    """Take the lock of a file, which is made if it is missing. Its content stays.
+    """Take the lock of a file. The file is created if it is missing; its content stays.
 
-    A new file is there without its lock for a moment: call this where nobody looks meanwhile, because all
-    who look hold another lock, or do not know the path yet.
+    A new file exists without its lock for a moment. So call this only while no other process can check the
+    lock: because the check requires another lock that the caller holds, or because the path is not known yet.
 
     Args:
-        mode: of a new file; the umask applies.
+        mode: permissions of a new file; the umask applies.
     Returns:
-        The open descriptor, which appends, for `release`.
+        The open descriptor, in append mode, for `release`.
     Raises:
         FileExistsError: another process, or another task of this one, holds the lock.
     """
@@ -96,7 +96,7 @@ def acquire_nowait(path: Path, mode: int = 0o666) -> int:
 
 
 def release(fd: int) -> None:
-    """Release a lock and close its file, which stays."""
+    """Release a lock and close its file. The file stays."""
     try:
         fcntl.flock(fd, fcntl.LOCK_UN)  # a child process may have inherited the open file
     finally:
@@ -110,7 +110,7 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # shared, since over NFS an exclusive one needs a file that is open for writing
+        # A shared lock, because over NFS an exclusive one requires a file that is open for writing.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -120,12 +120,12 @@ def is_held(path: Path) -> bool:
 
 
 def is_stale(lock: Path | None, boot: str | None, age_s: float) -> bool:
-    """Whether what a process left may be removed, since the process is dead or must be taken for dead.
+    """Whether the data of a process may be removed, because the process is dead or presumed dead.
 
     Args:
-        lock: the file that the process locked; None if it cannot be seen from here. It need not exist.
-        boot: the boot id that the lock was taken under; None if it is not known.
-        age_s: seconds since the process made what it left.
+        lock: the file that the process locked; None if it is not visible here. It need not exist.
+        boot: the boot id at the time of the lock; None if unknown.
+        age_s: seconds since the process made the data.
     """
     if boot != boot_id():
         return age_s > OTHER_BOOT_S
@@ -135,7 +135,7 @@ def is_stale(lock: Path | None, boot: str | None, age_s: float) -> bool:
 
 
 def boot_id() -> str:
-    """The id of this boot of this machine; empty if it is not known."""
+    """The id of the current boot of this machine; empty if unknown."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
@@ -143,13 +143,13 @@ def boot_id() -> str:
 
 
 def make_lock_dir(path: Path) -> None:
-    """Have a directory for lock files in which no other user can make, take or remove any.
+    """Make a directory for lock files in which no other user can create, lock or remove files.
 
-    It matters in /tmp, where anybody may have made it before.
+    This matters in /tmp, where another user may have created the directory before.
 
     Raises:
-        NotAllowedError: it, or the one above, is another user's, or others may write there.
-        OSError: it cannot be made.
+        NotAllowedError: the directory or its parent belongs to another user, or others may write to it.
+        OSError: the directory cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     path.mkdir(exist_ok=True, mode=0o700)
@@ -158,7 +158,7 @@ def make_lock_dir(path: Path) -> None:
         strangers = {link.st_uid, info.st_uid} - {0, os.geteuid()}
         writable = info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if writable and directory != path and info.st_mode & stat.S_ISVTX:
-            writable = 0  # others may add to it, but not rename what is in it
+            writable = 0  # others may add entries, but not rename existing ones
         if strangers or writable:
             whose = f"user {strangers.pop()} owns it" if strangers else "others may write there"
             raise NotAllowedError(
@@ -168,7 +168,7 @@ def make_lock_dir(path: Path) -> None:
 
 
 def _wait(fd: int, path: Path, deadline: float) -> None:
-    # Polls: a thread that blocks in flock cannot be woken when the time is up.
+    # Polls, because a thread that blocks in flock cannot be woken at the deadline.
     pause = _FIRST_PAUSE_S
     while True:
         try:

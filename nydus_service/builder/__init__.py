@@ -1,1 +1,1 @@
-"""Drives a builder process: any program that speaks the `nydus-image` command line."""
+"""Runs builder processes: any program that implements the `nydus-image` command line."""

@@ -1,4 +1,4 @@
-"""What a builder is asked for and what it answers, whichever program it is."""
+"""The interface of all builders: requests, outcomes and the `Builder` protocol."""
 
 from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from nydus_service.oci.digest import Digest
 
 Sink: TypeAlias = Callable[[bytes | memoryview], Awaitable[None]]
-"""Takes the next piece of a blob, some 1 MiB, to keep. The builder waits meanwhile."""
+"""Takes the next piece of a blob, about 1 MiB, and may keep it. The builder waits for the call to return."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackRequest:
-    """One OCI layer to one nydus blob with its metadata inside. Sizes in bytes.
+    """Convert one OCI layer to one nydus blob with inline metadata. Sizes in bytes.
 
     Attributes:
-        source_digest: of the layer as it is stored, compressed or not; what is read is held against it.
-        source_size: of the layer as it is stored.
-        build: what decides the blob's bytes beside the layer.
-        tar_split: where to write what the plain tar holds (tarsplit/recorder.py), to verify by.
-        output_json: file where the embedded builder says what it did; without it, less is known.
+        source_digest: digest of the layer as stored, compressed or not; the bytes read must match it.
+        source_size: size of the layer as stored.
+        build: the options that, together with the layer, decide the blob's bytes.
+        tar_split: file to write the tar-split of the plain tar to (tarsplit/recorder.py), for verification.
+        output_json: file to which the embedded builder writes its result; None: the outcome has less
+            information.
     """
 
     source_digest: "Digest"
@@ -37,15 +38,15 @@ class PackRequest:
 
 @dataclass(frozen=True, slots=True)
 class PackOutcome:
-    """A layer was packed, all of it.
+    """A layer was packed completely.
 
     Attributes:
-        bytes_in: of the stored layer.
-        bytes_out: of the blob, all handed to the sink.
-        duration_s: from the first process's start to the end of the last.
-        stderr_tail: the builder's last words, up to 64 KiB, without colours; warnings, if any.
+        bytes_in: size of the stored layer.
+        bytes_out: size of the blob, all of it passed to the sink.
+        duration_s: from the start of the first process to the end of the last.
+        stderr_tail: the end of the builder's error output, up to 64 KiB, without colours; warnings, if any.
         single_layer: an image of this layer alone needs no merge, only `MergeRequest.single_layer`; False
-            where nobody knows.
+            if unknown.
     """
 
     bytes_in: int
@@ -57,16 +58,16 @@ class PackOutcome:
 
 @dataclass(frozen=True, slots=True)
 class MergeRequest:
-    """Bootstraps of layers, lowest first, to the bootstrap of the image.
+    """Merge the bootstraps of layers into the bootstrap of the image.
 
     Attributes:
-        bootstraps: one a layer; the file's name up to its first dot is the hex digest of that layer's
-            blob, since builders take the blob id from there.
+        bootstraps: one per layer, lowest first. The file's name up to its first dot is the hex digest of
+            the layer's blob, because builders take the blob id from it.
         target: file to write the image's bootstrap to.
-        output_json: file where the builder says what it did.
+        output_json: file to which the builder writes its result.
         build: the options that the layers were packed with.
-        single_layer: the one bootstrap is of a layer that stands alone (`PackOutcome`), packed by this
-            builder with this prefetch.
+        single_layer: the only bootstrap belongs to a layer with `PackOutcome.single_layer`, packed by this
+            builder with the same prefetch.
     """
 
     bootstraps: tuple[Path, ...]
@@ -80,9 +81,9 @@ class MergeRequest:
 class MergeOutcome:
     """Attributes:
     blobs: hex ids in the order of the merged bootstrap's blob table. Blobs that nothing refers to
-        any more may be missing, those of a chunk dictionary are there too.
-    duration_s: of the builder process.
-    stderr_tail: as of `PackOutcome`.
+        any more may be missing; those of a chunk dictionary are included.
+    duration_s: run time of the builder process.
+    stderr_tail: as in `PackOutcome`.
     """
 
     blobs: tuple[str, ...]
@@ -92,14 +93,14 @@ class MergeOutcome:
 
 @dataclass(frozen=True, slots=True)
 class BootstrapLayerRequest:
-    """The image's bootstrap to the layer that carries it.
+    """Write the layer that contains the image's bootstrap.
 
     Attributes:
         bootstrap: the merged bootstrap.
         blob_metas: hex digest of a blob and the file with its chunk-info table (header included), in
             the order of the layers, each once.
         output: file to write the tar.gz to.
-        output_json: file where the process says what it wrote.
+        output_json: file to which the process writes its result.
     """
 
     bootstrap: Path
@@ -110,7 +111,7 @@ class BootstrapLayerRequest:
 
 @dataclass(frozen=True, slots=True)
 class BootstrapLayerOutcome:
-    """`diff_id` is the digest of the plain tar; `digest` and `size` (bytes) are of the tar.gz."""
+    """`diff_id` is the digest of the plain tar; `digest` and `size` (bytes) are those of the tar.gz."""
 
     diff_id: "Digest"
     digest: "Digest"
@@ -119,7 +120,10 @@ class BootstrapLayerOutcome:
 
 @dataclass(frozen=True, slots=True)
 class BuilderIdentity:
-    """Who builds: goes into annotations and cache keys. The version names all that decides the bytes."""
+    """The builder's name and version, for annotations and cache keys.
+
+    The version covers everything that decides the bytes of a blob.
+    """
 
     name: str
     version: str
@@ -129,51 +133,50 @@ class BuilderIdentity:
 
 
 class Builder(Protocol):
-    """Builds in processes of its own. A call that ends, however it ends, leaves none behind.
+    """Builds in separate processes. No process outlives the call that started it.
 
-    All methods may run at the same time, any number of them.
+    All methods may run concurrently, any number of times.
     """
 
     def several(self, calls: int) -> AbstractAsyncContextManager["Builder"]:
-        """This builder, got ready for a block that calls it about so many times.
+        """Prepare this builder for a block that makes about `calls` calls.
 
-        The block is to be entered and left in the thread of the event loop. What was started for it is
-        gone afterwards.
+        The block must be entered and left in the thread of the event loop. Processes started for it are
+        ended when it is left.
         """
 
     async def identify(self) -> BuilderIdentity:
-        """Raises: BuilderFailed: there is no such program, or it does not run."""
+        """Read the builder's name and version. Raises: BuilderFailed: the program is missing or fails."""
 
     async def pack(
         self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
     ) -> PackOutcome:
-        """Pack one layer; the blob goes to `sink` while it is made.
+        """Pack one layer, and pass the blob to `sink` while it is being built.
 
-        What the sink was given counts only when this returns: an error may come after the last byte.
+        The blob is valid only if this returns: an error may follow the last byte.
 
         Args:
-            source: the layer as it is stored: a file, or its bytes in order. An async generator is
-                closed, whatever happens.
+            source: the layer as stored: a file, or its bytes in order. An async generator is always closed.
         Raises:
-            FormatError, SourceDiffersError: the layer is damaged, or not the one described.
-            UnsupportedError: the builder lacks what is asked for; the message names it.
-            BuilderFailed: it did not run, ended with an error or too early, or took too long.
-            NydusServiceError: other kinds that the embedded builder tells: files missing, no space.
-            Whatever `source` or `sink` raise.
+            FormatError, SourceDiffersError: the layer is damaged, or is not the one described.
+            UnsupportedError: the builder lacks a requested feature; the message names it.
+            BuilderFailed: the builder did not start, failed, ended too early, or took too long.
+            NydusServiceError: other errors that the embedded builder reports: missing files, no space.
+            Exceptions of `source` and `sink` pass through.
         """
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:
-        """Raises: as `pack` does; FormatError: the bootstraps are damaged or do not fit each other."""
+        """Merge bootstraps. Raises: as for `pack`; FormatError: they are damaged or do not match."""
 
     async def bootstrap_layer(self, request: BootstrapLayerRequest) -> BootstrapLayerOutcome:
-        """Write the last layer of the image; always done by this package's own code.
+        """Write the last layer of the image. This package's own code always does it.
 
-        Raises: BuilderFailed, and NotFoundError, NotAllowedError, NoSpaceError for the files.
+        Raises: BuilderFailed; NotFoundError, NotAllowedError, NoSpaceError: about the files.
         """
 
 
 class BuilderFailed(NydusServiceError):
-    """The builder process did not do its work; `stderr_tail` has its last words."""
+    """The builder process failed; `stderr_tail` has the end of its error output."""
 
     code: ClassVar[str] = "builder_failed"
     exit_code: ClassVar[int] = 20
@@ -184,6 +187,6 @@ class BuilderFailed(NydusServiceError):
 
 
 class BuilderKilled(BuilderFailed):
-    """Somebody else killed it: nearly always the kernel, which had no memory left. It may go well later."""
+    """Another process or the kernel killed the builder, usually for lack of memory. A retry may succeed."""
 
     transient = True

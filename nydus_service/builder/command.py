@@ -1,7 +1,7 @@
-"""Requests to the arguments of a builder. Pure.
+"""Converts requests to the arguments of a builder. Pure.
 
-Those of the build options derive from their table (options/build.py). What a flag needs of the builder is in
-features.py.
+The arguments of the build options derive from their table (options/build.py). features.py has the features
+that flags require of a builder.
 """
 
 import os
@@ -13,11 +13,11 @@ from nydus_service.options.build import BUILD_ROWS, BuildOptions
 
 _QUIET = ("--log-level", "warn")
 JSON_ERRORS = ("--error-format", "json")
-"""For our own commands: a failure's last line is machine-readable."""
+"""For this project's own commands: the last line of a failure is machine-readable."""
 
 
 def features_needed(request: PackRequest | MergeRequest) -> tuple[Feature, ...]:
-    """What a builder must be capable of, the most basic first."""
+    """The features that a request requires of a builder, the most basic first."""
     rows = request.build.beyond_basics
     if isinstance(request, MergeRequest):
         return tuple(Feature(f"--{row.flag}") for row in rows if row.option.merges)
@@ -26,7 +26,7 @@ def features_needed(request: PackRequest | MergeRequest) -> tuple[Feature, ...]:
 
 
 def pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
-    """`create` as every builder takes it. `source` and `blob` are paths as the builder sees them."""
+    """`create` as every builder accepts it. `source` and `blob` are paths as the builder sees them."""
     options = request.build
     first, version = ("prefetch_policy", "fs_version")
     rest = [name for name in BUILD_ROWS if name not in (first, version)]
@@ -46,7 +46,7 @@ def embedded_pack_arguments(request: PackRequest, source: str, blob: str) -> lis
 
 
 def feed_arguments(request: PackRequest, source: str) -> list[str]:
-    """`feed`: the same checks and recording, in front of an external builder. `source` may be "-"."""
+    """`feed`, which does the same checks and recording for an external builder. `source` may be "-"."""
     arguments = ["feed", *_QUIET, *JSON_ERRORS, *_source_check(request)]
     if request.tar_split is not None:
         arguments += request.build.argv("chunk_size", "digester")
@@ -54,7 +54,7 @@ def feed_arguments(request: PackRequest, source: str) -> list[str]:
 
 
 def merge_arguments(request: MergeRequest) -> list[str]:
-    """`merge` as every builder takes it."""
+    """`merge` as every builder accepts it."""
     first, *rest = (name for name, row in BUILD_ROWS.items() if row.option.merges)
     return [
         *("merge", *_QUIET, *request.build.argv(first)),
@@ -65,14 +65,14 @@ def merge_arguments(request: MergeRequest) -> list[str]:
 
 
 def promote_arguments(request: MergeRequest) -> list[str]:
-    """`promote`, a command of our own, for the one bootstrap of a layer that stands alone."""
+    """`promote`, an own command, for the bootstrap of a single layer that needs no merge."""
     (bootstrap,) = request.bootstraps
     written = ("--output-json", os.fspath(request.output_json), "--bootstrap", os.fspath(request.target))
     return ["promote", *_QUIET, *JSON_ERRORS, *written, operand(bootstrap)]
 
 
 def bootstrap_layer_arguments(request: BootstrapLayerRequest) -> list[str]:
-    """`bootstrap-layer`, a command of our own."""
+    """`bootstrap-layer`, an own command."""
     metas = [f"--blob-meta={hex_digest}={os.fspath(path)}" for hex_digest, path in request.blob_metas]
     return [
         *("bootstrap-layer", *_QUIET, *JSON_ERRORS, "--bootstrap", os.fspath(request.bootstrap), *metas),
@@ -81,12 +81,12 @@ def bootstrap_layer_arguments(request: BootstrapLayerRequest) -> list[str]:
 
 
 def prefetch_input(options: BuildOptions) -> str:
-    """What a builder reads on standard input: a path a line. Without a policy it does not look."""
+    """The prefetch patterns for a builder's standard input, one per line. Policy "none" reads no input."""
     return "".join(f"{pattern}\n" for pattern in options.patterns)
 
 
 def operand(path: Path) -> str:
-    """A path that no builder takes for an option."""
+    """Format a path so that no builder parses it as an option."""
     text = os.fspath(path)
     return f"./{text}" if text.startswith("-") else text
 

@@ -1,4 +1,4 @@
-"""The embedded builder: `nydus-image-py`, whose command line has more than nydus-image's."""
+"""The embedded builder, `nydus-image-py`. Its command line extends that of nydus-image."""
 
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -28,13 +28,13 @@ EMBEDDED_NAME = "nydus-image-py"
 
 
 class EmbeddedBuilder:
-    """A `Builder`. What it cannot do it says itself, so nobody asks for its features."""
+    """The embedded `Builder`. It is not probed for features: it reports unsupported requests itself."""
 
     def __init__(self, *, limits: Limits = UNLIMITED, fork_server: ForkServer | None = None) -> None:
         """
         Args:
-            limits: of each process.
-            fork_server: starts them; None: each gets an interpreter of its own.
+            limits: limits of each process.
+            fork_server: starts the processes; None: each starts a new interpreter.
         """
         self._limits = limits
         self._fork_server = fork_server
@@ -45,7 +45,10 @@ class EmbeddedBuilder:
             yield EmbeddedBuilder(limits=self._limits, fork_server=fork_server)
 
     async def identify(self) -> BuilderIdentity:
-        """As its `-V` tells it. It runs from this package, by this interpreter: its libraries are ours."""
+        """Return its name and version as `-V` prints them, without running it.
+
+        It runs from this package, in this interpreter, so its libraries are those of this process.
+        """
         libraries = ", ".join(f"{name} {version}" for name, version in library_versions().items())
         return BuilderIdentity(EMBEDDED_NAME, f"{VERSION} ({libraries})")
 
@@ -67,7 +70,7 @@ class EmbeddedBuilder:
             command = Command(None, tuple(arguments))
             spawn = Spawn(command, stdin, inherited=tuple(inherited), fork_server=self._fork_server)
             done = await supervise(spawn, input=input, output=Output(blob, sink), limits=self._limits)
-        if self._fork_server is not None:  # for what follows; during the only pack it would cost memory
+        if self._fork_server is not None:  # for later commands; during a single pack it only costs memory
             self._fork_server.start()
         # It exited with success, so it has read as many bytes as the request says.
         alone = request.output_json is not None and invoke.tells_alone(request.output_json)

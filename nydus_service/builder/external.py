@@ -1,7 +1,7 @@
-"""Any other program that speaks the `nydus-image` command line, such as the native builder.
+"""Any other program that implements the `nydus-image` command line, such as the native builder.
 
-It is never given the layer itself: a feeder of our own checks and decompresses that and records what
-is in it, so that what the builder was given is known and its result can be held against it.
+It never reads the stored layer itself. A feeder process of this project checks and decompresses the layer
+and records its tar-split, so that the builder's input is known and its result can be verified against it.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator
@@ -37,7 +37,7 @@ from nydus_service.errors import UnsupportedError
 
 
 class ExternalBuilder:
-    """A `Builder` that is a program of someone else's."""
+    """A `Builder` that runs an external program."""
 
     def __init__(
         self,
@@ -50,10 +50,11 @@ class ExternalBuilder:
     ) -> None:
         """
         Args:
-            program: its path.
-            without: features to leave alone even if it has them (NYDUS_DISABLE_TAR2RAFS).
-            limits: of each process.
-            fork_server: starts the commands of our own that help it.
+            program: path of the program.
+            known: the features and identities read so far.
+            without: features not to use even if the program has them (NYDUS_DISABLE_TAR2RAFS).
+            limits: limits of each process.
+            fork_server: starts this project's own commands that support the program.
         """
         self._program = program
         self._known = known
@@ -96,7 +97,7 @@ class ExternalBuilder:
             done = await supervise(
                 builder, input=input, feeder=feeder, output=Output(blob, sink), limits=self._limits
             )
-        if self._fork_server is not None:  # for what follows; during the only pack it would cost memory
+        if self._fork_server is not None:  # for later commands; during a single pack it only costs memory
             self._fork_server.start()
         # The feeder exited with success, so it has read as many bytes as the request says.
         return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)

@@ -1,7 +1,7 @@
-"""Our end of a fork server (forkserver.py): starts it, asks it for children, ends it.
+"""The client of a fork server (forkserver.py): starts it, requests children, ends it.
 
-It makes starting a command of our own faster and does nothing else. If it cannot be started or does not
-answer, whoever asks starts the command without it.
+A fork server only makes this project's own commands start faster. If it cannot be started or does not
+answer, the caller starts the command without it.
 """
 
 import os
@@ -25,13 +25,13 @@ _PRELOAD = "nydus_service.nydus_image.preload"
 _ANSWER_TIMEOUT_S = 10.0
 _ANSWER_SIZE = 32
 _WORTH_IT = 5
-"""Processes to start from which on a fork server pays: itself it takes the time of one, and memory."""
+"""The least number of processes that justifies a fork server: it costs the start time of one, and memory."""
 
 
 class ForkServer:
-    """A fork server for any number of tasks; `start` and `end` belong to the thread of the event loop.
+    """A fork server for any number of tasks. Call `start` and `end` in the thread of the event loop.
 
-    That thread must live as long as the children: with it they die.
+    That thread must outlive the children: they are killed when it ends.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -42,7 +42,7 @@ class ForkServer:
         self._is_unusable = os.uname().machine not in CLONE_NUMBERS
 
     def start(self) -> None:
-        """Begin to start it, unless that was done before."""
+        """Start the server without waiting for it, unless it was started before."""
         if self._process is not None or self._is_unusable:
             return
         ours, theirs = socket.socketpair()
@@ -56,7 +56,7 @@ class ForkServer:
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    # What keeps it from working keeps a command that is started without it, too, which tells.
+                    # A fault that stops it also stops a command started without it, which then reports it.
                     stderr=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
@@ -74,12 +74,12 @@ class ForkServer:
         descriptors: Mapping[int, FileDescriptor],
         limits: Limits,
     ) -> int | None:
-        """Start a child of this process that runs a module of ours.
+        """Start a child of this process that runs a module of this project.
 
         Args:
-            descriptors: all that it gets, by the numbers that they have there.
+            descriptors: all descriptors of the child, by their numbers in the child.
         Returns:
-            Its pid; it leads a session, and is to be reaped. None: there is no fork server, or no more.
+            The pid of the child, which leads a session and must be reaped. None: no fork server is running.
         """
         request = Request(
             module,
@@ -91,7 +91,7 @@ class ForkServer:
         )
         numbers = [descriptor.fileno() for descriptor in descriptors.values()]
         pid = None
-        # Not to be cancelled halfway: nobody else would know of the child.
+        # Shielded: if cancelled halfway, the child would run unnoticed.
         with anyio.CancelScope(shield=True), open_pipe() as permission:
             async with self._lock:
                 if self._connection is not None and not self._is_unusable:
@@ -105,13 +105,13 @@ class ForkServer:
         return pid
 
     def _give_up(self) -> None:
-        """Do without it. Killed, it cannot do late what is done otherwise now."""
+        """Stop using the server, and kill it so that it cannot fork a late duplicate of a command."""
         self._is_unusable = True
         if self._process is not None:
             self._process.kill()
 
     def end(self) -> None:
-        """End it, and not the children."""
+        """End the server, but not the children."""
         self._give_up()
         if self._process is not None:
             self._process.wait()
@@ -120,7 +120,7 @@ class ForkServer:
 
 
 def _ask(connection: socket.socket, request: bytes, numbers: list[int]) -> int | None:
-    """Returns the pid that it answers; None: it does not, or has ended."""
+    """Send a request. Returns the pid of the child; None: the server does not answer, or has ended."""
     answer = b""
     try:
         sent = socket.send_fds(connection, [request], numbers)
@@ -137,11 +137,11 @@ def _ask(connection: socket.socket, request: bytes, numbers: list[int]) -> int |
 
 @contextmanager
 def open_fork_server(commands: int, patience_s: float = _ANSWER_TIMEOUT_S) -> Iterator[ForkServer]:
-    """Have a fork server while the block lasts. It is started now, if that pays, or else by its `start`.
+    """Provide a fork server during the block. It starts now if that pays off, otherwise on its `start`.
 
     Args:
-        commands: about how many will be forked.
-        patience_s: how long it may take to answer; then commands start without it.
+        commands: the approximate number of commands to fork.
+        patience_s: how long the server may take to answer; after that, commands start without it.
     """
     server = ForkServer(patience_s)
     try:

@@ -1,18 +1,18 @@
-"""A process that has our modules loaded, and forks for each command: `… forkserver SOCKET MODULE`.
+"""A process with this project's modules loaded that forks for each command: `… forkserver SOCKET MODULE`.
 
-    we ──────request, descriptors────► fork server ──clone, CLONE_PARENT──► a child of ours
+    client ──request, descriptors────► fork server ──clone, CLONE_PARENT──► a child of the client
      │ ◄─────pid once it has a session──┘                                    ▲
      └──────────────────────────────"go on"──────────────────────────────────┘
 
-Starting an interpreter and loading MODULE and what that imports takes the CPU time that packing 10 MB
-takes; a fork takes a twentieth of it.
+Starting an interpreter and loading MODULE with its imports takes as much CPU time as packing 10 MB; a fork
+takes a twentieth of it.
 
-- The child is not the fork server's but ours (CLONE_PARENT, as runc has it): we wait for it, signal it and
-  reap it as one that we have started ourselves. The fork server may end before its children.
-- A child whose pid cannot be told to us goes away before it has begun: it waits for us to say so, by a pipe
-  that comes with the request. From then on it does not matter what becomes of the fork server.
-- It gets the descriptors of the request under the numbers that they have with us, and nothing else that
-  is open. Environment, working directory and limits are as they were when the fork server was started.
+- The child's parent is the client, not the fork server (CLONE_PARENT, as in runc). The client waits for it,
+  signals it and reaps it as if it had started it. The fork server may end before its children.
+- A child waits for "go on" on a pipe that comes with the request. If the client does not receive its pid, the
+  child exits before it starts its work. After "go on", the child no longer depends on the fork server.
+- The child has the descriptors of the request under their numbers in the client, and no other open ones. Its
+  environment, working directory and limits are those of the fork server's start.
 """
 
 import ctypes
@@ -29,10 +29,10 @@ from dataclasses import asdict, dataclass
 from nydus_service.builder import launch
 
 CLONE_NUMBERS: Mapping[str, int] = {"x86_64": 56, "aarch64": 220, "riscv64": 220}
-"""Numbers of the system call by machine. libc's own fork has no flags."""
+"""Numbers of the clone system call by machine. libc's fork takes no flags."""
 _CLONE_PARENT = 0x8000
 _MOST_DESCRIPTORS = 253
-"""As many as one message may have: SCM_MAX_FD."""
+"""The maximum per message: SCM_MAX_FD."""
 _PIECE_SIZE = 1 << 16
 GO_ON = b"g"
 
@@ -42,10 +42,10 @@ class Request:
     """A module to run in a child.
 
     Attributes:
-        parent: pid of whoever asks.
-        nice, io_priority: as of `launch.step_back`.
-        numbers: what the descriptors that come with the request are called in the child, in their order. One
-            more comes behind them: the end of a pipe from which the child reads `GO_ON`.
+        parent: pid of the client.
+        nice, io_priority: as for `launch.step_back`.
+        numbers: the numbers in the child of the descriptors that come with the request, in their order. One
+            more descriptor follows them: the end of a pipe from which the child reads `GO_ON`.
     """
 
     module: str
@@ -56,12 +56,12 @@ class Request:
     numbers: list[int]
 
     def encode(self) -> bytes:
-        """One line of JSON."""
+        """Encode as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
 def serve(service: socket.socket) -> Request | None:
-    """Fork for each request. Returns in a child: what it is to do; in the fork server: None, at the end."""
+    """Fork for each request. Returns the request in each child, and None in the fork server at the end."""
     while (received := _receive(service)) is not None:
         request, descriptors = received
         ready, childs = os.pipe()
@@ -73,14 +73,14 @@ def serve(service: socket.socket) -> Request | None:
             return request
         for descriptor in (childs, *descriptors):
             os.close(descriptor)
-        os.read(ready, 1)  # its end: the child has a session, or has died, and its status tells how
+        os.read(ready, 1)  # end of file: the child has a session, or has died; its status says how
         os.close(ready)
         service.sendall(b"%d\n" % pid)
     return None
 
 
 def _receive(service: socket.socket) -> tuple[Request, list[int]] | None:
-    """The next request and its descriptors; None: there will be none."""
+    """Receive the next request and its descriptors; None: the client has closed the socket."""
     data, descriptors, _, _ = socket.recv_fds(service, _PIECE_SIZE, _MOST_DESCRIPTORS)
     line = bytearray(data)
     while not line.endswith(b"\n"):
@@ -92,10 +92,10 @@ def _receive(service: socket.socket) -> tuple[Request, list[int]] | None:
 
 
 def _fork_sibling() -> int:
-    """As `os.fork`, but the child has the parent of this process, which must have but one thread.
+    """As `os.fork`, but the child has the parent of this process. This process must have only one thread.
 
-    libc does not get to know of it, which is harmless here: what it would do is unlock what other threads
-    had locked, and note a new thread id, for `pthread_kill` of the main thread by another.
+    libc does not notice the fork, which is harmless here: it would only release locks of other threads, and
+    record the new thread id for a `pthread_kill` of the main thread by another.
     """
     python, libc = ctypes.pythonapi, ctypes.PyDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
@@ -113,7 +113,7 @@ def _fork_sibling() -> int:
 
 
 def _begin(request: Request, descriptors: list[int], ready: int) -> None:
-    """Make of this child what `launch` and `subprocess` make of a process; wait until its pid is known."""
+    """Set this child up as `launch` and `subprocess` set up a process, and wait until its pid is known."""
     os.setsid()
     launch.die_with(request.parent)
     launch.step_back(request.nice, request.io_priority)
@@ -132,10 +132,10 @@ def _begin(request: Request, descriptors: list[int], ready: int) -> None:
 
 
 def main() -> None:
-    """Load, serve, and in a child run what was asked for, to the end of the process."""
+    """Load the module and serve. In a child, run the requested module to the end of the process."""
     service = socket.socket(fileno=int(sys.argv[1]))
     importlib.import_module(sys.argv[2])
-    if len(os.listdir("/proc/self/task")) == 1:  # a fork with other threads could find locks held
+    if len(os.listdir("/proc/self/task")) == 1:  # with more threads, a fork could inherit held locks
         request = serve(service)
         if request is not None:
             launch.run_loaded(request.module, request.arguments)

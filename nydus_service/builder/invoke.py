@@ -1,4 +1,4 @@
-"""What is asked of all builders in the same way: merge, the bootstrap layer, help and version."""
+"""Requests that are the same for all builders: merge, the bootstrap layer, help and version."""
 
 import json
 import os
@@ -36,7 +36,7 @@ _BLOB_ID = re.compile(r"[0-9a-f]{64}")
 async def merge(
     program: Path | None, request: MergeRequest, limits: Limits, fork_server: ForkServer | None = None
 ) -> MergeOutcome:
-    """See `Builder.merge`. `program` None: our own."""
+    """See `Builder.merge`. `program` None: the embedded builder."""
     if program is None and request.single_layer:
         arguments = promote_arguments(request)
     elif program is None:
@@ -64,7 +64,10 @@ async def bootstrap_layer(
 
 
 def tells_alone(output_json: Path) -> bool:
-    """Whether our own `create` says that the layer stands alone. Raises: BuilderFailed: it says nothing."""
+    """Whether the embedded `create` reports that an image of this layer alone needs no merge.
+
+    Raises: BuilderFailed: the report is missing or unreadable.
+    """
     try:
         return json.loads(_read(output_json))["single_layer"] is True
     except (ValueError, LookupError, TypeError) as exc:
@@ -72,9 +75,9 @@ def tells_alone(output_json: Path) -> bool:
 
 
 async def ask(program: Path | None, *arguments: str) -> str:
-    """Run a builder for what it prints on standard output.
+    """Run a builder and return its standard output.
 
-    Raises: BuilderFailed: it does not run, or fails, or prints more than 1 MiB.
+    Raises: BuilderFailed: it does not start, fails, or prints more than 1 MiB.
     """
     answer = bytearray()
     command = Command(program, arguments)
@@ -93,16 +96,16 @@ async def ask(program: Path | None, *arguments: str) -> str:
 
 
 def parse_blobs(output_json: bytes, name: str) -> tuple[str, ...]:
-    """The blob ids that a builder says it put into a bootstrap.
+    """Read the blob ids of a bootstrap from the builder's output JSON.
 
     Args:
-        name: of the file, for messages.
+        name: the name of the file, for messages.
     Raises:
-        BuilderFailed: it says nothing of that kind, though it exited with success.
+        BuilderFailed: the file does not list blob ids, though the builder exited with success.
     """
     try:
         document = json.loads(output_json)
-        # Go's decoder, by which builders are measured, does not mind the case of keys.
+        # Go's decoder, the reference for builders, ignores the case of keys.
         (blobs,) = (value for key, value in document.items() if key.lower() == "blobs")
     except (ValueError, AttributeError) as exc:
         raise BuilderFailed(f"the builder's {name} does not list blobs: {output_json[:200]!r}") from exc

@@ -1,12 +1,12 @@
-"""Starts a program so that it dies with the service. Run as a script in a process of its own.
+"""Starts a program so that it dies with the service. Runs as a script in a separate process.
 
     python launch.py PARENT_PID NICE IO exec PROGRAM ARG…      becomes PROGRAM
-    python launch.py PARENT_PID NICE IO module NAME ARG…       runs a module of this very package
+    python launch.py PARENT_PID NICE IO module NAME ARG…       runs a module of this package
 
-A kernel request (PR_SET_PDEATHSIG) kills the process when the thread that started it ends, however
-that ends. The request is made here and not in a `preexec_fn`: Python code between fork and exec can
-deadlock where other threads run, and it takes from `subprocess` the way over vfork. The same goes for
-its priorities: NICE is added to its niceness, IO is a value of ioprio_set(2), 0 for none of its own.
+The kernel kills the process when the thread that started it ends, for whatever reason (PR_SET_PDEATHSIG).
+This is set here and not in a `preexec_fn`: Python code between fork and exec can deadlock when other threads
+run, and it prevents `subprocess` from using vfork. The same applies to the priorities: NICE is added to the
+niceness, IO is a value of ioprio_set(2), 0 to inherit it.
 """
 
 import ctypes
@@ -18,25 +18,25 @@ from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
-"""Numbers of the system call, for which libc has no function."""
+"""Numbers of the system call by machine; libc has no function for it."""
 _IOPRIO_WHO_PROCESS = 1
 _CANNOT_EXECUTE = 126
-"""The shell's exit status for a program that is there but does not start."""
+"""The shell's exit status for a program that exists but cannot be executed."""
 _NOISE = ("RUST_BACKTRACE", "RUST_LIB_BACKTRACE")
-"""Make the native builder put a stack trace behind every error message."""
+"""Variables that make the native builder append a stack trace to every error message."""
 
 
 def die_with(parent: int) -> None:
-    """Tie this process to its parent, and end it if that is gone already."""
+    """Have the kernel kill this process when its parent ends; exit if the parent has ended already."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the request, which then never comes to anything
+    if os.getppid() != parent:  # it died before the prctl call, which then has no effect
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def step_back(nice: int, io_priority: int) -> None:
-    """Leave processors and disks to those who need them more. Where the kernel refuses, so be it."""
+    """Lower the CPU and disk priorities of this process. A refused disk priority is ignored."""
     os.nice(nice)
     number = _IOPRIO_SET.get(os.uname().machine)
     if io_priority and number is not None:
@@ -44,7 +44,7 @@ def step_back(nice: int, io_priority: int) -> None:
 
 
 def execute(argv: list[str]) -> NoReturn:
-    """Become another program, with the signals as a shell would leave them."""
+    """Replace this process by another program, with the signal handlers that a shell would set."""
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
     try:
@@ -57,8 +57,8 @@ def execute(argv: list[str]) -> NoReturn:
 def run_module(name: str, args: Sequence[str]) -> None:
     """Run a module as `python -m` does, from the package that this file is part of.
 
-    The package is loaded from its place, not looked up: the child runs the code of its parent, be
-    that installed, in a checkout or one of several, and nothing is taken from the working directory.
+    The package is loaded from its own path, not searched for. So the child runs the same code as its parent,
+    whether installed or in a checkout, and nothing is imported from the working directory.
     """
     import importlib.util
 
@@ -75,7 +75,7 @@ def run_module(name: str, args: Sequence[str]) -> None:
 
 
 def run_loaded(name: str, args: Sequence[str]) -> None:
-    """Run a module of a package that is loaded already."""
+    """Run a module of a package that is already loaded."""
     import runpy
 
     sys.argv = [name, *args]

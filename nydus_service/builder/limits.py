@@ -1,18 +1,18 @@
-"""What a builder process may take: time, and its share of a machine that has other work."""
+"""Limits of a builder process: its run time and its priorities."""
 
 from dataclasses import dataclass
 from typing import Final
 
 IO_PRIORITIES: Final = {"none": 0, "best-effort": 2 << 13 | 7, "idle": 3 << 13}
-"""Values of ioprio_set(2): the class, and the lowest level where it has levels; 0: as the parent's."""
+"""Values of ioprio_set(2): the class, with its lowest level if it has levels; 0: inherited."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
     Attributes:
-        timeout_s: how long one process may run; None: for ever.
-        nice: added to the niceness of this process, 0 to 19.
+        timeout_s: how long one process may run; None: no limit.
+        nice: added to the niceness of the parent, 0 to 19.
         io_priority: a key of `IO_PRIORITIES`.
     """
 

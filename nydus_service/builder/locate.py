@@ -1,4 +1,4 @@
-"""Which builder to drive: the one that is asked for, or the embedded one."""
+"""Selects the builder: the requested one, or the embedded one."""
 
 import os
 import shutil
@@ -18,12 +18,12 @@ def find_builder(option: str | None, from_environment: str | None, search_path: 
     """Decide which program to run. None: the embedded builder.
 
     Args:
-        option: what the command line or the configuration says: a path (it has a slash), a name to
-            look for, or "embedded".
-        from_environment: NYDUS_BUILDER, the same; heeded where `option` says nothing.
-        search_path: PATH.
+        option: the value on the command line or in the configuration: a path (with a slash), a name to
+            search for, or "embedded".
+        from_environment: the value of NYDUS_BUILDER, in the same form; used if `option` is empty.
+        search_path: the value of PATH.
     Raises:
-        BuilderFailed: there is no such program, or it is not executable.
+        BuilderFailed: the program does not exist or is not executable.
     """
     wanted = option or from_environment
     if not wanted or wanted == EMBEDDED:
@@ -46,12 +46,13 @@ def make_builder(
     limits: Limits = UNLIMITED,
     disable_tar_rafs: bool = False,
 ) -> Builder:
-    """A driver for what `find_builder` found.
+    """Construct the builder that `find_builder` selected.
 
     Args:
-        known: what this process knows about builders.
-        limits: of each builder process.
-        disable_tar_rafs: as NYDUS_DISABLE_TAR2RAFS says; not for the embedded one, which has no other way.
+        known: the features and identities read so far by this process.
+        limits: limits of each builder process.
+        disable_tar_rafs: whether NYDUS_DISABLE_TAR2RAFS is set. The embedded builder ignores it, because it
+            has no alternative.
     """
     if program is None:
         return EmbeddedBuilder(limits=limits)

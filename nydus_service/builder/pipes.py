@@ -1,19 +1,19 @@
-"""The pipes a builder reads and writes: anonymous, passed by descriptor, named /proc/self/fd/N.
+"""The pipes that a builder reads and writes: anonymous, passed by descriptor, named /proc/self/fd/N.
 
-A builder opens such a path as it opens a file. Unlike a FIFO it needs no directory, is gone with the
-processes that hold it, and nobody waits for the other side to open it. Who holds what:
+A builder opens the path like a file. Unlike a FIFO, the pipe needs no directory, is gone with the processes
+that hold it, and opening it does not wait for the other side. The ends are held as follows:
 
-    pipe          we                                    the builder
+    pipe          this process                          the builder
     source        writer; reader, which is never read   reader
     blob          reader                                writer
     error output  reader                                writer
 
-- The native builder opens the reading end of its own `--blob` as well: it gets no SIGPIPE when we
-  stop reading, but has to be killed; and end of file comes when it exits, not before.
-- We keep the reading end of the source to see at the end that nothing was left in the pipe. So the
-  writing end never breaks: whoever writes is stopped when the builder has exited.
-- Ends that are ours do not block; O_NONBLOCK belongs to the open file, so those that a builder has
-  are left alone.
+- The native builder also opens the reading end of its own `--blob`. So it gets no SIGPIPE when this process
+  stops reading, and must be killed; end of file comes only when it exits.
+- This process keeps the reading end of the source to check at the end that the pipe is empty. So the writing
+  end never breaks: the writer is stopped when the builder has exited.
+- The ends of this process do not block. O_NONBLOCK belongs to the open file, so the builder's ends keep
+  their mode.
 """
 
 import fcntl
@@ -35,11 +35,11 @@ PIPE_SIZE = 1 << 20
 PIECE_SIZE = 1 << 20
 _INT = struct.Struct("i")
 _FIRST_FREE = 3
-"""Descriptors below are standard input, output, error; ours must not be taken for one of them."""
+"""Lower descriptors are standard input, output and error; a pipe must not use their numbers."""
 
 
 class FileDescriptor:
-    """An open file descriptor, closed once; the block that opened it closes it at the latest."""
+    """An open file descriptor that is closed once, at the latest by the block that opened it."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -65,7 +65,7 @@ class FileDescriptor:
 
 
 def _own(fd: int) -> FileDescriptor:
-    """Take over a descriptor; moved up where it came out as a standard one, which was closed."""
+    """Take over a descriptor. It is moved up if it has the number of a standard one that was closed."""
     if fd >= _FIRST_FREE:
         return FileDescriptor(fd)
     try:
@@ -82,29 +82,29 @@ class Pipe:
         self.writer = writer
 
     def unread(self) -> int:
-        """How many bytes are in it. `reader` must be open."""
+        """The number of bytes in the pipe. `reader` must be open."""
         (count,) = _INT.unpack(fcntl.ioctl(self.reader.fileno(), termios.FIONREAD, bytes(_INT.size)))
         return int(count)
 
     def has_writer(self) -> bool:
-        """Whether any process still has the writing end. `reader` must be open."""
+        """Whether any process still holds the writing end. `reader` must be open."""
         poll = select.poll()
-        poll.register(self.reader.fileno(), 0)  # POLLHUP is told without being asked for
+        poll.register(self.reader.fileno(), 0)  # POLLHUP is always reported
         return not poll.poll(0)
 
 
 @contextmanager
 def open_pipe() -> Iterator[Pipe]:
-    """Make a pipe, as large as an unprivileged process may have it."""
+    """Make a pipe of the largest size that an unprivileged process may set by default, 1 MiB."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with _own(reader) as own_reader, _own(writer) as own_writer:
-        with suppress(OSError):  # over the user's share of pipe memory: works, with more wake-ups
+        with suppress(OSError):  # the user's limit of pipe memory is reached: works, with more wake-ups
             fcntl.fcntl(own_writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         yield Pipe(own_reader, own_writer)
 
 
 def open_input(text: str) -> FileDescriptor:
-    """A standard input that holds a short text: in memory, so that nobody has to feed it."""
+    """Make a standard input that holds a short text. It is a memory file, so no task has to write it."""
     descriptor = _own(os.memfd_create("stdin", os.MFD_CLOEXEC))
     os.write(descriptor.fileno(), os.fsencode(text))
     os.lseek(descriptor.fileno(), 0, os.SEEK_SET)
@@ -112,11 +112,11 @@ def open_input(text: str) -> FileDescriptor:
 
 
 class StillOpen(Exception):
-    """Nothing more came in time, yet somebody still has the writing end."""
+    """No more bytes came in time, but a process still holds the writing end."""
 
 
 class PipeReader:
-    """Reads our end of a pipe. One task at a time."""
+    """Reads the parent's end of a pipe. One task at a time."""
 
     def __init__(self, end: FileDescriptor) -> None:
         os.set_blocking(end.fileno(), False)
@@ -125,16 +125,16 @@ class PipeReader:
         self._waiting: anyio.CancelScope | None = None
 
     def expect_end(self, within_s: float) -> None:
-        """From now on wait no longer than this for more bytes: whoever wrote them has exited."""
+        """Limit the wait for more bytes to `within_s` from now on, because the writer has exited."""
         self._patience_s = within_s
         if self._waiting is not None:
             self._waiting.deadline = anyio.current_time() + within_s
 
     async def fill(self, buffer: bytearray) -> int:
-        """Read until `buffer` is full or the pipe ends. Returns how many bytes are there.
+        """Read until `buffer` is full or the pipe ends. Returns the number of bytes read.
 
         Raises:
-            StillOpen: see `expect_end`. What had come before is lost.
+            StillOpen: see `expect_end`. Bytes read before are lost.
         """
         await anyio.lowlevel.checkpoint()
         filled = 0
@@ -151,7 +151,7 @@ class PipeReader:
         return filled
 
     async def read(self, limit: int) -> bytes:
-        """What is there, up to `limit` bytes; waits if there is nothing. b"" at the end.
+        """Read the available bytes, up to `limit`; wait if there are none. b"" at the end.
 
         Raises:
             StillOpen: see `expect_end`.
@@ -164,7 +164,7 @@ class PipeReader:
                 await self._wait()
 
     def read_ready(self) -> Iterator[bytes]:
-        """What is in the pipe right now, but no more than it can hold: a writer may be at it still."""
+        """Read the bytes in the pipe now. The total is bounded, because a writer may still be active."""
         left = 2 * PIPE_SIZE
         with suppress(BlockingIOError):
             while left > 0 and (data := os.read(self._end.fileno(), left)):
@@ -182,7 +182,7 @@ class PipeReader:
 
 
 async def copy_out(reader: PipeReader, sink: Sink) -> int:
-    """Hand everything from a pipe to a sink, piece by piece. Returns how many bytes.
+    """Pass everything from a pipe to a sink, piece by piece. Returns the number of bytes.
 
     Raises:
         StillOpen: see `PipeReader.expect_end`.
@@ -199,10 +199,9 @@ async def copy_out(reader: PipeReader, sink: Sink) -> int:
 
 
 async def copy_in(source: AsyncIterable[bytes], end: FileDescriptor) -> int:
-    """Write a source into our end of a pipe, then close that. Returns how many bytes.
+    """Write a source into a pipe, then close the writing end. Returns the number of bytes.
 
-    A generator is closed in any case, so that what it holds is given back now and not by the
-    garbage collector.
+    A generator is always closed, so that its resources are released now and not by the garbage collector.
     """
     os.set_blocking(end.fileno(), False)
     total = 0

@@ -1,4 +1,4 @@
-"""What is known about builder programs, found out once for each state of a file."""
+"""Probes builder programs, once for each state of a program file."""
 
 import hashlib
 import os
@@ -13,12 +13,12 @@ from nydus_service.builder.features import Feature, parse_features, parse_identi
 from nydus_service.builder.invoke import ask
 
 _NATIVE_NAME = "nydus-image"
-"""Its version text does not say so."""
+"""The name of the native builder, which its version text does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramFile:
-    """A state of a program file."""
+    """A program file in a certain state."""
 
     path: Path
     size: int
@@ -26,7 +26,7 @@ class ProgramFile:
 
     @classmethod
     def of(cls, path: Path) -> "ProgramFile":
-        """Raises: BuilderFailed: there is no such file, or it is not executable."""
+        """Raises: BuilderFailed: the file does not exist or is not executable."""
         way_out = "install it, name another with --nydus-image PATH, or use --nydus-image embedded"
         try:
             status = path.stat()
@@ -38,7 +38,7 @@ class ProgramFile:
 
 
 class ProbeCache:
-    """Asks builders what they are; shared by whoever runs builders in this process."""
+    """Reads and caches the features and identities of builders; shared by all users in this process."""
 
     def __init__(self) -> None:
         self._features: dict[ProgramFile, frozenset[Feature]] = {}
@@ -46,7 +46,7 @@ class ProbeCache:
         self._asking = anyio.Lock()
 
     async def features(self, path: Path) -> frozenset[Feature]:
-        """Raises: BuilderFailed: it is not there, not executable, or fails to answer."""
+        """Raises: BuilderFailed: the program is missing, not executable, or does not answer."""
         program = ProgramFile.of(path)
         async with self._asking:
             if program not in self._features:
@@ -54,7 +54,7 @@ class ProbeCache:
             return self._features[program]
 
     async def identity(self, path: Path) -> BuilderIdentity:
-        """Raises: BuilderFailed: as `features`."""
+        """Raises: BuilderFailed: as for `features`."""
         program = ProgramFile.of(path)
         async with self._asking:
             if program not in self._identities:
@@ -65,7 +65,7 @@ class ProbeCache:
 async def _identify(path: Path) -> BuilderIdentity:
     identity = parse_identity(await ask(path, "-V"), _NATIVE_NAME)
     if identity.version == "unknown":
-        # Two builds that cannot be told apart must not share results: the file itself is the version.
+        # Different builds without a version must not share results: the file's digest is the version.
         digest = await anyio.to_thread.run_sync(_sha256, path)
         identity = BuilderIdentity(identity.name, f"unknown (sha256 {digest})")
     return identity

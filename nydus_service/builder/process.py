@@ -1,14 +1,14 @@
-"""One builder process: started, listened to, ended.
+"""The life cycle of one builder process: start, error output, end.
 
     open_child ──► running ──────wait──────► exited, a zombie ──end──► reaped
                       └────────────────end: stopped────────────────────┘
 
-- The child leads a session and so a process group of its own. Until it is reaped, its pid and with
-  it the number of its group cannot become another's: signals are sent before that, never after.
-- `end` is what leaving the block of `open_child` does, however that is left. It ends the whole group:
-  the child with SIGTERM, after a grace with SIGKILL; what the child has started with SIGKILL.
-- launch.py sees to it that the child dies with us.
-- A command of our own may be forked by a fork server (forkserver.py); its states are the same.
+- The child leads its own session and process group. Until it is reaped, the kernel cannot reuse its pid and
+  the id of its group, so signals are sent only before that.
+- The block of `open_child` calls `end` whenever it is left. `end` stops the whole group: the child with
+  SIGTERM, after a grace period with SIGKILL; the child's own children with SIGKILL.
+- launch.py ensures that the child dies with this process.
+- A fork server (forkserver.py) may fork this project's own commands; the states are the same.
 """
 
 import json
@@ -35,7 +35,7 @@ from nydus_service.builder.limits import IO_PRIORITIES, UNLIMITED, Limits
 from nydus_service.builder.pipes import FileDescriptor, PipeReader, open_pipe
 
 GRACE_S = 1.0
-"""How long a process may take to end after SIGTERM, and a pipe to end after its processes."""
+"""Seconds that a process may take to end after SIGTERM, and a pipe to end after its processes."""
 TAIL_SIZE = 64 << 10
 _SAID_LENGTH = 4 << 10
 """Characters of the tail that go into a message."""
@@ -55,12 +55,12 @@ _KINDS: dict[str, type[errors.NydusServiceError]] = {
         errors.SourceDiffersError,
     )
 } | {"killed": BuilderKilled}
-"""By the codes that commands of our own tell; "killed" is about a process that one has started."""
+"""Errors by the codes that this project's own commands report; "killed" is about their child processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A builder's command line. `program` None: a `module` of our own, by default `nydus-image-py`'s."""
+    """A builder's command line. `program` None: a `module` of this project, by default `nydus-image-py`."""
 
     program: Path | None
     arguments: tuple[str, ...]
@@ -68,12 +68,12 @@ class Command:
 
     @property
     def argv(self) -> list[str]:
-        """As a person would type it, for messages."""
+        """The command as a person would type it, for messages."""
         own = [sys.executable, "-m", self.module]
         return [*(own if self.program is None else [os.fspath(self.program)]), *self.arguments]
 
     def launch(self, limits: Limits) -> list[str]:
-        """As it is started. Our own needs the interpreter's site directories, the launcher nothing."""
+        """The command as it is started. Own modules need the site directories, the launcher does not."""
         step_back = [str(limits.nice), str(IO_PRIORITIES[limits.io_priority])]
         if self.program is None:
             options, what = ["-P"], ["module", self.module]
@@ -83,21 +83,21 @@ class Command:
 
 
 class Child:
-    """A process in its states as above. `returncode` is known when it has ended."""
+    """A process in one of the states of the module docstring. `returncode` is set when it has ended."""
 
     def __init__(self, command: Command, process: "_Process", stderr: FileDescriptor) -> None:
         self.command = command
         self.returncode: int | None = None
-        """As of `subprocess`: negative for a signal. None: it runs, or nobody knows."""
+        """As in `subprocess`: negative for a signal. None: it is running, or its status is unknown."""
         self.was_stopped = False
-        """Whether it still ran when `end` was called: its returncode says nothing about its work."""
+        """Whether it was still running when `end` was called, so that its returncode has no meaning."""
         self._process = process
         self._exited = False
         self._stderr = PipeReader(stderr)
         self._tail = bytearray()
 
     async def keep_tail(self) -> None:
-        """Read what it says, or it would block. Ends with the pipe, which may be never: cancel it."""
+        """Read the error output, so that the child does not block. The pipe may never end: cancel this."""
         while data := await self._stderr.read(TAIL_SIZE):
             self._keep(data)
 
@@ -108,21 +108,21 @@ class Child:
 
     @property
     def stderr_tail(self) -> str:
-        """Its last words: 64 KiB, without the colours that the native builder writes even into pipes."""
+        """The last 64 KiB of error output, without colours, which the native builder writes even to pipes."""
         text = self._tail[-TAIL_SIZE:].decode(errors="replace")
         return _ANSI_ESCAPE.sub("", text).strip()
 
     async def wait(self) -> None:
-        """Wait until it has exited, whatever has become of what it started."""
+        """Wait until the child itself has exited; its own children may still run."""
         if not self._exited:
-            # In a thread, as not all kernels and sandboxes have pidfds. After a cancel the thread
-            # stays until the process ends, which is soon: `end` follows.
+            # In a thread, because not all kernels and sandboxes have pidfds. After a cancel the thread
+            # stays until the process ends, which is soon because `end` follows.
             await anyio.to_thread.run_sync(
                 self._look, 0, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
             )
 
     def _look(self, option: int) -> None:
-        """Note how it exited, if it did; it is not reaped. With WNOHANG, does not wait for that."""
+        """Record the exit status once it has exited, without reaping it. WNOHANG: do not wait."""
         try:
             status = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | option)
         except ChildProcessError:
@@ -134,7 +134,7 @@ class Child:
             self._exited = True
 
     async def end(self) -> None:
-        """Stop it if it still runs, end what it has left behind, reap it, hear its last words."""
+        """Stop the child if it still runs, kill its own children, reap it, and read its last output."""
         self._look(os.WNOHANG)
         if not self._exited:
             self.was_stopped = True
@@ -152,7 +152,7 @@ class Child:
             os.killpg(self._process.pid, number)
 
     def failure(self) -> errors.NydusServiceError | None:
-        """What went wrong, in its own words; None if nothing did, or it was stopped. After its end."""
+        """The child's failure; None if it succeeded or was stopped. Call after `end`."""
         if self.returncode == 0 or self.was_stopped:
             return None
         tail = self.stderr_tail
@@ -160,7 +160,7 @@ class Child:
         return own or self.failed(how_it_ended(self.returncode))
 
     def failed(self, how: str) -> BuilderFailed:
-        """An error that has its last words and its command. `how` goes on after "the builder"."""
+        """Construct an error with the tail and the command. `how` continues the words "the builder"."""
         tail = self.stderr_tail
         command = shlex.join(self.command.argv)
         kind = BuilderKilled if self.returncode == -signal.SIGKILL and not self.was_stopped else BuilderFailed
@@ -177,17 +177,17 @@ async def open_child(
     limits: Limits = UNLIMITED,
     fork_server: ForkServer | None = None,
 ) -> AsyncIterator[Child]:
-    """Start a builder process; it is ended when the block is left.
+    """Start a builder process, and end it when the block is left.
 
     Args:
-        stdin: what it reads; see `pipes.open_input`.
-        stdout: where its standard output goes; None: to its error output.
-        inherited: descriptors that it gets under the same numbers.
-        limits: its priorities; how long it runs is the caller's to see to.
-        fork_server: starts it, if it is a command of our own; None: an interpreter is started for it.
+        stdin: its standard input; see `pipes.open_input`.
+        stdout: the target of its standard output; None: its error output.
+        inherited: descriptors that it inherits under the same numbers.
+        limits: its priorities; the caller enforces the timeout.
+        fork_server: starts the command if it is one of this project; None: a new interpreter starts.
     Raises:
-        BuilderFailed: no process can be started. A program that cannot be executed shows later, as
-            an exit status of 126.
+        BuilderFailed: no process can be started. A program that cannot be executed fails later, with
+            exit status 126.
     """
     with open_pipe() as pipe:
         standard = {0: stdin, 1: stdout or pipe.writer, 2: pipe.writer}
@@ -235,7 +235,7 @@ def _start(
 
 
 class _Process(Protocol):
-    """A child process of ours, to be reaped."""
+    """A child of this process that has to be reaped."""
 
     @property
     def pid(self) -> int: ...
@@ -244,7 +244,7 @@ class _Process(Protocol):
 
 
 class _Forked:
-    """A child that `subprocess` knows nothing of."""
+    """A child that a fork server started, without `subprocess`."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -255,17 +255,17 @@ class _Forked:
 
 
 def parse_error(stderr_tail: str) -> errors.NydusServiceError | None:
-    """The error that a command of our own tells in its last line, as of `--error-format json`."""
+    """Read the error in the last line of an own command with `--error-format json`; None: it has none."""
     try:
         told = json.loads(stderr_tail.rpartition("\n")[2])["error"]
         kind, message = _KINDS[told["code"]], told["message"]
     except (ValueError, LookupError, TypeError):
-        return None  # it crashed, or the kind is none that a caller can act on
+        return None  # it crashed, or a caller cannot act on this kind of error
     return kind(str(message))
 
 
 def how_it_ended(returncode: int | None) -> str:
-    """A returncode in words, to go on after "the builder"."""
+    """Describe a returncode, as a continuation of "the builder"."""
     if returncode is None:
         return "has ended, but how is lost: something else in this process waits for its children"
     if returncode >= 0:
@@ -279,7 +279,7 @@ def how_it_ended(returncode: int | None) -> str:
 
 
 def last_words(stderr_tail: str) -> str:
-    """The end of a tail that is short enough for a message, cut at a line."""
+    """The end of a tail, short enough for a message and cut at a line."""
     if len(stderr_tail) <= _SAID_LENGTH:
         return stderr_tail or "(nothing on its error output)"
     end = stderr_tail[-_SAID_LENGTH:]

@@ -1,14 +1,13 @@
-"""One run of a builder from its start to the verdict, with everything that hangs on it.
+"""Supervises one run of a builder from its start to the verdict, with its source, feeder and sink.
 
-    source ──copy_in──► [feeder ──►] builder ──copy_out──► sink        tails of what both say
+    source ──copy_in──► [feeder ──►] builder ──copy_out──► sink        tails of both error outputs
 
-- Success is: exit status 0, and the end of its output, and nothing of its input left. A feeder's
-  failure comes first in the verdict: it is why the builder complains of a truncated tar.
-- The builder's exit ends the feeding: what has not been read by then will not be.
-- A pipe ends when the last process with its writing end is gone. So the end of the output is waited
-  for after the builder's whole process group has been killed, and then not for long.
-- Whatever goes wrong, in here or in source and sink, leaves as one exception, when the processes and
-  pipes are gone.
+- A run succeeds if the builder exits with status 0, its output has ended, and its input was read completely.
+  The feeder's failure takes precedence: it is the cause of the builder's complaint about a truncated tar.
+- The builder's exit ends the feeding, because unread input will no longer be read.
+- A pipe ends when the last process that holds its writing end is gone. So the end of the output is awaited
+  after the builder's whole process group has been killed, and only for a short time.
+- Any failure, here or in source and sink, leaves as one exception after the processes and pipes are gone.
 """
 
 import math
@@ -29,7 +28,7 @@ from nydus_service.errors import first_cause
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """A process to start, with the descriptors it gets; as `process.open_child` takes it."""
+    """A process to start, with its descriptors: the arguments of `process.open_child`."""
 
     command: Command
     stdin: FileDescriptor
@@ -40,7 +39,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Bytes for the first process, and the pipe that it reads them from."""
+    """The bytes for the first process, and the pipe from which it reads them."""
 
     source: AsyncIterable[bytes]
     pipe: Pipe
@@ -56,7 +55,7 @@ class Feeder:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The pipe that the builder writes, and who takes what comes out."""
+    """The pipe that the builder writes, and the sink that receives its bytes."""
 
     pipe: Pipe
     sink: Sink
@@ -64,7 +63,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run that succeeded. Bytes are those that went through `Input` and `Output`."""
+    """A run that succeeded. The bytes are those passed through `Input` and `Output`."""
 
     bytes_in: int
     bytes_out: int
@@ -83,11 +82,11 @@ async def supervise(
     """Run a builder to its end.
 
     Args:
-        limits: of each process.
+        limits: limits of each process.
     Raises:
-        BuilderFailed: there was no success as defined above.
-        NydusServiceError: of the kind that a process of our own tells.
-        Whatever `input.source` or `output.sink` raise.
+        BuilderFailed: the run did not succeed as defined in the module docstring.
+        NydusServiceError: the error that a process of this project reports.
+        Exceptions of `input.source` and `output.sink` pass through.
     """
     timeout_s = limits.timeout_s
     run = _Run(builder, input, feeder, output, limits)
@@ -108,7 +107,7 @@ async def supervise(
 
 
 class _Run:
-    """What is known of a run while it lasts, for the verdict."""
+    """The state of a run, from which the verdict follows."""
 
     def __init__(
         self,
@@ -124,7 +123,7 @@ class _Run:
         self._output = output
         self._limits = limits
         self.children: list[Child] = []
-        """The builder, then the feeder if there is one."""
+        """The builder, then the feeder if the run has one."""
         self.bytes_in = 0
         self.bytes_out = 0
         self._all_given = input is None
@@ -132,7 +131,7 @@ class _Run:
         self._left_unread = 0
 
     async def run(self, deadline: anyio.CancelScope) -> None:
-        """Start, feed, drain, wait, stop. The verdict is `check`'s."""
+        """Start, feed, drain, wait, stop. `check` gives the verdict."""
         async with anyio.create_task_group() as draining:
             async with AsyncExitStack() as processes:
                 await self._start(processes)
@@ -160,7 +159,7 @@ class _Run:
                 fork_server=spawn.fork_server,
             )
             self.children.append(await processes.enter_async_context(child))
-        # Their writing ends must be theirs alone, or the pipes would not end with them.
+        # Only the children may hold these writing ends, or the pipes would not end with them.
         for side in (self._output, self._feeder):
             if side is not None:
                 side.pipe.writer.close()
@@ -174,7 +173,7 @@ class _Run:
             feeding.start_soon(self._give_up_with_feeder, feeding.cancel_scope)
         await self.children[0].wait()
         if self._feeder is not None and not self._feeder.pipe.has_writer():
-            with anyio.move_on_after(GRACE_S):  # it is exiting, if not a zombie yet
+            with anyio.move_on_after(GRACE_S):  # it is exiting, but may not be a zombie yet
                 await self.children[1].wait()
         feeding.cancel_scope.cancel()
 
@@ -190,13 +189,13 @@ class _Run:
             pass
 
     async def _give_up_with_feeder(self, waiting: anyio.CancelScope) -> None:
-        """If the feeder fails nothing can come of the builder, which may not even notice."""
+        """Stop the run if the feeder fails: the builder cannot succeed, and may not notice the failure."""
         await self.children[1].wait()
         if self.children[1].returncode != 0:
             waiting.cancel()
 
     def check(self) -> None:
-        """The verdict, after the run. Raises: see `supervise`."""
+        """Give the verdict after the run. Raises: see `supervise`."""
         for child in reversed(self.children):
             failure = child.failure()
             if failure is not None:

@@ -1,7 +1,7 @@
-"""The protocol of verification: who verifies, what is asked, and what is answered.
+"""The protocol of verification: the verifier's interface, the request and the report.
 
-Plain dataclasses: the verifying process imports them as well, and msgspec would add a fifth to the time of
-its start.
+These are plain dataclasses, because the verifying process also imports them, and msgspec would add a fifth to
+its start time.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 GOOD: Final = ("equal", "sound")
-"""Verdicts of images that are what they should be: with a source to compare with, and without one."""
+"""The verdicts of a correct image: "equal" to its source; "sound" if there is no source to compare with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class SourceLayer:
 
 @dataclass(frozen=True, slots=True)
 class VerificationRequest:
-    """How to verify, and against what.
+    """The mode of a verification, and the source to verify against.
 
     Attributes:
-        mode: "tree" compares the bootstrap with the layers, "full" also reads every chunk back. "read" has no
-            source: it only reads the bootstrap and, if their paths are given, every chunk of the blobs.
+        mode: "tree" compares the bootstrap with the layers; "full" also reads every chunk back. "read" has no
+            source: it reads the bootstrap and, if the paths of the blobs are given, every chunk of them.
         layers: lowest first; empty in mode read.
     """
 
@@ -36,12 +36,12 @@ class VerificationRequest:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedImage:
-    """The image that is verified.
+    """The image to verify.
 
     Attributes:
         bootstrap: path of the merged bootstrap.
-        blobs: hex id and path of all blobs that the image may use; None: any. A path may be None where the
-            blob is not read: in mode tree, and for all blobs together in mode read.
+        blobs: hex id and path of all blobs that the image may use; None: any. A path may be None if the
+            blob is not read: in mode tree, and in mode read for all blobs together.
         blob_id: hex id of the blob whose metadata is inlined in the bootstrap of a single layer.
     """
 
@@ -51,16 +51,16 @@ class VerifiedImage:
 
 
 Value: TypeAlias = str | int | None
-"""What was wanted or found; None where there is nothing."""
+"""A wanted or found value; None if it is absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedDifference:
-    """One thing that is not as it should be.
+    """One difference between the image and its source.
 
     Attributes:
-        path: absolute; empty if this is about the image as a whole.
-        layer: digest of the layer that what is wanted comes from, if that is known.
+        path: absolute; empty if the difference is about the whole image.
+        layer: digest of the layer that the wanted value comes from, if known.
     """
 
     path: str
@@ -72,7 +72,7 @@ class ReportedDifference:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """Why something rightly differs and was not compared, and how often."""
+    """A reason for legitimate differences, which are not compared, and their number."""
 
     reason: str
     count: int
@@ -80,16 +80,16 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
-    """What a verification found.
+    """The result of a verification.
 
     Attributes:
-        verdict: with a source equal or differs, without one sound or damaged.
-        mode: of the request.
-        entries: names that were looked at.
-        bytes: of their files; those of a hard link count once.
-        bytes_read: of chunks that were read back from blobs.
-        differences: the first ones, by path; `differences_total` counts all.
-        legitimate: what rightly differs.
+        verdict: "equal" or "differs" with a source, "sound" or "damaged" without one.
+        mode: the mode of the request.
+        entries: number of names examined.
+        bytes: size of their files; hard links count once.
+        bytes_read: size of the chunks read back from blobs.
+        differences: the first differences, by path; `differences_total` counts all.
+        legitimate: the legitimate differences.
     """
 
     verdict: str
@@ -107,21 +107,21 @@ class VerificationReport:
 
 
 Later: TypeAlias = Callable[[], Awaitable[VerifiedImage]]
-"""Waits until there is an image to verify."""
+"""Waits for the image to verify, and returns it."""
 
 
 class Verifier(Protocol):
-    """Runs verifications in processes of their own."""
+    """Runs each verification in a separate process."""
 
     async def verify(self, request: VerificationRequest, image: VerifiedImage | Later) -> VerificationReport:
         """Verify an image.
 
         Args:
-            image: or a function that waits for it; until then the source is read.
+            image: the image, or a function that waits for it; the source is read meanwhile.
         Returns:
             The report, whatever its verdict.
         Raises:
-            DiffersError: the image is so damaged that there was nothing to compare.
-            NydusServiceError: the source side cannot be read, or the process did not do its work.
+            DiffersError: the image is too damaged to compare.
+            NydusServiceError: the source cannot be read, or the process failed.
         """
         ...

@@ -1,4 +1,4 @@
-"""Runs a verification as the process of its own that it has to be: `python -m nydus_service.treeverify`."""
+"""Runs a verification in a separate process: `python -m nydus_service.treeverify`."""
 
 import json
 import math
@@ -20,16 +20,16 @@ from nydus_service.errors import DiffersError
 
 _COMMAND: Final = Command(None, ("-",), module="nydus_service.treeverify")
 _REPORT_LIMIT = 16 << 20
-"""Bytes of a report; it has a hundred differences at most, with paths of 4096 bytes."""
+"""Maximum bytes of a report, which has at most a hundred differences, with paths of 4096 bytes."""
 
 
 class VerifierProcess:
-    """The `Verifier` of one process a verification; any number of them at the same time."""
+    """A `Verifier` that runs one process per verification, any number of them concurrently."""
 
     def __init__(self, *, limits: Limits = UNLIMITED) -> None:
         """
         Args:
-            limits: of each process. Its time counts from when there is a result.
+            limits: limits of each process. The timeout starts when the image is available.
         """
         self._limits = limits
 
@@ -37,13 +37,13 @@ class VerifierProcess:
         """Verify an image.
 
         Args:
-            image: or a function that waits for it; until then the source is read.
+            image: the image, or a function that waits for it; the source is read meanwhile.
         Returns:
             The report, whatever its verdict.
         Raises:
-            DiffersError: the image is so damaged that there was nothing to compare.
-            FormatError, UnsupportedError, NotFoundError, NotAllowedError: the source side cannot be read.
-            BuilderFailed: the process did not do its work.
+            DiffersError: the image is too damaged to compare.
+            FormatError, UnsupportedError, NotFoundError, NotAllowedError: the source cannot be read.
+            BuilderFailed: the process failed.
         """
         report = _Report()
         timeout_s = self._limits.timeout_s
@@ -83,7 +83,7 @@ def _line(document: Mapping[str, object]) -> bytes:
 
 
 class _Report:
-    """What the process prints."""
+    """Collects the output of the process."""
 
     def __init__(self) -> None:
         self.data = bytearray()

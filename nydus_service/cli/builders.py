@@ -1,4 +1,4 @@
-"""Which builder a command runs, and where it works: options first, then the environment."""
+"""Selects the builder and the work directory of a command: options first, then the environment."""
 
 import argparse
 from pathlib import Path
@@ -11,10 +11,10 @@ from nydus_service.config.environment import load_settings, search_path
 
 
 def choose_builder(args: argparse.Namespace) -> Builder:
-    """Make the driver that `--nydus-image` or NYDUS_BUILDER ask for.
+    """Construct the builder that `--nydus-image` or NYDUS_BUILDER selects.
 
     Raises:
-        BuilderFailed: there is no such program.
+        BuilderFailed: the program does not exist or is not executable.
     """
     settings = load_settings()
     return make_builder(
@@ -26,5 +26,5 @@ def choose_builder(args: argparse.Namespace) -> Builder:
 
 
 def choose_work_dir(args: argparse.Namespace) -> Path | None:
-    """Where work directories go, by `--work-dir` or NYDUS_WORKDIR; None: the system's directory for such."""
+    """The parent of work directories, by `--work-dir` or NYDUS_WORKDIR; None: the system's default."""
     return Path(args.work_dir) if args.work_dir else load_settings().work_dir

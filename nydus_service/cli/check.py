@@ -1,4 +1,4 @@
-"""`check`: whether a nydus image is sound, or the very image that it was made of. Changes nothing."""
+"""`check`: check that a nydus image is sound, or equal to its source image. Changes nothing."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from nydus_service.oci.platform import Platform
 from nydus_service.oci.reference import ImageReference
 
 SHOWN = 20
-"""Differences that the text form lists; JSON has up to a hundred."""
+"""The number of differences that the text form lists; JSON has up to a hundred."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

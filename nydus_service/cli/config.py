@@ -1,4 +1,4 @@
-"""`config`: check the daemon's configuration and show what holds; make one of acceld's."""
+"""`config`: check the daemon's configuration and show the effective values; import that of acceld."""
 
 import argparse
 import sys
@@ -73,7 +73,7 @@ def _import_acceld(args: argparse.Namespace) -> int:
 
 
 def _check_whole(config: DaemonConfig, problems: list[str]) -> None:
-    """Raises: ConfigError: there are problems, or the values make no sense together."""
+    """Raises: ConfigError: there are problems, or the values contradict each other."""
     try:
         RuleBook.of(config)
     except ConfigError as exc:
@@ -91,7 +91,7 @@ def _translate(file: Path) -> Translation:
         return translate(yaml.safe_load(file.read_bytes()))
     except OSError as exc:
         raise from_os_error(exc, f"read {file}") from exc
-    except yaml.MarkedYAMLError as exc:  # its own text would repeat the lines, and what is secret in them
+    except yaml.MarkedYAMLError as exc:  # its own text quotes the lines, with any secrets in them
         line = f" in line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise UsageError(f"{file}: not YAML: {exc.problem}{line}") from exc
     except yaml.YAMLError as exc:

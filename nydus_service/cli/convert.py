@@ -1,4 +1,4 @@
-"""`convert`: an image to a nydus image, in any two stores."""
+"""`convert`: convert an image to a nydus image, between any two stores."""
 
 import argparse
 from typing import Any
@@ -40,7 +40,7 @@ LATER = (
 )  # fmt: skip
 
 GIVEN = [row for name, row in TABLE.items() if name != "platforms"]
-"""The options that are arguments as they are; `--platform` has `--all-platforms` for its opposite."""
+"""The options that map to one argument each; `--platform` also has the opposite `--all-platforms`."""
 
 NOT_REMOTE = ("address", "nydus_image", "builder_timeout", "work_dir", "jobs")
 ONLY_REMOTE = ("socket", "priority")
@@ -107,7 +107,7 @@ async def run(args: argparse.Namespace) -> int:
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of the result, as `ConvertOptions.from_json` reads it; the rest is open."""
+    """The options of the result that the command line sets, in the form of `ConvertOptions.from_json`."""
     values = ((row.name, getattr(args, row.name)) for row in GIVEN)
     given = {name: value for name, value in values if value is not None}
     if args.platforms or args.all_platforms:
@@ -116,14 +116,14 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def options_of(args: argparse.Namespace) -> ConvertOptions:
-    """Raises: UsageError, UnsupportedError: a value is wrong, or not there yet."""
+    """Raises: UsageError, UnsupportedError: a value is invalid or not supported yet."""
     return ConvertOptions.from_json(
         given_options(args), base=ConvertOptions(jobs=args.jobs or available_cores())
     )
 
 
 async def _run_remote(args: argparse.Namespace, source: ImageReference, target: ImageReference) -> int:
-    """Let the daemon do it. Who is interrupted only watches no longer."""
+    """Have the daemon convert the image. An interrupt only ends the watching, not the job."""
     from nydus_service.cli import remote  # gRPC: slow to import
 
     for name in NOT_REMOTE:

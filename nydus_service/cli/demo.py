@@ -1,4 +1,4 @@
-"""`demo`: a sample of this machine's own files, converted, verified, checked again; all of it real."""
+"""`demo`: convert, verify and check a sample image of this machine's own files, without any simulation."""
 
 import argparse
 import tempfile
@@ -92,7 +92,7 @@ def _head(args: argparse.Namespace, text: str) -> None:
 async def _check(
     args: argparse.Namespace, stores: Stores, source: Descriptor, target: Descriptor
 ) -> list[Checked]:
-    """The whole check again, as `check --against --verify full` does it, with the layers read again."""
+    """Check the result as `check --against --verify full` does, which reads the layers again."""
     sources = await find_manifests(stores.content, source)
     manifests = await find_manifests(stores.content, target)
     async with open_work_dir(choose_work_dir(args)) as work_dir:

@@ -1,4 +1,4 @@
-"""`doctor`: what this machine has, what it lacks, and how to get it. It changes nothing; its status is 0."""
+"""`doctor`: report present and missing programs and features, with advice. Changes nothing, exits with 0."""
 
 import argparse
 import os
@@ -25,12 +25,12 @@ from nydus_service.errors import NydusServiceError
 CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "google-crc32c")
 NATIVE = "nydus-image"
 SCRATCH_WANTED = 2 * 10**9
-"""Bytes: room for the layers in flight of a large image."""
+"""Bytes: space for the layers in flight of a large image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked for. "missing" is no fault: `advice` says what it is good for and how to get it."""
+    """One item of the report. "missing" is not an error: `advice` gives its purpose and how to get it."""
 
     name: str
     status: Literal["ok", "missing"]
@@ -74,7 +74,7 @@ def _python() -> Iterator[Finding]:
 
 
 async def _builders(settings: Settings) -> list[Finding]:
-    """The embedded builder, and a native one: where NYDUS_BUILDER says, else on PATH."""
+    """The embedded builder, and a native one: the one NYDUS_BUILDER names, otherwise the one on PATH."""
     identity = await EmbeddedBuilder().identify()
     found = [Finding("embedded builder", "ok", str(identity))]
     wanted = settings.builder if settings.builder not in (None, EMBEDDED) else NATIVE
@@ -92,7 +92,7 @@ async def _builders(settings: Settings) -> list[Finding]:
 
 
 def _kernel() -> Iterator[Finding]:
-    """What mounting takes: conversion and checks need neither."""
+    """The requirements of mounting. Conversions and checks need neither."""
     try:
         known = "erofs" in Path("/proc/filesystems").read_text().split()
     except OSError:
@@ -113,7 +113,7 @@ def _kernel() -> Iterator[Finding]:
 
 
 async def _containerd(daemon: ContainerdEndpoint) -> list[Finding]:
-    """What answers at the socket, which namespaces it has, and whether its content can be read as files."""
+    """The containerd at the socket, its namespaces, and whether its content can be read as files."""
     from nydus_service.content.containerd.stores import introspect  # gRPC: slow to import
 
     try:

@@ -1,4 +1,4 @@
-"""Files that a command reads and writes itself: whole, and under their name only once they are complete."""
+"""Files that a command reads and writes itself. An output gets its name only when it is complete."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ def open_replacement(target: Path) -> Iterator[IO[bytes]]:
     """Open a new file that takes the name `target` when the block is left without an error.
 
     Raises:
-        NydusServiceError: it cannot be written; nothing is left of it.
+        NydusServiceError: the file cannot be written; the new file is removed.
     """
     temporary = None
     try:
@@ -44,8 +44,8 @@ def digest_file(path: Path) -> tuple[Digest, int]:
     """Hash a regular file; returns its digest and size in bytes.
 
     Raises:
-        UsageError: it is something else, which could not be read twice.
-        NydusServiceError: it cannot be read.
+        UsageError: the path is not a regular file, so it could not be read twice.
+        NydusServiceError: the file cannot be read.
     """
     digester = Digester()
     try:
@@ -60,7 +60,7 @@ def digest_file(path: Path) -> tuple[Digest, int]:
 
 
 def _umask() -> int:
-    """What the user wants new files to be: `tempfile` makes them private."""
+    """The user's umask. It is needed because `tempfile` makes files private."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""`inspect`: what is in an image of a store, or in a nydus blob or bootstrap on disk."""
+"""`inspect`: show the contents of an image in a store, or of a nydus blob or bootstrap on disk."""
 
 import argparse
 from pathlib import Path
@@ -37,7 +37,7 @@ class LayerFacts(Struct, frozen=True):
 
 
 class ManifestFacts(Struct, frozen=True, kw_only=True):
-    """What is shown of a manifest, in the order of the JSON document."""
+    """The facts shown about a manifest, in the order of the JSON document."""
 
     descriptor: Descriptor
     platform: str | None

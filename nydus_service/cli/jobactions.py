@@ -1,4 +1,4 @@
-"""What `jobs` does: asks the daemon, and tells."""
+"""The actions of `jobs`: each sends requests to the daemon and prints the answers."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from nydus_service.convert.encoding import as_json
 from nydus_service.jobs.job import Job, JobState, LayerState
 
 SHORT_ID: Final = 12
-"""Digits of an id in tables; `show`, `watch`, `cancel` and `retry` take as few."""
+"""Digits of an id in tables; `show`, `watch`, `cancel` and `retry` accept ids of this length."""
 
 _STYLES: Final = {JobState.DONE: "ok", JobState.FAILED: "bad"}
 
@@ -99,7 +99,7 @@ async def _watch(args: argparse.Namespace, client: ApiClient) -> int:
 
 
 async def _watch_all(args: argparse.Namespace, client: ApiClient) -> int:
-    """Tell of changes until nobody wants to hear of them: a line for each, of text or JSON."""
+    """Print each change of state, one line of text or JSON each, until interrupted."""
     states: dict[str, JobState] = {}
     note = remote.make_note(args)
     async with aclosing(remote.watch_patiently(client, "", note)) as jobs:
@@ -131,7 +131,7 @@ async def _retry(args: argparse.Namespace, client: ApiClient) -> int:
 async def _change(
     args: argparse.Namespace, client: ApiClient, change: Callable[[str], Awaitable[Job]]
 ) -> int:
-    """Do something to each job; all are looked up first, so that a wrong id changes nothing."""
+    """Apply `change` to each job. All jobs are looked up first, so that a wrong id changes nothing."""
     found = [await client.get(each) for each in args.id]
     changed = [await change(job.id) for job in found]
     if args.format == "json":
@@ -153,10 +153,10 @@ _ACTIONS: Final[dict[str, Callable[[argparse.Namespace, ApiClient], Awaitable[in
 
 
 def job_as_json(job: Job, *, brief: bool = False) -> dict[str, Any]:
-    """A job for machines to read; times in RFC 3339.
+    """A job as JSON, with times in RFC 3339.
 
     Args:
-        brief: leave out what lists do not have: the layers, the result.
+        brief: leave out the layers and the result, which lists do not have.
     """
     fields: dict[str, Any] = as_json(job)
     fields["request"]["options"] = job.request.options.as_json()
@@ -212,7 +212,7 @@ def _print_layers(job: Job) -> None:
 def _how_it_is(job: Job, *, whole: bool = False) -> str:
     """
     Args:
-        whole: all lines of an error.
+        whole: include all lines of an error.
     """
     if job.state is JobState.DONE and job.started_at and job.finished_at:
         return f"in {format_seconds(job.finished_at - job.started_at)}"

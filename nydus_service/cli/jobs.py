@@ -1,4 +1,4 @@
-"""`jobs`: what the daemon does and has done: list, show, watch, cancel, retry."""
+"""`jobs`: list, show, watch, cancel and retry the daemon's jobs."""
 
 import argparse
 from typing import Final

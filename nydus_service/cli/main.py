@@ -1,6 +1,6 @@
 """The `nydus-service` command: parse, call the library, print.
 
-Only the module of the command that was asked for is imported, so that `--help` costs next to nothing.
+Only the module of the requested command is imported, so that `--help` is fast.
 """
 
 import argparse
@@ -31,7 +31,7 @@ COMMANDS = {
     "demo": "sample, convert, check, and a table of it",
 }
 LATER = ("reconvert", "unpack")
-"""Commands that are planned; each says by name that it is not there yet."""
+"""Planned commands; each fails with a message that names it as not available yet."""
 
 _EPILOG = f"""Not there yet: {", ".join(LATER)}.
 
@@ -52,7 +52,7 @@ class _CommandModule(Protocol):
 
 
 def build_parser(wanted: Sequence[str]) -> argparse.ArgumentParser:
-    """Make the parser; the commands among the words of `wanted` get their arguments, others only a name."""
+    """Make the parser. Commands among the words of `wanted` get their arguments, others only their name."""
     parser = argparse.ArgumentParser(
         "nydus-service",
         description="Converts OCI container images to nydus images (RAFS v6) and checks them.",
@@ -80,7 +80,7 @@ def build_parser(wanted: Sequence[str]) -> argparse.ArgumentParser:
 
 
 class _PrintCompletion(argparse.Action):
-    """Prints the completion script for a shell, as `shtab` makes it, and ends."""
+    """Prints the completion script that `shtab` generates for a shell, and exits."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, metavar: str) -> None:
         super().__init__(option_strings, dest, help="print the completion script of a shell", metavar=metavar)
@@ -103,12 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(words).parse_args(words)
         verbose = args.verbose
         status = _run(args)
-    except SystemExit as exc:  # argparse: --help, or a usage error that it has told
+    except SystemExit as exc:  # argparse: --help, or a usage error that it has reported
         status = exc.code if isinstance(exc.code, int) else 1
     except NydusServiceError as exc:
         status = _fail(str(exc), exc.exit_code)
     except KeyboardInterrupt:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # once is enough; the next would spoil the status
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # another signal would change the exit status
         status = _fail("interrupted", EXIT_INTERRUPTED)
     except Exception as exc:
         status = _fail_unexpectedly(exc, verbose)
@@ -122,7 +122,7 @@ def _refuse_later(words: Sequence[str]) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they wait until there is something to cancel
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # pending until the command can be cancelled
     import anyio
 
     from nydus_service.observe.logs import set_up_logs
@@ -133,10 +133,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 async def _run_until_signal(args: argparse.Namespace) -> int:
-    """Run the command. SIGINT and SIGTERM cancel it, and it cleans up however often they come.
+    """Run the command. SIGINT and SIGTERM cancel it; repeated signals do not interrupt its cleanup.
 
     Raises:
-        KeyboardInterrupt: it was cancelled, whatever it said on its way out.
+        KeyboardInterrupt: the command was cancelled, whatever it raised afterwards.
     """
     import anyio
 
@@ -155,14 +155,14 @@ async def _run_until_signal(args: argparse.Namespace) -> int:
             except Exception as exc:  # kept out of the group, which would wrap it
                 outcome = None if tasks.cancel_scope.cancel_called else exc
             tasks.cancel_scope.cancel()
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # all is done; nothing shall spoil the status
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # done: a signal must not change the exit status
     if isinstance(outcome, int):
         return outcome
     raise outcome or KeyboardInterrupt
 
 
 def _fail(message: str, status: int) -> int:
-    with contextlib.suppress(OSError):  # nobody reads our errors: the exit status still tells
+    with contextlib.suppress(OSError):  # stderr is closed: the exit status still reports the failure
         print(f"nydus-service: {message}", file=sys.stderr)
     return status
 

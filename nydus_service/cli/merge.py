@@ -1,4 +1,4 @@
-"""`merge`: nydus blobs on disk, one a layer, to an image's bootstrap or its bootstrap layer."""
+"""`merge`: merge nydus blobs on disk, one per layer, into an image's bootstrap or its bootstrap layer."""
 
 import argparse
 import os
@@ -31,7 +31,7 @@ from nydus_service.options.arguments import build_options_of
 
 @dataclass(frozen=True, slots=True)
 class LayerBlob:
-    """A nydus blob on disk, and what of it a merge needs, in files of the work directory."""
+    """A nydus blob on disk, and the metadata that a merge needs, in files of the work directory."""
 
     path: Path
     digest: Digest
@@ -82,11 +82,11 @@ async def run(args: argparse.Namespace) -> int:
 
 
 async def take_apart(path: Path, work_dir: Path) -> LayerBlob:
-    """Hash a nydus blob, and put its bootstrap and chunk-info table in files named by its digest.
+    """Hash a nydus blob, and extract its bootstrap and chunk-info table to files named by its digest.
 
     Raises:
-        FormatError: it is not a nydus blob, or it is damaged.
-        NydusServiceError: it cannot be read, or the files cannot be written.
+        FormatError: the file is not a nydus blob, or is damaged.
+        NydusServiceError: the blob cannot be read, or the files cannot be written.
     """
     digest, size = await anyio.to_thread.run_sync(digest_file, path)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -110,7 +110,7 @@ async def _bootstrap_layer(
 
 
 def _move(written: Path, output: Path) -> Digest:
-    """Copy a file of the work directory to where it was asked for."""
+    """Copy a file of the work directory to the output path. Returns its digest."""
     with open_replacement(output) as target, written.open("rb") as source:
         shutil.copyfileobj(source, target, READ_SIZE)
     return digest_file(output)[0]

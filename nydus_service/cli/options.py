@@ -1,4 +1,4 @@
-"""Options that several commands share, and options of later versions, which fail by name."""
+"""Options that several commands share, and options of later versions, which fail with their name."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ and may end in @sha256:…"""
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """What every command takes."""
+    """Add the options of every command."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format", choices=("text", "json"), default="text", help="json: one document on stdout"
@@ -31,7 +31,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def add_builder(parser: argparse.ArgumentParser) -> None:
-    """Which program builds, and where it works."""
+    """Add the options of the builder: its program and its timeout."""
     group = parser.add_argument_group("builder")
     group.add_argument(
         "--nydus-image",
@@ -50,7 +50,7 @@ def add_work_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_containerd(parser: argparse.ArgumentParser) -> None:
-    """Which containerd is meant by the references that mean one; as `ctr` has it."""
+    """Add the options that select the containerd of references, as in `ctr`."""
     group = parser.add_argument_group("containerd")
     group.add_argument(
         "--address",
@@ -64,7 +64,7 @@ def add_containerd(parser: argparse.ArgumentParser) -> None:
 
 
 def add_socket(parser: "argparse._ActionsContainer") -> None:
-    """Which daemon is asked."""
+    """Add the option that selects the daemon."""
     parser.add_argument(
         "--socket",
         metavar="PATH",
@@ -80,7 +80,7 @@ class OptionGroups:
         self._groups: dict[str, argparse._ArgumentGroup] = {}
 
     def group(self, title: str) -> "argparse._ArgumentGroup":
-        """The group of this title, made when it is asked for first."""
+        """The group with this title, created on first use."""
         if title not in self._groups:
             self._groups[title] = self._parser.add_argument_group(title)
         return self._groups[title]
@@ -92,12 +92,12 @@ class OptionGroups:
 
 
 def build_rows(*, merge: bool = False) -> list[Row]:
-    """The build options that a command can have. With `merge` only those that a merge takes."""
+    """The build options that a command can have. With `merge`, only those that apply to a merge."""
     return [row for row in BUILD_ROWS.values() if row.option.number and (row.option.merges or not merge)]
 
 
 def add_later(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Accept options of later versions only to say by name that they are not there yet."""
+    """Accept options of later versions, to fail with a message that names the option."""
     for name in names:
         parser.add_argument(name, action=_NotThereYet, help=argparse.SUPPRESS)
     said = parser.epilog + "\n\n" if parser.epilog else ""
@@ -121,7 +121,7 @@ def _wrap(names: Sequence[str]) -> str:
 
 
 def _read_paths(text: str) -> tuple[str, ...]:
-    """Parse paths; "-" reads them from stdin, a path a line, while Ctrl-C still simply ends the command."""
+    """Parse paths; "-" reads them from stdin, one per line. Ctrl-C still ends the command at this point."""
     parts = sys.stdin.read().splitlines() if text == "-" else text.split(",")
     return tuple(part.strip() for part in parts if part.strip())
 

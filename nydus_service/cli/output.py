@@ -1,4 +1,4 @@
-"""What goes to stdout: one JSON document, or plain lines and tables. A reader that left is no error."""
+"""Writes to stdout: one JSON document, or plain lines and tables. A closed pipe is not an error."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from nydus_service.errors import from_os_error
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document; other tools parse it, so it goes out whole or not at all."""
+    """Print one JSON document. It is serialized completely before any of it is written."""
     import json
 
     _write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -18,7 +18,7 @@ def print_line(line: str = "") -> None:
 
 
 def finish_output(status: int) -> int:
-    """Flush stdout before the interpreter would, and return the exit status, `status` if that went well."""
+    """Flush stdout before the interpreter does. Returns the exit status: `status`, unless flushing fails."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -33,10 +33,10 @@ def finish_output(status: int) -> int:
 
 
 def _write(text: str) -> None:
-    """Raises NydusServiceError: stdout cannot be written."""
+    """Raises: NydusServiceError: stdout cannot be written."""
     try:
         sys.stdout.write(text)
-        sys.stdout.flush()  # in order with what goes to stderr meanwhile
+        sys.stdout.flush()  # keeps the order relative to stderr
     except BrokenPipeError:
         _discard_stdout()
     except OSError as exc:
@@ -45,5 +45,5 @@ def _write(text: str) -> None:
 
 
 def _discard_stdout() -> None:
-    """Send what is still buffered, and all that follows, nowhere: the interpreter flushes once more."""
+    """Discard buffered and later output, because the interpreter flushes stdout again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

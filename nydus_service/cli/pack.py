@@ -1,4 +1,4 @@
-"""`pack`: one layer, a tar on disk, to one nydus blob on disk."""
+"""`pack`: convert one layer, a tar on disk, to one nydus blob on disk."""
 
 import argparse
 import time

@@ -1,7 +1,7 @@
-"""Shows a conversion while it runs: live on a terminal, else a line for each step. All on stderr.
+"""Shows the progress of a conversion on stderr: live on a terminal, otherwise one line per step.
 
-A conversion of our own and a job of a daemon are shown alike: by values of `JobProgress`. Each value is
-compared with what is shown already, so that a step is shown even if the value right after it was missed.
+A local conversion and a job of a daemon use the same display, which takes values of `JobProgress`. Each value
+is compared with the steps already shown, so that no step is lost if intermediate values are skipped.
 """
 
 import argparse
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 SHORT_DIGEST = len("sha256:") + 12
 
 Drawing: TypeAlias = Callable[[JobProgress], None]
-"""Shows how far a conversion is; called with each new value."""
+"""Shows the progress of a conversion; called with each new value."""
 
 _STAGES: Final = tuple(ImageStage)
 _REDRAW_S = 0.1
-"""Between two values of which only the numbers of bytes differ."""
+"""Seconds between redraws if only the numbers of bytes have changed."""
 
 
 @contextmanager
 def open_progress(args: argparse.Namespace, *, verifies: bool) -> Iterator[Progress]:
-    """Give the callback for the events of a conversion in this process.
+    """Provide the callback for the events of a conversion in this process.
 
     Args:
         verifies: whether the result is verified.
@@ -43,7 +43,7 @@ def open_progress(args: argparse.Namespace, *, verifies: bool) -> Iterator[Progr
 
 @contextmanager
 def open_drawing(args: argparse.Namespace) -> Iterator[Drawing | None]:
-    """Give what the options and the terminal ask for; None shows nothing."""
+    """Provide the display that the options and the terminal select; None: no display."""
     if args.quiet:
         yield None
     elif sys.stderr.isatty() and not args.verbose:  # log lines and live bars do not mix
@@ -56,7 +56,7 @@ def open_drawing(args: argparse.Namespace) -> Iterator[Drawing | None]:
 
 
 class _Follower:
-    """Draws what events tell."""
+    """Draws the progress that events report."""
 
     def __init__(self, draw: Drawing, *, verifies: bool) -> None:
         self._draw = draw
@@ -73,7 +73,7 @@ class _Follower:
 
 
 class _Lines:
-    """A line for each step that is done; only what a log needs."""
+    """Prints one line for each completed step, for logs."""
 
     def __init__(self) -> None:
         self._planned = False
@@ -103,7 +103,7 @@ def _print(line: str) -> None:
 
 
 def _passed(known: dict[str, int], image: ImageStatus) -> tuple[ImageStage, ...]:
-    """The stages that an image has reached since the last call, in their order. Updates `known`."""
+    """The stages that an image has reached since the last call, in order. Updates `known`."""
     before, now = known.get(image.image, 0), _STAGES.index(image.stage)
     known[image.image] = now
     return _STAGES[before + 1 : now + 1]
@@ -119,7 +119,7 @@ def _verified(image: ImageStatus, between: str) -> str:
 
 
 class _Live:
-    """A bar for all layers together, and a line for each one that is being built."""
+    """Draws a bar for all layers together, and a line for each layer that is being built."""
 
     def __init__(self, bars: "Bars") -> None:
         self._bars = bars

@@ -1,4 +1,4 @@
-"""Asking the daemon: where it is, what it is asked, and how its jobs are followed."""
+"""Access to the daemon: connects to it, adapts requests to it, and follows its jobs."""
 
 import argparse
 import os.path
@@ -24,7 +24,7 @@ from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.oci.reference import ImageReference
 
 PATIENCE_S: Final = 60.0
-"""How long a daemon that has gone is waited for: one that is restarted goes on with its jobs."""
+"""Seconds to wait for a daemon that has gone: after a restart it continues its jobs."""
 
 _PAUSE_S = 0.5
 
@@ -32,7 +32,7 @@ Note = Callable[[str], None]
 
 
 class JobCancelled(NydusServiceError):
-    """Somebody ended the job that was waited for."""
+    """The awaited job was cancelled."""
 
     code, exit_code = "cancelled", EXIT_INTERRUPTED
 
@@ -43,23 +43,23 @@ def open_daemon(args: argparse.Namespace) -> AbstractAsyncContextManager[ApiClie
 
 
 def absolute(reference: ImageReference) -> str:
-    """A reference as a daemon understands it, whose directory is another."""
+    """Format a reference with an absolute path, because the daemon has another working directory."""
     return str(replace(reference, path=os.path.abspath(reference.path)) if reference.path else reference)
 
 
 def make_note(args: argparse.Namespace) -> Note:
-    """What tells on stderr how a job is, where progress is told there as well."""
+    """Return the function that prints notes about a job on stderr; silent if progress is not shown there."""
     silent = args.quiet or (args.format == "json" and not sys.stderr.isatty())
     return _ignore if silent else _note
 
 
 async def follow(args: argparse.Namespace, client: ApiClient, job_id: str) -> Job:
-    """Show a job while it runs, as a conversion of our own is shown. Returns it finished.
+    """Show a job while it runs, like a local conversion. Returns the finished job.
 
-    A daemon that ends is waited for: the job goes on when it is back.
+    If the daemon ends, this waits for it to come back, and the job continues.
 
     Raises:
-        UnreachableError: it did not come back.
+        UnreachableError: the daemon did not come back.
     """
     note = make_note(args)
     with ExitStack() as shown:
@@ -82,7 +82,7 @@ async def follow(args: argparse.Namespace, client: ApiClient, job_id: str) -> Jo
 
 
 async def watch_patiently(client: ApiClient, job_id: str, note: Note) -> AsyncGenerator[Job, None]:
-    """`ApiClient.watch`, over ends of the daemon from which it comes back soon enough."""
+    """`ApiClient.watch` that survives restarts of the daemon of up to `PATIENCE_S`."""
     gone_at: float | None = None
     while True:
         try:
@@ -104,8 +104,8 @@ def result_of(job: Job) -> ConvertResult:
     """The result of a finished job.
 
     Raises:
-        NydusServiceError: it failed, of the kind that it failed with.
-        JobCancelled: it was cancelled.
+        NydusServiceError: the job failed; the kind of error is that of the job.
+        JobCancelled: the job was cancelled.
     """
     if job.state is JobState.CANCELLED:
         raise JobCancelled(f"job {job.id} was cancelled")
@@ -121,11 +121,11 @@ def _note(text: str) -> None:
 
 
 def _ignore(text: str) -> None:
-    """Say nothing."""
+    """Print nothing."""
 
 
 def _waiting(job: Job) -> str:
-    """What a job waits for; empty if it works."""
+    """The reason why a job waits; empty if it does not."""
     if job.state is not JobState.QUEUED:
         return ""
     if job.error is not None:

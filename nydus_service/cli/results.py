@@ -1,4 +1,4 @@
-"""What a conversion did or would do, printed: one of our own, or a daemon's."""
+"""Prints the result or the preview of a conversion, whether local or the daemon's."""
 
 import argparse
 
@@ -46,7 +46,7 @@ def tell_result(args: argparse.Namespace, result: ConvertResult) -> None:
 
 
 def print_image(image: ImageResult) -> None:
-    """A table of an image's layers, and how it was verified."""
+    """Print a table of an image's layers, and its verification."""
     columns = [Column("layer"), Column("in", True), Column("out", True), Column("ratio", True)]
     columns.append(Column("time", True))
     rows = [

@@ -1,4 +1,4 @@
-"""`sample`: a real image of this machine's own files, in an OCI layout."""
+"""`sample`: make a real image of this machine's own files, in an OCI layout."""
 
 import argparse
 import time

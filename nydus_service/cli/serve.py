@@ -1,4 +1,4 @@
-"""`serve`: the daemon. Its options are those that differ between machines; the file has the rest."""
+"""`serve`: run the daemon. Its options are those that differ between machines; the file has the others."""
 
 import argparse
 from functools import partial
@@ -9,7 +9,7 @@ from nydus_service.config.environment import load_settings
 from nydus_service.config.file import CONFIG_FILE, load_config
 
 HANDLES_SIGNALS = True
-"""It drains before it ends; nobody else may end it."""
+"""The daemon drains before it ends, so `main` must not cancel it on a signal."""
 
 _OVERRIDES = {
     "address": "containerd.address",
@@ -26,7 +26,7 @@ _OVERRIDES = {
     "log_format": "log.format",
     "log_level": "log.level",
 }
-"""Option: the key that it stands above."""
+"""Options, by the name of their argument, with the configuration key that each overrides."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Which containerd a command means."""
+"""Selects the containerd of a command."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from nydus_service.content.open_stores import ContainerdEndpoint
 
 
 def choose_daemon(args: argparse.Namespace) -> ContainerdEndpoint:
-    """By `--address` and `--namespace`, or their variables."""
+    """Select the containerd by `--address` and `--namespace`, or by their variables."""
     settings = load_settings()
     address = Path(args.address.removeprefix("unix://")) if args.address else settings.containerd_address
     namespace = args.namespace or settings.containerd_namespace

@@ -1,4 +1,4 @@
-"""`sweep`: remove what killed runs left behind, in containerd and among the work directories."""
+"""`sweep`: remove the leftovers of killed runs, in containerd and among the work directories."""
 
 import argparse
 

@@ -18,7 +18,7 @@ class Column:
 def print_table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None
 ) -> None:
-    """Print `rows`, and `total` set apart below them. Every row has a text for each column."""
+    """Print `rows`, and `total` set apart below them. Every row has one text per column."""
     if sys.stdout.isatty():
         _print_styled(columns, rows, total)
     else:
@@ -27,7 +27,7 @@ def print_table(
 
 
 def print_heading(text: str) -> None:
-    """Print what comes next, with an empty line before and behind."""
+    """Print a heading, with an empty line before and after it."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.text import Text
@@ -38,7 +38,7 @@ def print_heading(text: str) -> None:
 
 
 def print_verdict(word: str, text: str, style: str) -> None:
-    """Print a line that begins with a word to be seen; `style` is a key of STYLES."""
+    """Print a line that begins with a highlighted word; `style` is a key of STYLES."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.text import Text
@@ -67,7 +67,7 @@ def _print_styled(
             justify="right" if column.right else "left",
             min_width=max(map(len, cells)) if column.right else None,
             no_wrap=column.right,
-            overflow="ellipsis",  # a digest in a narrow window; JSON has it whole
+            overflow="ellipsis",  # a digest in a narrow window; JSON has all of it
         )
     for row in rows:
         table.add_row(*map(Text, row))
@@ -88,7 +88,7 @@ def plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> lis
 
 
 def format_size(size_bytes: float) -> str:
-    """Tell a size in three digits or so, decimal units: "24.8 MB"."""
+    """Format a size with about three digits and decimal units: "24.8 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if size_bytes < 999.5:
             return f"{size_bytes:.{0 if unit == 'B' or size_bytes >= 99.95 else 1}f} {unit}"

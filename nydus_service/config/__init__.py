@@ -1,6 +1,6 @@
-"""What this program is told by file, environment and options. Nothing else reads os.environ.
+"""The configuration from files, environment and options. No other package reads os.environ.
 
-`environment.Settings` are for the command line: what an option that was not given defaults to.
-`sections.Config` is the daemon's: a TOML file, variables above it, options of `serve` above those. They are
-apart so that a command line need not load what it takes to read such a file.
+`environment.Settings` has the defaults of options that are not given on the command line.
+`sections.DaemonConfig` is the daemon's configuration: a TOML file, overridden by variables, overridden by
+options of `serve`. They are separate so that commands need not load the code that reads the file.
 """

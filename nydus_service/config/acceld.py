@@ -1,4 +1,4 @@
-"""The configuration of Harbor's acceleration-service, acceld, in ours. Pure.
+"""Translates the configuration of acceld, Harbor's acceleration-service, to this project's. Pure.
 
 Source: goharbor/acceleration-service pkg/config/config.go and misc/config/config.nydus.yaml, 0.2.
 """
@@ -18,11 +18,11 @@ _DRIVER: Final = "converter.driver.config."
 
 @dataclass(slots=True)
 class Translation:
-    """What has become of a configuration.
+    """A translated configuration.
 
     Attributes:
-        sections, rules: ours.
-        notes: what has no counterpart or needs a hand, a line each, by acceld's names.
+        sections, rules: the sections and rules of this project's configuration.
+        notes: settings that have no counterpart or need manual work, one line each, by acceld's names.
     """
 
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Translation:
     notes: list[str] = field(default_factory=list)
 
     def as_toml(self) -> str:
-        """The file, with the notes as its first lines."""
+        """Format the TOML file, with the notes as comments in its first lines."""
         comments = "".join(f"# {' '.join(note.split())}\n" for note in self.notes)
         return f"{comments}\n{format_tables(self.sections, self.rules)}"
 
@@ -43,8 +43,8 @@ def translate(document: object) -> Translation:
     """Translate the document of an acceld's YAML file.
 
     Raises:
-        UsageError: it is no configuration of acceld.
-        UnsupportedError: it is for another kind of image than nydus.
+        UsageError: the document is not a configuration of acceld.
+        UnsupportedError: its driver makes images other than nydus images.
     """
     if not isinstance(document, dict) or not {"server", "provider", "converter"} & document.keys():
         raise UsageError("no configuration of acceld: it has none of server, provider, converter")
@@ -62,7 +62,7 @@ def translate(document: object) -> Translation:
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by dotted names; what is translated as a whole is left out, and so is what is empty."""
+    """Yield values by dotted names, without empty ones and without those that are translated as a whole."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if name in ("provider.source", "converter.rules") or value is None or value == "":
@@ -87,7 +87,7 @@ def _translate_server(translation: Translation, values: dict[str, Any]) -> None:
 
 
 def _translate_sources(translation: Translation, document: Mapping[str, Any]) -> list[str]:
-    """Returns: the registries' hosts. What opens them is never repeated, only named."""
+    """Translate the registries. Returns their hosts. Credentials are only named, never repeated."""
     provider = document.get("provider")
     sources = provider.get("source") if isinstance(provider, dict) else None
     if not isinstance(sources, dict):
@@ -152,7 +152,7 @@ def _listed(separator: str) -> Callable[[Any], list[str]]:
 
 
 def _reader_of(kind: option.Kind[Any]) -> Callable[[Any], Any]:
-    """How acceld writes an option of this kind: as a text."""
+    """The function that reads an option of this kind from acceld's text."""
     if isinstance(kind, option.Flag):
         return _flag
     if isinstance(kind, option.Number):
@@ -173,7 +173,7 @@ _SAME: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
         if row.option.acceld
     },
 }
-"""acceld's name: our key, and how the value is read. Values of the driver's part are all texts there."""
+"""This project's key and the reader of the value, by acceld's name. All values of the driver are text."""
 
 _OFF: Final = frozenset(("false", "0", ""))
 _BACKEND: Final = "no counterpart yet: blobs stay beside their manifests"
@@ -198,4 +198,4 @@ _GONE: Final[dict[str, tuple[frozenset[str], str]]] = {
     f"{_DRIVER}backend_config": (_OFF, _BACKEND),
     f"{_DRIVER}backend_force_push": (_OFF, _BACKEND),
 }
-"""acceld's name: values that need no word, and what to say of others. A value is never repeated."""
+"""By acceld's name: values that need no note, and the note for others. Notes never repeat a value."""

@@ -1,4 +1,4 @@
-"""What the environment says: the only place that reads os.environ."""
+"""The settings from the environment. Only this module reads os.environ."""
 
 import os
 from collections.abc import Mapping
@@ -13,28 +13,28 @@ _NAME = "nydus-service"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says; an option on the command line wins over each of these.
+    """The settings from the environment. Options on the command line override them.
 
-    The first three mean what they mean to the Go package `pkg/converter` of nydus-snapshotter.
+    The first three have the same meaning as in the Go package `pkg/converter` of nydus-snapshotter.
     """
 
     builder: str | None = None
-    """NYDUS_BUILDER: the builder to drive, a path, a name on PATH, or "embedded"."""
+    """NYDUS_BUILDER: the builder to run: a path, a name on PATH, or "embedded"."""
     work_dir: Path | None = None
-    """NYDUS_WORKDIR: where work directories are made, instead of the system's directory for such."""
+    """NYDUS_WORKDIR: the parent of work directories, instead of the system's temporary directory."""
     disable_tar_rafs: bool = False
-    """NYDUS_DISABLE_TAR2RAFS, not empty: take a builder for one without `--type tar-rafs`."""
+    """NYDUS_DISABLE_TAR2RAFS, if not empty: treat the builder as one without `--type tar-rafs`."""
     containerd_address: Path = _CONTAINERD_SOCKET
-    """CONTAINERD_ADDRESS: the socket."""
+    """CONTAINERD_ADDRESS: the socket of containerd."""
     containerd_namespace: str = _CONTAINERD_NAMESPACE
-    """CONTAINERD_NAMESPACE, as `ctr` has it."""
+    """CONTAINERD_NAMESPACE, as in `ctr`."""
     service_socket: Path = _SERVICE_SOCKET
-    """NYDUS_SERVICE_SOCKET: of the daemon, for those who ask it."""
+    """NYDUS_SERVICE_SOCKET: the socket of the daemon, for its clients."""
     runtime_dir: Path | None = None
-    """XDG_RUNTIME_DIR: a user's own directory for sockets and locks, until the machine is restarted."""
+    """XDG_RUNTIME_DIR: a user's own directory for sockets and locks, which lasts until a restart."""
 
     def jobs_dir(self, user: int) -> Path:
-        """Where processes of a user hold the locks of their jobs: root's, the user's own, or a makeshift."""
+        """The directory of a user's job locks: in /run (root), XDG_RUNTIME_DIR or the temporary directory."""
         if user == 0:
             return Path("/run") / _NAME / "jobs"
         if self.runtime_dir is not None:
@@ -43,16 +43,16 @@ class Settings:
 
 
 def temporary_root() -> Path:
-    """Where temporary files go, unless one is told otherwise: TMPDIR, or /tmp.
+    """The default directory for temporary files: TMPDIR, or /tmp.
 
-    Not `tempfile.gettempdir`: it probes the directory with a file, which stays if we are killed just then,
-    and quietly takes another directory where that fails.
+    `tempfile.gettempdir` is not used: it probes the directory with a file, which stays if the process is
+    killed at that moment, and it silently falls back to another directory.
     """
     return Path(os.environ.get("TMPDIR") or "/tmp")
 
 
 def settings_from(environ: Mapping[str, str]) -> Settings:
-    """Read settings from variables; an empty one counts as not set."""
+    """Read settings from variables; an empty variable counts as unset."""
     address = environ.get("CONTAINERD_ADDRESS", "").removeprefix("unix://")
     return Settings(
         builder=environ.get("NYDUS_BUILDER") or None,
@@ -70,10 +70,10 @@ def load_settings() -> Settings:
 
 
 def search_path() -> str:
-    """PATH, for whoever looks for a program by its name."""
+    """PATH, to search for programs by name."""
     return os.environ.get("PATH", os.defpath)
 
 
 def environment() -> Mapping[str, str]:
-    """This process's variables, for whoever hands them on: the daemon, to systemd's part of it."""
+    """This process's variables, for code that passes them on, such as the daemon's systemd support."""
     return os.environ

@@ -1,4 +1,4 @@
-"""Reads the daemon's configuration: its file, and variables and options above that."""
+"""Reads the daemon's configuration: its file, overridden by variables and options."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from nydus_service.config.sections import DaemonConfig
 from nydus_service.errors import from_os_error
 
 CONFIG_FILE = Path("/etc/nydus-service/config.toml")
-"""Of the daemon, if no other is named. It need not be there."""
+"""The default file of the daemon's configuration. It may be missing."""
 
 
 def load_config(
@@ -21,14 +21,14 @@ def load_config(
     """Read the daemon's configuration.
 
     Args:
-        path: of a TOML file; None: `CONFIG_FILE` if that is there, or else the defaults.
-        environ: its NYDUS_SERVICE_<SECTION>_<KEY> win over the file, which wins over CONTAINERD_ADDRESS,
-            NYDUS_BUILDER and NYDUS_WORKDIR; None: this process's.
-        overrides: "section.key" to value, which win over those; a text may be written as in a variable.
+        path: path of a TOML file; None: `CONFIG_FILE` if it exists, otherwise the defaults.
+        environ: variables. NYDUS_SERVICE_<SECTION>_<KEY> override the file, which overrides
+            CONTAINERD_ADDRESS, NYDUS_BUILDER and NYDUS_WORKDIR. None: this process's variables.
+        overrides: "section.key" to value. They override all others; text has the form of a variable's value.
     Raises:
-        ConfigError: anything is wrong; its `problems` are all that is.
-        NotFoundError: the file that was named is not there.
-        NotAllowedError: it must not be read.
+        ConfigError: the configuration is invalid; `problems` lists all faults.
+        NotFoundError: the file at `path` does not exist.
+        NotAllowedError: this user may not read the file.
     """
     config, problems = examine_config(path, environ, overrides)
     if problems:
@@ -41,11 +41,11 @@ def examine_config(
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[DaemonConfig, list[str]]:
-    """Read as `load_config` does, for whoever tells of all problems: what is right, and what is not.
+    """As `load_config`, but return the problems together with the configuration made of the valid values.
 
     Raises:
-        NotFoundError, NotAllowedError: as `load_config`.
-        ConfigError: the file is no text.
+        NotFoundError, NotAllowedError: as for `load_config`.
+        ConfigError: the file is not UTF-8 text.
     """
     environ = environment() if environ is None else environ
     reading = Reading()

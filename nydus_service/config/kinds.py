@@ -1,4 +1,4 @@
-"""The kinds of values that the configuration has: how each is read from TOML and from a variable. Pure."""
+"""The kinds of configuration values, and the readers of each from TOML and from variables. Pure."""
 
 import ipaddress
 import math
@@ -27,9 +27,9 @@ class SettingKind:
     """One kind of value.
 
     Attributes:
-        says: what a value of it is, to end the sentence "… is not".
-        read: from what TOML has; raises ValueError, with a reason if `says` is not enough of one.
-        from_text: from the text of a variable or an option to what TOML would have.
+        says: a description of valid values that completes the sentence "… is not".
+        read: converts a value from TOML; raises TypeError, ValueError or OverflowError if it is invalid.
+        from_text: converts the text of a variable or an option to a value as in TOML; raises ValueError.
     """
 
     says: str
@@ -37,14 +37,14 @@ class SettingKind:
     from_text: Callable[[str], Any] = str
 
     def parse(self, value: object) -> Any:
-        """Raises: ValueError: the value is none of this kind; the text says what it should be."""
+        """Read a value from TOML. Raises: ValueError: the value is invalid; the text describes valid ones."""
         try:
             return self.read(value)
         except (TypeError, ValueError, OverflowError) as exc:
             raise ValueError(f"{value!r} is not {self.says}") from exc
 
     def parse_text(self, text: str) -> Any:
-        """Raises: ValueError: as `parse`."""
+        """Read the text of a variable or an option. Raises: ValueError: as for `parse`."""
         try:
             value = self.from_text(text)
         except ValueError as exc:
@@ -54,7 +54,7 @@ class SettingKind:
 
 def _exactly(wanted: type) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
-        if type(value) is not wanted:  # true is an int, which nobody means
+        if type(value) is not wanted:  # not isinstance: true is an int, too
             raise TypeError
         return value
 
@@ -87,9 +87,9 @@ def _read_texts(value: Any) -> tuple[str, ...]:
 
 
 def parse_size(value: object) -> int:
-    """Bytes, of a number or of a text like "1GiB" or "500 MB".
+    """Read a size in bytes from a number, or from text like "1GiB" or "500 MB".
 
-    Raises: ValueError: it is neither.
+    Raises: ValueError: the value is neither.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
@@ -100,9 +100,9 @@ def parse_size(value: object) -> int:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds, of a number or of a text like "60s" or "1h30m".
+    """Read a duration in seconds from a number, or from text like "60s" or "1h30m".
 
-    Raises: ValueError: it is neither.
+    Raises: ValueError: the value is neither.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
@@ -132,7 +132,7 @@ def _split(text: str) -> list[str]:
 
 
 def _read_listen(value: Any) -> str:
-    """HOST:PORT, with brackets around a host of IPv6; an empty text is allowed."""
+    """Read HOST:PORT, with brackets around an IPv6 address; an empty text is valid."""
     text: str = _read_text(value)
     if not text:
         return ""
@@ -167,7 +167,7 @@ URL: Final = SettingKind('a URL, as "http://127.0.0.1:4318"', _read_url)
 
 
 def whole(least: int, most: int | None = None) -> SettingKind:
-    """A whole number within bounds, both inclusive."""
+    """The kind of whole numbers within bounds, both inclusive."""
 
     def read(value: Any) -> int:
         number: int = _read_whole(value)
@@ -189,7 +189,7 @@ def one_of(choices: Sequence[str]) -> SettingKind:
 
 
 def kind_of(kind: option.Kind[Any]) -> SettingKind:
-    """The kind of values that an option of conversions has in the configuration."""
+    """The configuration's kind for the kind of a conversion option."""
     if isinstance(kind, option.Flag):
         return FLAG
     if isinstance(kind, option.Size):

@@ -1,4 +1,4 @@
-"""From a file's text, variables and options to a `DaemonConfig`, with all that is wrong in them. Pure."""
+"""Reads a `DaemonConfig` from a file's text, variables and options, and collects all problems. Pure."""
 
 import difflib
 import tomllib
@@ -16,7 +16,7 @@ ALIASES: Final = {
     "NYDUS_BUILDER": "builder.nydus_image",
     "NYDUS_WORKDIR": "daemon.work_dir",
 }
-"""Variables that other programs know too. The file wins over them: they are not meant for this one alone."""
+"""Variables shared with other programs. The file overrides them, because it is specific to this program."""
 
 
 OWN_VARIABLES: Final = {
@@ -24,11 +24,11 @@ OWN_VARIABLES: Final = {
     for section, cls in SECTIONS.items()
     for key in KINDS[cls]
 }
-"""Variable: the key that it sets, "section.key"."""
+"""The key that each variable sets, as "section.key"."""
 
 
 class ConfigError(UsageError):
-    """The configuration is wrong. `problems` has each thing that is, with its place."""
+    """The configuration is invalid. `problems` lists each fault with its place."""
 
     code = "config"
 
@@ -38,7 +38,7 @@ class ConfigError(UsageError):
 
 
 class Reading:
-    """Collects values and problems. Later sources win over earlier ones; `config` ends it."""
+    """Collects values and problems. Later sources override earlier ones; call `config` last."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -66,20 +66,20 @@ class Reading:
         self._add_rules(rules, name)
 
     def add_shared_variables(self, environ: Mapping[str, str]) -> None:
-        """Read the variables that other programs know too. Ones that are empty count as not set."""
+        """Read the variables shared with other programs. Empty ones count as unset."""
         self._add_variables(environ, ALIASES)
 
     def add_own_variables(self, environ: Mapping[str, str]) -> None:
-        """Read the variables with our prefix. Ones that are empty count as not set."""
+        """Read the variables with this program's prefix. Empty ones count as unset."""
         self._add_variables(environ, OWN_VARIABLES)
 
     def add_overrides(self, overrides: Mapping[str, Any]) -> None:
-        """Take values of "section.key"; a text may be written as in a variable."""
+        """Take values by "section.key"; text has the form of a variable's value."""
         for key, value in overrides.items():
             self._set(key, key, value)
 
     def config(self) -> DaemonConfig:
-        """All that was right, complete with defaults. It holds only if there are no `problems`."""
+        """The valid values, completed with defaults. Use them only if `problems` is empty."""
         config = DaemonConfig(
             **{name: cls(**self._values[name]) for name, cls in SECTIONS.items()}, rules=tuple(self._rules)
         )
@@ -108,7 +108,7 @@ class Reading:
     def _read(
         self, place: str, values: Mapping[str, Any], kinds: Mapping[str, SettingKind]
     ) -> dict[str, Any]:
-        """Read the keys of a section; each that is wrong is a problem, and left out."""
+        """Read the keys of a section. An invalid key is left out and added to the problems."""
         read = {}
         for key, value in values.items():
             if key not in kinds:
@@ -134,9 +134,9 @@ class Reading:
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Variables that look like ours and are none, with the nearest known name.
+    """Notes on variables that have this program's prefix but are unknown, with the nearest known name.
 
-    They are no errors: a Kubernetes service named nydus-service gives every container some.
+    They are not errors: a Kubernetes service named nydus-service sets some in every container.
     """
     return [
         f"{variable} is not known{_nearest(variable, OWN_VARIABLES)}"
@@ -160,7 +160,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _contradictions(config: DaemonConfig) -> list[str]:
-    """What is wrong in values that are right one by one."""
+    """Problems between values that are valid individually."""
     problems = []
     grpc = config.grpc
     tls = {"certificate": grpc.certificate, "key": grpc.key, "client_ca": grpc.client_ca}

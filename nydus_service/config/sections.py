@@ -1,7 +1,7 @@
-"""What can be configured: a class a section of the file, with the defaults. Pure.
+"""The sections of the configuration file, one class each, with the defaults. Pure.
 
-A field's annotation holds the kind of its values; the field's name is the key. deploy/config.toml documents
-each for people.
+A field's annotation has the kind of its values; the field's name is the key. deploy/config.toml documents
+each key for users.
 """
 
 from collections.abc import Mapping
@@ -32,22 +32,22 @@ _MIB: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ContainerdSection:
-    """Which containerd is served. A `unix://` before the path is taken away."""
+    """The containerd to serve. The prefix `unix://` of the path is removed."""
 
     address: Annotated[Path, SOCKET] = Path("/run/containerd/containerd.sock")
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonSection:
-    """Where the daemon listens and works.
+    """The daemon's socket and directories.
 
     Attributes:
-        socket: of gRPC, mode 0660.
-        group: that may use the socket, by name or number; empty: the daemon's own.
-        state_dir: has the jobs' journal.
-        run_dir: has the jobs' locks, as long as the machine runs.
-        work_dir: for temporary files; None: the system's directory for such.
-        drain_timeout: seconds that running jobs have when the daemon is to end.
+        socket: the socket of gRPC, mode 0660.
+        group: the group that may use the socket, by name or number; empty: the daemon's own.
+        state_dir: directory of the jobs' journal.
+        run_dir: directory of the jobs' locks, which need not survive a restart of the machine.
+        work_dir: directory for temporary files; None: the system's temporary directory.
+        drain_timeout: seconds that running jobs have to finish when the daemon is stopped.
     """
 
     socket: Annotated[Path, SOCKET] = Path("/run/nydus-service/nydus-service.sock")
@@ -60,12 +60,12 @@ class DaemonSection:
 
 @dataclass(frozen=True, slots=True)
 class GrpcSection:
-    """gRPC over TCP, with mutual TLS only: either all four, or none.
+    """gRPC over TCP, with mutual TLS only: set all four keys, or none.
 
     Attributes:
         address: HOST:PORT; empty: only the socket of `DaemonSection`.
-        certificate, key: of this server, PEM.
-        client_ca: whose certificates clients must have, PEM.
+        certificate, key: paths of this server's certificate and key, PEM.
+        client_ca: path of the CA that must have issued the certificates of clients, PEM.
     """
 
     address: Annotated[str, LISTEN] = ""
@@ -79,10 +79,10 @@ class HttpSection:
     """The HTTP server: webhook, metrics, status page.
 
     Attributes:
-        address: HOST:PORT; empty: there is none.
-        token_file: has the token that clients show, on one line; needed with an address.
-        allowed_sources: patterns of the images that may be asked for; none named: all.
-        max_body: bytes of a request's body.
+        address: HOST:PORT; empty: no HTTP server.
+        token_file: file with the token that clients present, on one line; required with an address.
+        allowed_sources: patterns of the images that clients may request; empty: all images.
+        max_body: maximum bytes of a request's body.
     """
 
     address: Annotated[str, LISTEN] = ""
@@ -93,18 +93,18 @@ class HttpSection:
 
 @dataclass(frozen=True, slots=True)
 class JobsSection:
-    """How much is done at the same time, and what is kept.
+    """The concurrency of jobs, their history and their resources.
 
     Attributes:
-        running: jobs at the same time; 0: as many as there are cores.
-        builders: builder processes of all jobs together; 0: as many as there are cores.
+        running: jobs that run at the same time; 0: the number of cores.
+        builders: builder processes of all jobs together; 0: the number of cores.
         queue: jobs that may wait; more are refused.
-        history: finished jobs that are remembered.
-        retries: further tries after an error that may pass.
-        min_free_space: bytes that stay free where work directories are, or no job begins.
-        min_free_memory: bytes of memory available, or no job begins while another runs.
-        nice: of the builders, 0 to 19.
-        io_priority: of the builders: best-effort (its lowest level), idle, or none: as the daemon's.
+        history: finished jobs that are kept.
+        retries: further attempts after a transient error.
+        min_free_space: bytes that must be free for work directories; otherwise no job starts.
+        min_free_memory: bytes of available memory; below that, no job starts while another runs.
+        nice: niceness of the builders, 0 to 19.
+        io_priority: I/O priority of the builders: best-effort (lowest level), idle, or none: the daemon's.
     """
 
     running: Annotated[int, whole(0, 4096)] = 0
@@ -124,7 +124,7 @@ class BuilderSection:
 
     Attributes:
         nydus_image: path, name on PATH, or "embedded"; empty: embedded.
-        timeout: seconds that one run may take; 0: any.
+        timeout: seconds that one run may take; 0: no limit.
     """
 
     nydus_image: Annotated[str, TEXT] = ""
@@ -142,10 +142,10 @@ def _as_options(self: object) -> dict[str, Any]:
 if TYPE_CHECKING:
 
     class ConvertSection:
-        """How images are converted; requests and rules may say otherwise.
+        """The default options of conversions; requests and rules may override them.
 
-        Its keys are the options of options/convert.py that a configuration may set. Whether the values go
-        together is checked there, too: see `triggers.rules.RuleBook`.
+        Its keys are the options of options/convert.py that a configuration may set. That module also checks
+        the combination of values: see `triggers.rules.RuleBook`.
         """
 
         def __init__(self, **values: Any) -> None: ...
@@ -153,7 +153,7 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 
         def as_options(self) -> dict[str, Any]:
-            """Those that are not as they would be anyway, for `ConvertOptions.from_json`."""
+            """The options that differ from their defaults, for `ConvertOptions.from_json`."""
 
 else:
     ConvertSection = make_dataclass(
@@ -167,12 +167,12 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class TriggersSection:
-    """What makes jobs beside requests.
+    """The sources of jobs other than requests through the API.
 
     Attributes:
-        labels: requests in labels of images.
-        events: new images in containerd that a rule matches.
-        namespaces: of containerd, where to look; none named: all.
+        labels: whether requests in labels of images create jobs.
+        events: whether new images in containerd that match a rule create jobs.
+        namespaces: namespaces of containerd to watch; empty: all.
     """
 
     labels: Annotated[bool, FLAG] = True
@@ -182,7 +182,7 @@ class TriggersSection:
 
 @dataclass(frozen=True, slots=True)
 class LogSection:
-    """What is logged, to stderr; `auto` is `console` on a terminal, else `json`."""
+    """The logs on stderr; format `auto` is `console` on a terminal, otherwise `json`."""
 
     format: Annotated[str, one_of(("auto", "json", "console"))] = "auto"
     level: Annotated[str, one_of(("debug", "info", "warning", "error"))] = "info"
@@ -190,20 +190,20 @@ class LogSection:
 
 @dataclass(frozen=True, slots=True)
 class TracingSection:
-    """Where traces go, by OTLP over HTTP; empty: nowhere. Needs the extra `otel`."""
+    """The target of traces, by OTLP over HTTP; empty: no traces. Requires the extra `otel`."""
 
     endpoint: Annotated[str, URL] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleEntry:
-    """Images with names like `source` are converted to `target` when they come.
+    """A rule that converts new images whose names match `source` to `target`.
 
     Attributes:
-        source: pattern with `*`, `?`, `[…]` for the whole name; `*` passes over `/` too.
+        source: pattern with `*`, `?`, `[…]` for the whole name; `*` also matches `/`.
         target: name with placeholders; see `triggers.rules`.
-        namespaces: where it holds; none named: wherever the triggers look.
-        options: what the rule says other than the section `convert`, by the names there.
+        namespaces: namespaces in which the rule applies; empty: all that the triggers watch.
+        options: options that override those of the section `convert`, by the names there.
     """
 
     source: Annotated[str, TEXT] = ""
@@ -214,7 +214,7 @@ class RuleEntry:
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """All that the daemon is told, complete."""
+    """The daemon's complete configuration."""
 
     containerd: ContainerdSection = ContainerdSection()
     daemon: DaemonSection = DaemonSection()
@@ -232,7 +232,7 @@ class DaemonConfig:
 SECTIONS: Final[dict[str, type]] = {
     each.name: type(each.default) for each in fields(DaemonConfig) if each.name != "rules"
 }
-"""Section: its class."""
+"""The class of each section, by name."""
 
 
 def _kinds(section: type) -> dict[str, SettingKind]:
@@ -241,4 +241,4 @@ def _kinds(section: type) -> dict[str, SettingKind]:
 
 
 KINDS: Final = {cls: _kinds(cls) for cls in (*SECTIONS.values(), RuleEntry)}
-"""Class of a section: the kinds of its keys, in the order of the file."""
+"""The kinds of the keys of each section's class, in the order of the file."""

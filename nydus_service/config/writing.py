@@ -1,4 +1,4 @@
-"""A configuration as TOML text. Pure."""
+"""Formats a configuration as TOML. Pure."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from nydus_service.config.sections import KINDS, SECTIONS, DaemonConfig, RuleEnt
 
 
 def format_value(value: object) -> str:
-    """A value of the configuration as TOML has it."""
+    """Format a value of the configuration as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
@@ -24,12 +24,12 @@ def format_value(value: object) -> str:
 
 
 def format_config(config: DaemonConfig) -> str:
-    """All sections and rules; what is as it would be anyway says so."""
+    """Format all sections and rules; values equal to their default are marked as such."""
     return "\n".join(_lines(config)) + "\n"
 
 
 def format_tables(sections: Mapping[str, Mapping[str, Any]], rules: list[dict[str, Any]]) -> str:
-    """Some keys of some sections, and rules."""
+    """Format the given keys of sections, and the given rules."""
     lines = ["version = 1"]
     for section, values in sections.items():
         lines += ["", f"[{section}]", *(f"{key} = {format_value(value)}" for key, value in values.items())]

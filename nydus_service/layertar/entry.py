@@ -1,4 +1,4 @@
-"""One entry of a layer tar, and the headers that can stand before its own. Pure."""
+"""An entry of a layer tar, and the extension headers that can precede its own. Pure."""
 
 from typing import Final
 
@@ -15,24 +15,24 @@ REGULAR, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO = range(7)
 """The kinds of an entry."""
 
 NO_XATTRS: Final[dict[bytes, bytes]] = {}
-"""Shared by all entries without xattrs: not to be changed."""
+"""Shared by all entries without xattrs; must not be changed."""
 
 _XATTR = b"SCHILY.xattr."
 
 
 class TarEntry:
-    """One file of a layer, as its headers describe it.
+    """One file of a layer, as described by its headers.
 
-    path: from the root, without a slash at its ends and without `.` and `..`; b"" is the root.
+    path: from the root, without leading or trailing slashes, `.` and `..`; b"" is the root.
     kind: REGULAR, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY or FIFO.
     mode: the 12 permission bits.    uid, gid: 0..2**32-1.
     size: bytes of a regular file's content, holes included; 0 for all other kinds.
-    mtime, mtime_nsec: 0 both where containerd would not set the time (before 1970, after 2262).
-    target: a symlink's, verbatim; a hard link's, cleaned like `path`; else b"".
-    rdev: a device's number as Linux's stat encodes it in 32 bits; else 0.
-    xattrs: by full name, whatever their namespace. Shared while empty: not to be changed.
-    offset: in the tar stream, of the first header that belongs to the entry.
-    sparse: data runs (offset, length) of a sparse file; else None.
+    mtime, mtime_nsec: both 0 if containerd would not set the time (before 1970, after 2262).
+    target: the target of a symlink, verbatim, or of a hard link, cleaned like `path`; otherwise b"".
+    rdev: the device number of a device, as in Linux's stat with 32 bits; otherwise 0.
+    xattrs: by full name, in any namespace. Shared while empty, so it must not be changed.
+    offset: offset in the tar stream of the first header that belongs to the entry.
+    sparse: data runs (offset, length) of a sparse file; otherwise None.
     """
 
     __slots__ = (
@@ -75,10 +75,10 @@ class TarEntry:
 
 
 class Extensions:
-    """The headers before an entry's own: PAX records, a long name, a long link target.
+    """The extension headers before an entry's own: PAX records, a long name, a long link target.
 
-    pax: its records; None without such a header.
-    sparse: the records are those of a sparse file.
+    pax: the PAX records; None without a PAX header.
+    sparse: whether the records describe a sparse file.
     """
 
     __slots__ = ("_link", "_name", "_xattrs", "offset", "pax", "sparse")
@@ -92,10 +92,10 @@ class Extensions:
         self._link: bytes | None = None
 
     def add(self, flag: bytes, body: bytes) -> None:
-        """Take in the body of a header of typeflag `x`, `L` or `K`.
+        """Add the body of a header of typeflag `x`, `L` or `K`.
 
         Raises:
-            BadEntryError: there was one already, or the PAX records are malformed.
+            BadEntryError: a header of this type was added before, or the PAX records are malformed.
         """
         if flag == b"x" and self.pax is None:
             self.pax = parse_pax(body)
@@ -109,17 +109,17 @@ class Extensions:
             raise BadEntryError(f"it has two headers of type {flag.decode()} before its own")
 
     def path(self) -> bytes:
-        """The path that they give; b"" if none."""
+        """The path that the headers give; b"" if they give no path."""
         if self.pax is None:
             return self._name or b""
         stored = self._name or self.pax.get(b"path") or b""
         return self.pax.get(b"GNU.sparse.name") or stored if self.sparse else stored
 
     def apply(self, entry: TarEntry) -> None:
-        """Put what they say into an entry made from its own header. An empty record says nothing.
+        """Apply the headers to an entry made from its own header. Empty records have no effect.
 
         Raises:
-            BadEntryError: a record's value is none.
+            BadEntryError: the value of a record is invalid.
         """
         entry.offset = self.offset
         entry.path = self.path() or entry.path

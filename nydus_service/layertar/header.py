@@ -1,7 +1,7 @@
-"""The parts of a tar header: fields, numbers, checksum, PAX records, names. Pure; no stream here.
+"""Parses the parts of a tar header: fields, numbers, checksum, PAX records, names. Pure; no streams.
 
-What a field means follows Go's archive/tar, which containerd applies layers with; layertar.py says
-where this parser differs from it.
+The meaning of fields follows Go's archive/tar, which containerd uses to apply layers. layertar/reader.py
+lists the differences.
 """
 
 from struct import Struct
@@ -11,20 +11,20 @@ BLOCK_SIZE: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK_SIZE)
 
 NAME_MAX: Final = 255
-"""Bytes in one component of a path (Linux NAME_MAX)."""
+"""Maximum bytes of one component of a path (Linux NAME_MAX)."""
 PATH_MAX: Final = 4096
-"""Bytes in a whole path, or in a symlink's target and its NUL (Linux PATH_MAX)."""
+"""Maximum bytes of a path, or of a symlink's target with its NUL (Linux PATH_MAX)."""
 ID_MAX: Final = 2**32 - 1
 
 HEADER: Final = Struct("100s24s12s12s8scB187xB166x")
-"""What is read of each header: name; mode, uid and gid, 8 bytes each; size, mtime, chksum, typeflag; the
-first bytes of linkname and of prefix, since both are mostly empty. uname and gname have no meaning in a
-layer: owners go by number."""
+"""The fields read from each header: name; mode, uid and gid, 8 bytes each; size, mtime, chksum, typeflag; the
+first bytes of linkname and of prefix, because both are mostly empty. uname and gname have no meaning in a
+layer: owners are numeric."""
 
 CHECKSUM: Final = slice(148, 156)
 LINKNAME: Final = slice(157, 257)
 MAGIC: Final = slice(257, 265)
-"""With the version."""
+"""Includes the version."""
 DEVMAJOR: Final = slice(329, 337)
 DEVMINOR: Final = slice(337, 345)
 PREFIX: Final = slice(345, 500)
@@ -32,33 +32,33 @@ PREFIX: Final = slice(345, 500)
 MAGIC_GNU: Final = b"ustar  \0"
 MAGIC_USTAR: Final = b"ustar\0"
 STAR_TRAILER: Final = b"tar\0"
-"""The last four bytes of a header by star, whose prefix is 131 bytes, followed by times."""
+"""The last four bytes of a header by star. Its prefix has 131 bytes, followed by times."""
 
 _SPACES_IN_SUM = 8 * 0x20
 _ADLER_PRIME = 65521
 _NANOSECONDS = 10**9
 _TIME_MAX = 2**63 - 1
-"""Nanoseconds since 1970 up to which containerd sets a time; it sets 0 for all others."""
+"""The latest time that containerd sets, in nanoseconds since 1970; it sets 0 for times out of range."""
 _INT64 = 2**63
 
 
 class BadEntryError(Exception):
-    """What is wrong with an entry, without saying which: the reader adds its name and offset."""
+    """An entry is invalid. The message does not name the entry; the reader adds its name and offset."""
 
 
 def text(field: bytes) -> bytes:
-    """A string field: up to its first NUL, if there is any."""
+    """Read a string field: its bytes before the first NUL, if any."""
     return field.partition(b"\0")[0]
 
 
 def parse_number(field: bytes) -> int:
-    """A numeric field: octal digits in spaces and NULs, nothing (0), or GNU's base-256.
+    """Read a numeric field: octal digits in spaces and NULs, blank (0), or GNU's base-256.
 
     Raises:
-        BadEntryError: neither, or outside of 64 bits with sign.
+        BadEntryError: the field has none of these forms, or its value does not fit signed 64 bits.
     """
     if field[0] & 0x80:
-        # Two's complement, big-endian; the highest bit only says that it is not octal.
+        # Two's complement, big-endian; the highest bit only marks the field as not octal.
         head = field[0] & 0x7F
         bits = 8 * len(field) - 1
         value = int.from_bytes(bytes((head,)) + field[1:], "big")
@@ -78,10 +78,10 @@ def parse_number(field: bytes) -> int:
 
 
 def parse_decimal(value: bytes, key: str) -> int:
-    """A decimal number in a PAX record or a sparse map.
+    """Read a decimal number of a PAX record or a sparse map.
 
     Raises:
-        BadEntryError: it is none, or outside of 64 bits with sign.
+        BadEntryError: the value is not a number, or does not fit signed 64 bits.
     """
     digits = value[1:] if value[:1] == b"-" else value
     if digits.isdigit() and len(digits) < 20:
@@ -94,15 +94,15 @@ def parse_decimal(value: bytes, key: str) -> int:
 def adler_of_checksum(field: bytes) -> int:
     """The low half of `zlib.adler32` that a block with this checksum field must have.
 
-    That half is one more than the sum of all bytes, modulo 65521; the checksum counts its own field
-    as spaces. One call in C in place of a sum in Python over each header. Only damage that moves the
-    sum by 65521, of at most 130560, would be missed by it.
+    That half is the sum of all bytes plus one, modulo 65521; the checksum counts its own field as spaces.
+    This replaces a sum in Python over each header by one call in C. It misses only damage that changes the
+    sum, of at most 130560, by 65521.
     """
     return (1 + parse_number(field) - _SPACES_IN_SUM + sum(field)) % _ADLER_PRIME
 
 
 def verify_checksum(block: bytes) -> None:
-    """Compare a header's checksum with its bytes, exactly; some old tars summed signed bytes.
+    """Compare a header's checksum with its bytes, exactly. Sums of signed bytes, as in old tars, are valid.
 
     Raises:
         BadEntryError: the sums differ.
@@ -117,12 +117,12 @@ def verify_checksum(block: bytes) -> None:
 
 
 def prefix_of(block: bytes) -> bytes:
-    """What stands before the name, by the header's format; b"" if nothing does."""
+    """The prefix of the name, by the header's format; b"" if it has none."""
     magic, prefix = block[MAGIC], block[PREFIX]
     if magic[:6] == MAGIC_USTAR:
         return text(prefix[:131] if block[508:] == STAR_TRAILER else prefix)
     if magic == MAGIC_GNU:
-        # Two times, unless a Go program before 1.8 wrote it, which thought that there is a prefix.
+        # Two times, except that Go before 1.8 wrongly wrote a prefix here.
         try:
             for times in (prefix[:12], prefix[12:24]):
                 if times[0]:
@@ -134,14 +134,14 @@ def prefix_of(block: bytes) -> bytes:
 
 
 def has_devices(magic: bytes) -> bool:
-    """Whether a header of this format has device numbers, which those before POSIX lack."""
+    """Whether a header of this format has device numbers; formats before POSIX do not."""
     return magic[:6] == MAGIC_USTAR or magic == MAGIC_GNU
 
 
 def clean_path(raw: bytes) -> bytes:
-    """A path from the root of the layer: no slash at its ends, no empty, `.` or `..` component.
+    """Clean a path from the root of the layer: no outer slashes, no empty, `.` or `..` components.
 
-    `..` goes up by the text alone, and never above the root, as containerd does it. b"" is the root.
+    `..` is resolved lexically and stops at the root, as in containerd. b"" is the root.
 
     Raises:
         BadEntryError: a component or the path is too long for Linux.
@@ -172,17 +172,17 @@ def _resolve_dots(path: bytes) -> bytes:
 
 
 def bound_time(seconds: int, nanoseconds: int = 0) -> tuple[int, int]:
-    """The time that containerd would set: 1970 for one that is earlier, or later than 2262."""
+    """The time that containerd would set: 1970 for times before 1970 or after 2262."""
     if 0 <= seconds * _NANOSECONDS + nanoseconds <= _TIME_MAX:
         return seconds, nanoseconds
     return 0, 0
 
 
 def parse_pax_time(value: bytes) -> tuple[int, int]:
-    """Seconds and nanoseconds of a PAX time, `[-]DIGITS[.DIGITS]`, bounded; finer digits are cut off.
+    """Read a PAX time, `[-]DIGITS[.DIGITS]`, as bounded seconds and nanoseconds; finer digits are cut off.
 
     Raises:
-        BadEntryError: it is no number.
+        BadEntryError: the value is not a number.
     """
     whole, _, fraction = value.partition(b".")
     seconds = parse_decimal(whole, "mtime")
@@ -197,14 +197,14 @@ def parse_pax_time(value: bytes) -> tuple[int, int]:
 
 
 def parse_pax(body: bytes) -> dict[bytes, bytes]:
-    """The records of a PAX header: `LENGTH KEY=VALUE\\n` each, cut by their length alone.
+    """Read the records of a PAX header, `LENGTH KEY=VALUE\\n` each, split by their length alone.
 
-    A value may hold anything, newlines and NULs too; only names may hold no NUL. Of records with one
-    key, the last counts. Only GNU's sparse maps of version 0.0 repeat their keys (offset, numbytes, offset,
-    …): these become one `GNU.sparse.map` as in version 0.1.
+    A value may have any bytes, including newlines and NULs; only names must not have NULs. Of several records
+    with the same key, the last applies. Only GNU's sparse maps of version 0.0 repeat their keys (offset,
+    numbytes, offset, …): they become one `GNU.sparse.map` as in version 0.1.
 
     Raises:
-        BadEntryError: a record breaks this form.
+        BadEntryError: a record does not have this form.
     """
     records: dict[bytes, bytes] = {}
     pairs: list[bytes] = []

@@ -1,19 +1,19 @@
-"""Entries of a layer tar, read as a stream: ustar, v7, GNU, PAX and star, as containerd takes them.
+"""Reads the entries of a layer tar as a stream: ustar, v7, GNU, PAX and star, as in containerd.
 
     reader = LayerTarReader(pieces.read)
     for entry in reader:
         if entry.kind == REGULAR:
             content = reader.read_whole()   # or: for chunk in reader.chunks(1 << 20)
 
-How the position is kept: `_view` is the current piece, `_base` the offset of its first byte in the
-stream, `_pos` where reading goes on in it; `_next` is the offset in the stream of the next header, known
-as soon as an entry's own header is. Content that nobody read is thus skipped for free. No piece is
-copied whole: what straddles two pieces is put together on its own.
+The position: `_view` is the current piece, `_base` the offset of its first byte in the stream, and `_pos` the
+current position in it. `_next` is the offset in the stream of the next header, which is known as soon as an
+entry's own header is, so that unread content is skipped at no cost. Pieces are not copied; only data that
+spans two pieces is joined.
 
-Differs from Go's archive/tar where that would lose or guess something: zero blocks are skipped
-anywhere, so that archives can follow one another; an extension header that no entry follows, two of
-one type before one entry, and GNU.sparse records without a map or of an unknown version are refused; old
-GNU sparse files and contiguous files (typeflag 7), which containerd refuses, are read.
+This differs from Go's archive/tar where that would lose data or guess. Zero blocks are skipped anywhere, so
+that archives can be concatenated. An extension header without an entry, two of one type before one entry, and
+GNU.sparse records without a map or of an unknown version are refused. Old GNU sparse files and contiguous
+files (typeflag 7), which containerd refuses, are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -63,10 +63,10 @@ __all__ = [
 ]  # fmt: skip
 
 ZEROS: Final = bytes(1 << 20)
-"""What `chunks` yields for each whole chunk of a hole, if chunks have this size."""
+"""The object that `chunks` yields for each whole chunk of a hole, if chunks have this size."""
 
 EXTENSION_MAX: Final = 8 << 20
-"""Bytes of a PAX header or a GNU long name above which it is refused: it is held in memory."""
+"""Maximum bytes of a PAX header or a GNU long name, which are held in memory; larger ones are refused."""
 
 _KINDS = {
     b"0": REGULAR,
@@ -82,35 +82,34 @@ _KINDS = {
 }
 _EXTENSIONS = frozenset((b"x", b"g", b"L", b"K"))
 _FIELDS_KEPT = 1 << 14
-"""Different bytes of numeric fields whose values a reader remembers."""
+"""The number of distinct numeric fields whose values a reader caches."""
 _TIME_USUAL = 1 << 33
-"""Seconds since 1970 below which a time needs no closer look."""
+"""Seconds since 1970 below which a time needs no bounds check."""
 _NAME_SHOWN = 200
 _TRUNCATED = "the tar ends inside it: the layer is truncated"
 
 Fields = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, int]
-"""A header as `HEADER` unpacks it."""
+"""A header as unpacked by `HEADER`."""
 
 
 class LayerTarReader:
-    """Iterates over the entries of one layer. The content of an entry can be read, once, until the
-    next entry is asked for.
+    """Iterates over the entries of one layer. An entry's content can be read once, before the next entry.
 
     Args:
-        read: gives the next piece of the stream, b"" at its end. A piece must stay as it is for as
-            long as anything that `chunks` yielded is in use: chunks are views of it where they can be.
+        read: returns the next piece of the stream, b"" at its end. A piece must not change while chunks from
+            `chunks` are in use, because chunks are views of it where possible.
     Raises (all of its methods):
-        FormatError: the stream is no tar, is damaged or ends too early.
+        FormatError: the stream is not a tar, is damaged or ends too early.
     """
 
     def __init__(self, read: Callable[[], bytes | memoryview]) -> None:
         self._read = read
         self._view = memoryview(b"")
-        self._end = 0  # of _view
+        self._end = 0  # length of _view
         self._base = 0
         self._pos = 0
         self._next = 0
-        self._data_end = 0  # offset in the stream; _next is behind its padding
+        self._data_end = 0  # offset in the stream; the padding lies between it and _next
         self._unread = 0  # stored bytes of the current entry's content
         self._entry: TarEntry | None = None
         self._zeros = ZEROS
@@ -154,7 +153,7 @@ class LayerTarReader:
             raise FormatError("the layer's tar is empty (0 bytes); even one without entries has an end mark")
 
     def read_whole(self) -> bytes:
-        """All of the current entry's content that was not read yet, in memory; holes are zeros."""
+        """Read the rest of the current entry's content into memory; holes become zeros."""
         entry = self._entry
         if entry is None or entry.sparse is not None:
             return b"".join(self.chunks(len(ZEROS)))
@@ -166,9 +165,9 @@ class LayerTarReader:
         return self._view[at:stop].tobytes()
 
     def chunks(self, chunk_size: int) -> Iterator[bytes | memoryview]:
-        """The current entry's content, cut every `chunk_size` bytes; the last piece may be shorter.
+        """Read the current entry's content in chunks of `chunk_size` bytes; the last may be shorter.
 
-        A chunk of nothing but a hole is always the same object (`ZEROS`, if it has that size).
+        A chunk that is entirely a hole is always the same object (`ZEROS`, if it has that size).
         """
         entry = self._entry
         if entry is None:
@@ -181,7 +180,7 @@ class LayerTarReader:
     # Headers
 
     def _next_header(self, ended: bool) -> memoryview | bytes | None:
-        """The block at `_next`, which this piece has not got whole; None if the stream has ended there.
+        """Read the block at `_next`, which spans pieces; None if the stream has ended there.
 
         `ended`: the archive's end mark has begun, so that less than a block of zeros may follow.
         """
@@ -199,7 +198,7 @@ class LayerTarReader:
         return None
 
     def _is_header(self, block: memoryview | bytes) -> bool:
-        """False for a zero block. Learns the checksum, so that next time one look-up will do."""
+        """Verify a header; False for a zero block. Caches the checksum, so that a look-up is enough later."""
         if block == ZERO_BLOCK:
             return False
         block = bytes(block)
@@ -211,7 +210,7 @@ class LayerTarReader:
         return True
 
     def _number(self, field: bytes) -> int:
-        """`parse_number`, remembered: a layer has few different owners, modes, sizes and times."""
+        """`parse_number` with a cache, because a layer has few different modes, sizes and times."""
         if (value := self._numbers.get(field)) is not None:
             return value
         if len(self._numbers) >= _FIELDS_KEPT:
@@ -220,7 +219,7 @@ class LayerTarReader:
         return value
 
     def _owner(self, field: bytes) -> tuple[int, int, int]:
-        """Permission bits, uid and gid; remembered as numbers are."""
+        """Read permission bits, uid and gid, with a cache."""
         mode, uid, gid = (parse_number(field[at : at + 8]) for at in (0, 8, 16))
         if len(self._owners) >= _FIELDS_KEPT:
             self._owners.clear()
@@ -228,13 +227,13 @@ class LayerTarReader:
         return owner
 
     def _extend(self, extensions: Extensions | None, fields: Fields, offset: int) -> Extensions | None:
-        """Read a header that is about the next one."""
+        """Read an extension header, which applies to the next entry."""
         size, flag = self._number(fields[2]), fields[5]
         if not 0 <= size <= EXTENSION_MAX:
             raise BadEntryError(f"its extension header has {size} bytes, at most {EXTENSION_MAX} are read")
         body = self._take(size)
         self._next += size + (-size & BLOCK_SIZE - 1)
-        if flag == b"g":  # containerd reads it, too, and heeds none of it
+        if flag == b"g":  # containerd also reads it, and ignores all of it
             parse_pax(body)
             return extensions
         extensions = extensions or Extensions(offset)
@@ -247,7 +246,7 @@ class LayerTarReader:
         name, owner_field, size_field, mtime_field, _, flag, link_begin, prefix_begin = fields
         if (kind := _KINDS.get(flag)) is None:
             raise BadEntryError(f"its typeflag {flag!r} is of no kind of file")
-        # In most headers these fields are the same bytes as in one before, so no call is made.
+        # In most headers these fields equal those of an earlier header, so that no call is needed.
         if (owner := self._owners.get(owner_field)) is None:
             owner = self._owner(owner_field)
         if (size := self._numbers.get(size_field)) is None:
@@ -282,7 +281,7 @@ class LayerTarReader:
     def _place_content(
         self, entry: TarEntry, block: memoryview | bytes, flag: bytes, extensions: Extensions | None
     ) -> None:
-        """Find where a regular file's data is, and what of it is a sparse file's map."""
+        """Locate a regular file's data, and read the map of a sparse file."""
         size = entry.size
         if size < 0:
             raise BadEntryError(f"it has a size of {size} bytes")
@@ -302,7 +301,7 @@ class LayerTarReader:
         entry.size, entry.sparse = sparse
 
     def _block_between(self) -> bytes:
-        """A block between a header and the entry's data, beyond the size that the header tells."""
+        """Read a block between a header and the entry's data, which the header's size does not include."""
         block = self._take(BLOCK_SIZE)
         self._next = self._data_end = self._next + BLOCK_SIZE
         return block
@@ -339,7 +338,7 @@ class LayerTarReader:
             yield parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _content(self, size: int) -> bytes | memoryview:
-        """The next bytes of the current entry's data; a view if they are in one piece."""
+        """Read the next bytes of the current entry's data; a view if they are in one piece."""
         at = self._pos
         stop = at + size
         self._unread -= size
@@ -355,7 +354,7 @@ class LayerTarReader:
     # Stream
 
     def _pull(self) -> bool:
-        """Go on to the next piece; False at the end of the stream, `_base` being its length then."""
+        """Go to the next piece; False at the end of the stream, where `_base` is its length."""
         self._base += self._end
         self._view = memoryview(self._read())
         self._end = len(self._view)
@@ -363,7 +362,7 @@ class LayerTarReader:
         return self._end > 0
 
     def _seek(self, offset: int) -> bool:
-        """Move forward in the stream; False if it ends before."""
+        """Move forward in the stream; False if it ends before `offset`."""
         while offset > self._base + self._end:
             if not self._pull():
                 return False
@@ -371,7 +370,7 @@ class LayerTarReader:
         return True
 
     def _gather(self, size: int) -> bytes:
-        """The next `size` bytes, or what there is of them."""
+        """Read the next `size` bytes; fewer at the end of the stream."""
         parts = []
         while True:
             part = self._view[self._pos : self._pos + size]
@@ -393,7 +392,7 @@ class LayerTarReader:
 
 
 def _settle_special(entry: TarEntry, block: memoryview | bytes) -> None:
-    """What is not a regular file has no content, whatever its size field says."""
+    """Complete an entry other than a regular file. It has no content, regardless of its size field."""
     kind = entry.kind
     entry.size = 0
     if kind == SYMLINK:

@@ -1,8 +1,8 @@
-"""Maps of sparse files in tars: where in the file the data that is stored belongs. Pure.
+"""Reads the maps of sparse files in tars: the places of the stored data in the file. Pure.
 
-Old GNU (typeflag S): four runs in the header, more in blocks behind it. PAX 0.0: a pair of records
-for each run. PAX 0.1: all runs in one record. PAX 1.0: the map stands in front of the data.
-Source: GNU tar manual, "Storing Sparse Files"; Go archive/tar for what is refused.
+Old GNU (typeflag S): four runs in the header, more in blocks after it. PAX 0.0: a pair of records for each
+run. PAX 0.1: all runs in one record. PAX 1.0: the map precedes the data.
+Source: GNU tar manual, "Storing Sparse Files"; Go archive/tar for refused input.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,10 +17,10 @@ from nydus_service.layertar.header import (
 )
 
 RUNS_MAX: Final = 2**20
-"""More runs are refused: the map of a file is held in memory."""
+"""Maximum number of runs, which are held in memory; more are refused."""
 SIZE_MAX: Final = 2**41
-"""Bytes of a sparse file, when expanded, above which it is refused: every chunk of it, though a hole, costs
-memory and time, and a tar of 1 KiB can claim any number of them."""
+"""Maximum bytes of an expanded sparse file; larger ones are refused. Every chunk, even of a hole, costs
+memory and time, and a tar of 1 KiB can claim any number of chunks."""
 
 _RUN = 24
 _HEADER_RUNS = 386
@@ -34,7 +34,7 @@ _DIGITS_MAX = 20
 _MAP_MAX = (2 * RUNS_MAX + 1) * _DIGITS_MAX
 
 Runs = list[tuple[int, int]]
-"""Offset in the file and length, in bytes, of each run of data; ascending, none of them empty."""
+"""Offset in the file and length, in bytes, of each run of data; ascending, without empty runs."""
 
 
 class SparseMap(NamedTuple):
@@ -45,13 +45,13 @@ class SparseMap(NamedTuple):
 
 
 def read_old_gnu(header: bytes, next_block: Callable[[], bytes]) -> SparseMap:
-    """The map of an entry with typeflag S.
+    """Read the map of an entry with typeflag S.
 
     Args:
         header: its header block.
-        next_block: reads the next block of the stream: those of a long map come before the data.
+        next_block: reads the next block of the stream; the blocks of a long map come before the data.
     Raises:
-        BadEntryError: it is not in GNU's format, or it has too many runs.
+        BadEntryError: the header is not in GNU's format, or the map is invalid or has too many runs.
     """
     if header[257:265] != MAGIC_GNU:
         raise BadEntryError("typeflag S in a header that is not GNU's")
@@ -77,18 +77,18 @@ def _old_gnu_numbers(area: bytes) -> list[int]:
 
 
 def is_sparse(records: dict[bytes, bytes]) -> bool:
-    """Whether a PAX header is that of a sparse file."""
+    """Whether a PAX header describes a sparse file."""
     return not records.keys().isdisjoint(_KEYS)
 
 
 def read_pax(records: dict[bytes, bytes], next_block: Callable[[], bytes]) -> SparseMap:
-    """The map of a sparse file's PAX header.
+    """Read the map of a sparse file with a PAX header.
 
     Args:
         records: from `parse_pax`, for which `is_sparse` holds.
         next_block: reads the next block of the entry's stored data, which begins with the map in version 1.0.
     Raises:
-        BadEntryError: the map contradicts itself, or its version is not known.
+        BadEntryError: the map is missing or contradicts itself, or its version is unknown.
     """
     version = (records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b""))
     if version == (b"1", b"0"):
@@ -120,7 +120,7 @@ def _numbers_0_x(records: dict[bytes, bytes]) -> list[int]:
 
 
 def _read_map_1_0(next_block: Callable[[], bytes]) -> list[int]:
-    """The numbers of a map in whole blocks: each ends with a newline, and the first counts the runs."""
+    """Read the numbers of a map in whole blocks: each ends with a newline; the first counts the runs."""
     blocks = [next_block()]
     first, newline, _ = blocks[0].partition(b"\n")
     count = parse_decimal(first if newline else b"", "the number of its sparse map's runs")
@@ -137,7 +137,7 @@ def _read_map_1_0(next_block: Callable[[], bytes]) -> list[int]:
 
 
 def _checked(numbers: Iterable[int], size: int) -> Runs:
-    """Pairs of numbers as runs: in order, inside the file, apart from one another."""
+    """Convert pairs of numbers to runs, which must be in order, inside the file, and disjoint."""
     if not 0 <= size <= SIZE_MAX:
         raise BadEntryError(f"it is a sparse file of {size} bytes, at most {SIZE_MAX} are supported")
     runs: Runs = []

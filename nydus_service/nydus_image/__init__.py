@@ -1,4 +1,4 @@
-"""The embedded builder: the `nydus-image` command line in Python, run as a process of its own.
+"""The embedded builder: the `nydus-image` command line in Python, run as a separate process.
 
-It knows nothing of the service around it: other tools may take it as their builder, too.
+It does not depend on the service around it, so other tools may use it as their builder.
 """

@@ -1,7 +1,7 @@
-"""What `nydus-image-py` takes: subcommands and options with the names of `nydus-image`.
+"""The command line of `nydus-image-py`: subcommands and options with the names of `nydus-image`.
 
-Options of the native builder that are not there yet are known here, so that they can be refused by
-name; help leaves them out, because callers detect features by what help mentions.
+It also parses options of the native builder that are not supported yet, to refuse them by name. Help omits
+them, because callers detect features by the options in help.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _OTHER_TYPES = (
     "tar-tarfs",
 )
 _OF_ANOTHER_FORM = ("fs_version", "prefetch_policy")
-"""Build options whose choices or defaults are others in `nydus-image`."""
+"""Build options with other choices or defaults in `nydus-image`."""
 BUILD_OPTIONS = tuple(
     name
     for name, row in BUILD_ROWS.items()
@@ -47,14 +47,14 @@ LATER_COMMANDS = ("unpack", "stat", "compact", "export", "optimize", "chunkdict"
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Help of one width anywhere: converters look for words in it, which no terminal may break."""
+    """Formats help with a fixed width. Converters search it for words, which must not be broken."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=110)
 
 
 class _Once(argparse.Action):
-    """An option that may be given once, as all of the native builder's."""
+    """An option that may be given only once, like all options of the native builder."""
 
     def __call__(
         self,
@@ -71,7 +71,7 @@ class _Once(argparse.Action):
 
 
 class _Later(argparse.Action):
-    """An option of the native builder that is not there yet: refused by name, unless empty."""
+    """An option of the native builder that is not supported yet: refused by name, unless empty."""
 
     def __call__(
         self,
@@ -90,7 +90,7 @@ def _list(text: str) -> list[str]:
 
 @functools.cache
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line; always the same one."""
+    """Return the parser of the command line, which is built once."""
     parser = argparse.ArgumentParser(
         prog="nydus-image-py",
         description="Build, merge and check RAFS v6 images: the nydus-image command line in Python.",

@@ -1,7 +1,7 @@
-"""`bootstrap-layer`: an image's bootstrap to the tar.gz that is the last layer of its manifest.
+"""`bootstrap-layer`: write an image's bootstrap to the tar.gz that is the last layer of its manifest.
 
-Not a subcommand of `nydus-image`. A process of its own because it holds the whole layer in memory:
-libdeflate, whose bytes do not depend on the machine, compresses in one piece.
+`nydus-image` does not have this subcommand. It runs in a separate process because it holds the whole layer in
+memory: libdeflate, whose output does not depend on the machine, compresses in one piece.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True, slots=True)
 class WrittenLayer:
-    """A layer as written: "sha256:…" of the plain tar and of the compressed bytes, their size."""
+    """A written layer: "sha256:…" of the plain tar, "sha256:…" and size (bytes) of the tar.gz."""
 
     diff_id: str
     digest: str
@@ -28,14 +28,14 @@ class WrittenLayer:
 def write_bootstrap_layer(
     bootstrap: Path, blob_metas: Sequence[tuple[str, Path]], output: Path
 ) -> WrittenLayer:
-    """Write directory `image`, `image/image.boot` and an `image/HEX.blob.meta` a blob.
+    """Write directory `image`, `image/image.boot` and one `image/HEX.blob.meta` per blob.
 
     Args:
         bootstrap: file with the merged bootstrap.
         blob_metas: hex digest of a blob, and the file with its chunk-info table as the runtime
             caches it; in the order of the layers, each once.
-        output: where the tar.gz goes.
-    Raises: NotFoundError, NotAllowedError, NoSpaceError.
+        output: file to write the tar.gz to.
+    Raises: NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
     parts = [_header("image", 0, directory=True)]
     files = [("image.boot", bootstrap)] + [
@@ -59,7 +59,7 @@ def write_bootstrap_layer(
 
 
 def _header(name: str, size: int, directory: bool = False) -> bytes:
-    """A ustar header without owner and time, as Go's archive/tar writes it."""
+    """Format a ustar header without owner and time, as Go's archive/tar does."""
     zeros = b"0000000\0"
     fields = (
         name.encode().ljust(100, b"\0"),

@@ -1,4 +1,4 @@
-"""A bounded queue between two threads that either side can end."""
+"""A bounded queue between threads, which either side can close."""
 
 import threading
 from collections import deque
@@ -8,11 +8,11 @@ T = TypeVar("T")
 
 
 class Closed(Exception):
-    """The other side has gone; its own error says why."""
+    """The channel was closed; the error of the closing side has the reason."""
 
 
 class Channel(Generic[T]):
-    """Hands items over in order. `put` waits while `size` items are waiting, `get` while none are."""
+    """Passes items in order. `put` waits while the channel has `size` items, `get` while it is empty."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -21,7 +21,7 @@ class Channel(Generic[T]):
         self._closed = False
 
     def put(self, item: T) -> None:
-        """Raises: Closed: nobody will take it."""
+        """Add an item. Raises: Closed: the channel was closed."""
         with self._changed:
             while len(self._items) >= self._size and not self._closed:
                 self._changed.wait()
@@ -31,7 +31,7 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def get(self) -> T:
-        """Raises: Closed: nothing more will come, and what came has been taken."""
+        """Remove the next item. Raises: Closed: the channel was closed and is empty."""
         with self._changed:
             while not self._items:
                 if self._closed:
@@ -42,7 +42,7 @@ class Channel(Generic[T]):
             return item
 
     def close(self) -> None:
-        """Wake both sides: no more `put`; `get` only what is there."""
+        """Refuse further `put`s and wake both sides; `get` still returns the items left."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

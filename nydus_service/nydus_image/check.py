@@ -1,4 +1,4 @@
-"""`check` and `inspect`: what a bootstrap, or a blob with one inlined, holds."""
+"""`check` and `inspect`: show the contents of a bootstrap, or of a blob with an inlined one."""
 
 import json
 import os
@@ -23,8 +23,10 @@ def load(path: Path, blob_dir: Path | None = None) -> Bootstrap:
 
     Args:
         path: the file; its name up to the first dot is the id of a blob with inlined metadata.
-        blob_dir: where to look for `path` if it is not there as it stands.
-    Raises: FormatError: it is neither, or damaged. NotFoundError, NotAllowedError.
+        blob_dir: directory to look for `path` in if `path` itself does not exist.
+    Raises:
+        FormatError: the file is neither, or is damaged.
+        NotFoundError, NotAllowedError: the file cannot be read.
     """
     if blob_dir is not None and not path.exists():
         path = blob_dir / path
@@ -43,7 +45,7 @@ def load(path: Path, blob_dir: Path | None = None) -> Bootstrap:
 
 
 def report(bootstrap: Bootstrap) -> Iterator[str]:
-    """The lines that `nydus-image check` prints."""
+    """Yield the lines that `nydus-image check` prints."""
     yield "RAFS filesystem metadata is valid, referenced data blobs: "
     for index, blob in enumerate(bootstrap.blobs):
         yield (
@@ -58,13 +60,13 @@ def feature_names(features: int) -> str:
 
 
 def list_inodes(bootstrap: Bootstrap) -> Iterator[str]:
-    """A JSON object a name, in depth-first order."""
+    """Yield one JSON object per name, in depth-first order."""
     for path, inode in walk(bootstrap.root):
         yield json.dumps(describe(path, inode))
 
 
 def describe(path: bytes, inode: Inode) -> dict[str, object]:
-    """One name as JSON values; bytes that are not UTF-8 as os.fsdecode gives them."""
+    """Describe one name as JSON values; bytes that are not UTF-8 are decoded as by os.fsdecode."""
     description: dict[str, object] = {
         "path": os.fsdecode(path),
         "mode": inode.mode,
@@ -95,9 +97,9 @@ def describe(path: bytes, inode: Inode) -> dict[str, object]:
 
 
 def answer(bootstrap: Bootstrap, request: str) -> object:
-    """What `inspect --request` prints, as a JSON value.
+    """The answer to `inspect --request`, as a JSON value.
 
-    Raises: UsageError: no such request. NotFoundError: no such path.
+    Raises: UsageError: the request is unknown. NotFoundError: the path does not exist in the image.
     """
     verb, _, argument = request.strip().partition(" ")
     if verb == "stats":

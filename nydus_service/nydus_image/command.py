@@ -1,7 +1,7 @@
-"""The command `nydus-image-py`: argv as `nydus-image` takes it, its JSON output, its exit codes.
+"""The command `nydus-image-py`, with the arguments, JSON output and exit codes of `nydus-image`.
 
-0 success, 1 failure, 2 wrong usage or layers that do not fit each other, 130 interrupted. Work is
-imported when its subcommand runs, so that help and feature detection cost next to nothing.
+Exit codes: 0 success, 1 failure, 2 wrong usage or layers that do not match, 130 interrupted. Modules are
+imported when their subcommand runs, so that help and feature detection are fast.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def _refuse_command(args: argparse.Namespace) -> None:
 
 
 def _patterns(args: argparse.Namespace) -> tuple[tuple[bytes, ...], ...]:
-    """Read stdin if the policy wants patterns; only policy fs writes them into the image."""
+    """Read patterns from stdin unless the policy is none; only policy fs writes them to the image."""
     if args.prefetch_policy == "none":
         return ()
     from nydus_service.nydus_image.prefetch import parse_patterns
@@ -168,7 +168,7 @@ def _finish(
     counters: dict[str, int],
     more: dict[str, Any],
 ) -> None:
-    """Log and write what was built, in the native builder's words; `more` is only ours."""
+    """Log and write the result in the native builder's format; `more` has additional own keys."""
     seconds = time.monotonic() - started
     _log(args, "info", f"{args.subcommand} took {seconds:.3f} s, blobs: {', '.join(blob_ids) or 'none'}")
     if args.output_json is not None:
@@ -286,7 +286,7 @@ _RUN: dict[str, Callable[[argparse.Namespace], object]] = {
 
 
 def _report_error(args: argparse.Namespace, error: NydusServiceError) -> int:
-    """Tell a failure; returns the exit status that the native builder would give."""
+    """Print a failure. Returns the exit status that the native builder would return."""
     if args.error_format == "json":
         print(json.dumps({"error": {"code": error.code, "message": str(error)}}), file=sys.stderr)
     else:
@@ -300,22 +300,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """Run the command of this process, and end it without taking apart what is in memory.
+    """Run the command of this process, and exit without freeing memory.
 
-    A tree of 200,000 files takes a third of a second to free. By now all files are closed.
+    Freeing a tree of 200,000 files takes a third of a second. All files are closed before the exit.
     """
     status, _tree = _run(None)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
+        with suppress(OSError, ValueError):  # the reader has gone
             stream.flush()
     os._exit(status)
 
 
 def _run(argv: Sequence[str] | None) -> tuple[int, object]:
-    """Returns the exit status, and what made the result."""
+    """Returns the exit status, and the tree of the result, kept alive so that it is not freed."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    gc.disable()  # trees hold no cycles, and collecting them costs a third of the time
+    gc.disable()  # trees have no cycles, and collecting garbage costs a third of the time
     tree: object = None
     try:
         later = args.__dict__.get("_later")

@@ -1,4 +1,4 @@
-"""`create`: one layer's tar to a nydus blob, or to a data blob and a separate bootstrap."""
+"""`create`: convert one layer's tar to a nydus blob, or to a data blob and a separate bootstrap."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -29,16 +29,16 @@ from nydus_service.rafs.tree import NO_CHUNKS, Blob, Chunk, Inode
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
 
 INLINE_BLOB_ID = "x" * 64
-"""Stands in an inline bootstrap for the digest of the blob that it is part of."""
+"""The placeholder in an inline bootstrap for the digest of the blob that contains it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreateOptions:
-    """What `nydus-image create` is asked for; exactly one of `blob`, `blob_dir`.
+    """The options of `nydus-image create`. Set exactly one of `blob` and `blob_dir`.
 
     Attributes:
-        build: all but the prefetch patterns, which come on standard input.
-        prefetch: these patterns as components.
+        build: the build options except the prefetch patterns, which come on standard input.
+        prefetch: the prefetch patterns, each as a tuple of components.
     """
 
     source: str
@@ -57,9 +57,9 @@ class CreateOptions:
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
-    """What was written: blob ids in the order of the blob table, and where the bootstrap is.
+    """The result of `create`: blob ids in the order of the blob table, and the path of the bootstrap.
 
-    `single_layer`: see `LayerTree`. `root`: of the tree in the bootstrap.
+    `single_layer`: see `LayerTree`. `root` is the root of the tree in the bootstrap.
     """
 
     blob_ids: list[str]
@@ -73,8 +73,8 @@ def create(options: CreateOptions) -> CreateResult:
     """Build one layer.
 
     Raises:
-        FormatError: the layer is damaged, or no file system could hold it.
-        SourceDiffersError: its bytes are not those of `options.check`.
+        FormatError: the layer is damaged, or the format cannot represent it.
+        SourceDiffersError: its digest or size differs from `options.check`.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
     source = LayerSource(open_source(options.source), options.check, options.tar_split)
@@ -90,7 +90,7 @@ def create(options: CreateOptions) -> CreateResult:
 
 
 class _LayerBuilder:
-    """One layer on its way: tree and chunks first, then the sections of the blob behind them."""
+    """Builds one layer: first the tree and the chunks, then the blob's sections after the chunks."""
 
     def __init__(self, options: CreateOptions, source: LayerSource, output: BlobOutput) -> None:
         self.options = options
@@ -114,7 +114,7 @@ class _LayerBuilder:
         if chunks := self._store_content():
             self._write_sections(chunks)
         chunk_count = len(chunks)
-        del chunks  # before the bootstrap is made, when memory is at its highest
+        del chunks  # before the bootstrap is built, when memory use is at its peak
         if self.options.inline_meta:
             bootstrap = self._inline_bootstrap()
         toc = self._write_toc()
@@ -136,7 +136,7 @@ class _LayerBuilder:
         return CreateResult(blob_ids, path, self.tree.single_layer, counters, self.tree.root)
 
     def _store_content(self) -> list[Chunk]:
-        """Read the whole tar: entries to the tree, content to the blob."""
+        """Read the whole tar. Entries go to the tree, content to the blob."""
         pipeline = ChunkPipeline(self.blob, self._write_data, level=self.options.build.compression_level)
         try:
             reader = LayerTarReader(self.source.read)
@@ -166,12 +166,12 @@ class _LayerBuilder:
         self.output.write(data)
 
     def _section(self, name: str, size: int) -> None:
-        """End a section: the tar header behind its data."""
+        """End a section with the tar header after its data."""
         if self.framed:
             self.output.write(pack_header(name, size))
 
     def _write_sections(self, chunks: list[Chunk]) -> None:
-        """What follows the data: its header, the chunk-info table, the chunk digests."""
+        """Write the sections after the data: its header, the chunk-info table, the chunk digests."""
         blob, output = self.blob, self.output
         data_size = output.position
         if self.framed:
@@ -203,7 +203,7 @@ class _LayerBuilder:
             self._section(sections.CHUNK_DIGESTS, len(digests))
 
     def _add_to_toc(self, name: str, compressor: str, plain: Data, stored: Data) -> None:
-        """Note what is about to be written at the output's position."""
+        """Add a TOC entry for data that is about to be written at the output's position."""
         digest = hashlib.sha256(plain).digest()
         self.toc.append(TocEntry(name, compressor, digest, self.output.position, len(stored), len(plain)))
 
@@ -228,7 +228,7 @@ class _LayerBuilder:
         return bootstrap
 
     def _write_toc(self) -> bytes:
-        """Returns what was written: entries and tar header; nothing without a section or --features."""
+        """Write the TOC. Returns its bytes, entries and tar header; b"" without sections or --features."""
         if not self.options.blob_toc or not self.toc:
             return b""
         entries = b"".join(entry.pack() for entry in self.toc)
@@ -237,7 +237,7 @@ class _LayerBuilder:
         return toc
 
     def _name_blob(self, toc: bytes) -> str:
-        """Complete the blob's row for a separate bootstrap; returns the id."""
+        """Complete the blob's row for a separate bootstrap. Returns the blob id."""
         blob_id = self.options.blob_id or self.output.hexdigest()
         if not self.options.inline_meta:
             self.blob.blob_id = blob_id

@@ -1,7 +1,7 @@
-"""`feed`: a stored layer to its plain tar on standard output, checked and recorded on the way.
+"""`feed`: write a stored layer's plain tar to standard output, and check and record it on the way.
 
-Not a subcommand of `nydus-image`: it stands in front of a foreign builder, so that what that one is
-given is known and can be held against what it makes of it.
+`nydus-image` does not have this subcommand. It feeds an external builder, so that the builder's input is
+known and its result can be verified against it.
 """
 
 import os
@@ -15,7 +15,7 @@ from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_sour
 def feed(path: str, check: SourceCheck, tar_split: TarSplitOptions | None) -> None:
     """Write the decompressed layer to standard output.
 
-    Raises: FormatError, SourceDiffersError: the layer is damaged or not the one described.
+    Raises: FormatError, SourceDiffersError: the layer is damaged, or is not the one described.
     """
     source = LayerSource(open_source(path), check, tar_split)
     try:

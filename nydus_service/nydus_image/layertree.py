@@ -1,8 +1,7 @@
-"""The entries of one layer's tar to the layer's tree.
+"""Builds the tree of a layer from the entries of its tar.
 
-What a layer says about lower layers stays in its tree for the merge: whiteouts as the ordinary
-files they are in the tar, marks (`rafs.tree`) on directories that are only implied and on hard
-links to paths that are not in this tar.
+The tree keeps references to lower layers for the merge: whiteouts as ordinary files, as in the tar, and marks
+(`rafs.tree`) on directories that are only implied and on hard links to paths that are not in this tar.
 """
 
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
@@ -14,7 +13,7 @@ from nydus_service.rafs.overlay import OPAQUE, WHITEOUT_PREFIX, find, link_metad
 from nydus_service.rafs.tree import MARK_LOWER_LINK, NO_CHUNKS, Chunk, Inode, implied_directory
 
 ESTARGZ_ENTRIES = frozenset((b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"))
-"""Bookkeeping of eStargz at the top of a layer: not part of the image."""
+"""Metadata files of eStargz in the root of a layer; not part of the image."""
 
 _FILE_TYPE = {
     REGULAR: S_IFREG,
@@ -28,7 +27,7 @@ _FILE_TYPE = {
 
 
 def entry_error(entry: TarEntry, problem: str) -> FormatError:
-    """An error about one entry of the tar: its name, its offset, what is wrong."""
+    """Make an error about one entry of the tar, with its name, its offset and the problem."""
     name = entry.path.decode(errors="backslashreplace")
     if len(name) > 300:
         name = f"{name[:300]}…"
@@ -38,9 +37,9 @@ def entry_error(entry: TarEntry, problem: str) -> FormatError:
 def _is_settable(name: bytes, kind: int) -> bool:
     """Whether containerd sets this extended attribute on a file of this kind.
 
-    It leaves out `trusted.` on purpose; the kernel takes `user.` on files and directories alone, ACLs
-    on anything but symlinks, and no other namespace; for all of these containerd goes on. A hard
-    link's attributes go to an inode of a kind unknown here: the two that any of them may have.
+    containerd skips `trusted.` on purpose. The kernel accepts `user.` only on files and directories, ACLs on
+    anything but symlinks, and no other namespace; containerd ignores these failures. A hard link's attributes
+    go to an inode of unknown kind, so those of `user.` and ACLs are kept.
 
     Source: containerd pkg/archive/tar.go and tar_unix.go, `createTarFile` and `setxattr`; xattr(7).
     """
@@ -52,25 +51,25 @@ def _is_settable(name: bytes, kind: int) -> bool:
 
 
 class LayerTree:
-    """A tree that grows by one entry at a time, in the order of the tar."""
+    """A tree to which entries are added one at a time, in the order of the tar."""
 
     def __init__(self, own_ids: bool = True) -> None:
-        """Args: own_ids: keep the entries' uid and gid, else 0 for all."""
+        """Args: own_ids: keep the entries' uid and gid; False: set both to 0."""
         self.root = implied_directory()
         self.single_layer = True
-        """Whether an image of this layer alone has this very tree: nothing in it is about lower layers, and
-        all content that came is in it still."""
+        """Whether an image of this layer alone has this same tree: nothing in it refers to lower layers, and
+        no entry was replaced."""
         self._own_ids = own_ids
-        # Parents by their path in the tar: entries of one directory mostly come together.
+        # Parents by path in the tar, because entries of one directory are mostly adjacent.
         self._parents: dict[bytes, Inode] = {b"": self.root}
 
     def add(self, entry: TarEntry, chunks: tuple[Chunk, ...]) -> None:
-        """Take in one entry; `chunks` are a regular file's.
+        """Add one entry; `chunks` are those of a regular file.
 
-        Raises: FormatError: containerd could not apply this entry, or the format cannot hold it.
+        Raises: FormatError: containerd could not apply the entry, or the format cannot represent it.
         """
         parent_path, _, name = entry.path.rpartition(b"/")
-        if not name:  # the reader lets only a directory be the root
+        if not name:  # the reader ensures that the root is a directory
             self._describe(self.root, entry)
             return
         parent = self._parents.get(parent_path)
@@ -124,7 +123,7 @@ class LayerTree:
         return inode
 
     def _xattrs(self, entry: TarEntry) -> dict[bytes, bytes]:
-        """Those of an entry's extended attributes that containerd sets."""
+        """The extended attributes of an entry that containerd sets."""
         xattrs = {}
         for name, value in entry.xattrs.items():
             if not _is_settable(name, entry.kind):
@@ -139,7 +138,7 @@ class LayerTree:
         return xattrs
 
     def _describe(self, directory: Inode, entry: TarEntry) -> None:
-        """Set an existing directory's metadata. What this tar said of it before: xattrs stay."""
+        """Set an existing directory's metadata. Extended attributes from earlier entries of this tar stay."""
         described = self._inode(entry, NO_CHUNKS)
         directory.mode = described.mode
         directory.uid = described.uid
@@ -153,11 +152,11 @@ class LayerTree:
         assert parent.children is not None
         parent.children[name] = self._inode(entry, NO_CHUNKS)
         if existing is not None and not name.startswith(WHITEOUT_PREFIX):
-            # It took the place of something else, so nothing of a lower directory may show in it.
+            # It replaced an entry of another kind, so a lower directory must not show through.
             parent.children.setdefault(WHITEOUT_PREFIX + name, Inode(S_IFREG | 0o644))
 
     def _hide(self, parent: Inode, name: bytes, entry: TarEntry) -> None:
-        """Apply a whiteout to what this tar had there before; lower layers are the merge's."""
+        """Apply a whiteout to an earlier entry of this tar; the merge applies it to lower layers."""
         assert parent.children is not None
         hidden = name[len(WHITEOUT_PREFIX) :]
         if hidden in (b"", b".", b".."):
@@ -168,8 +167,8 @@ class LayerTree:
             self._forget_parents()
 
     def _hard_link(self, entry: TarEntry) -> Inode:
-        """The inode that a link names: one of this tar, else a mark for one of a lower layer."""
-        if (entry.target + b"/").startswith(entry.path + b"/"):  # which makes room for the link first
+        """The inode that a link refers to: one of this tar, or a marked placeholder for a lower layer's."""
+        if (entry.target + b"/").startswith(entry.path + b"/"):  # the link would first remove its target
             raise entry_error(entry, f"hard link to {entry.target!r}, which it replaces")
         link = self._inode(entry, NO_CHUNKS)
         try:

@@ -1,4 +1,4 @@
-"""`merge`: the bootstraps of an image's layers, lowest first, to the image's bootstrap."""
+"""`merge`: merge the bootstraps of an image's layers, lowest first, into the image's bootstrap."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,12 @@ _BLOB_FIELDS = tuple(field for field in Blob.__slots__ if field != "blob_id")
 
 
 class InconsistentError(UsageError):
-    """The layers do not fit each other: the native builder ends with 2 for this."""
+    """The layers do not match; the native builder exits with status 2 for this."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergeOptions:
-    """What `nydus-image merge` is asked for. Each list is empty or has one item a source."""
+    """The options of `nydus-image merge`. Each list is empty or has one item per source."""
 
     sources: tuple[Path, ...]
     bootstrap: Path | None = None
@@ -37,7 +37,7 @@ class MergeOptions:
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
-    """Blob ids in the order of the blob table, the bootstrap's path, and the tree in it, if there was one."""
+    """Blob ids in the order of the blob table, the bootstrap's path, and the root of its tree if built."""
 
     blob_ids: list[str]
     bootstrap: Path
@@ -49,10 +49,10 @@ def merge(options: MergeOptions) -> MergeResult:
     """Merge layers.
 
     Raises:
-        InconsistentError: chunk size or ownership mode differ.
-        FormatError: a bootstrap is damaged, one layer cannot lie on those below it, or a list has not
-            one item a source.
-        UnsupportedError: a source with several blobs.
+        InconsistentError: the layers differ in chunk size or ownership mode.
+        FormatError: a bootstrap is damaged, a layer cannot be applied to those below it, or a list does not
+            have one item per source.
+        UnsupportedError: a source has several blobs.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
     _check_lists(options)
@@ -112,13 +112,13 @@ def _check_consistency(first: Bootstrap, layer: Bootstrap, source: Path) -> None
 
 
 def blob_name(source: Path) -> str:
-    """The blob id that a bootstrap's file name stands for: the name up to its first dot."""
+    """The blob id in the name of a bootstrap's file: the name up to its first dot."""
     name = source.name
     return name[: name.find(".", 1)] if "." in name[1:] else name
 
 
 class _BlobTable:
-    """Gives each layer's blob its final row; one row for the same blob in several layers."""
+    """Assigns each layer's blob its final row. Layers with the same blob share a row."""
 
     def __init__(self, options: MergeOptions) -> None:
         self._options = options
@@ -126,9 +126,11 @@ class _BlobTable:
         self._sources: set[int] = set()
 
     def adopt(self, index: int, blob: Blob) -> Blob:
-        """The row for a blob of source `index`.
+        """The row for the blob of source `index`.
 
-        Raises: UnsupportedError: the source has several. FormatError: an id that cannot be.
+        Raises:
+            UnsupportedError: the source has several blobs.
+            FormatError: the id is invalid, or belongs to a different blob of another layer.
         """
         if index in self._sources:
             raise UnsupportedError("it has several blobs: merged images and chunk dicts are not there yet")

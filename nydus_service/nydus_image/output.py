@@ -1,4 +1,4 @@
-"""Where a builder's results go: a named file, a FIFO or pipe, or a directory of files named by id."""
+"""The outputs of a builder: a named file, a FIFO or pipe, or a directory of files named by id."""
 
 import contextlib
 import hashlib
@@ -13,16 +13,16 @@ _BUFFER_SIZE = 1 << 18
 
 
 class BlobOutput:
-    """Written forward only, so a pipe does as well as a file. `position` counts bytes so far.
+    """An output written only forward, so that it may be a pipe. `position` is the number of bytes so far.
 
-    A file that it made is removed again by `abandon`; `commit` closes, for a directory under the
-    name given.
+    `abandon` removes the file if this object created it. `commit` closes it; in a directory, the file gets
+    the given name.
     """
 
     def __init__(self, path: Path | None, directory: Path | None) -> None:
         """Open `path`, or a temporary file in `directory`.
 
-        Raises: NotFoundError, NotAllowedError: it cannot be opened.
+        Raises: NotFoundError, NotAllowedError: the file cannot be opened.
         """
         self._directory = directory if path is None else None
         self._made = path is None or not path.exists()
@@ -42,7 +42,7 @@ class BlobOutput:
         self.position = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Raises: NoSpaceError and other errors of writing."""
+        """Append data. Raises: NoSpaceError and other errors of writing."""
         self.position += len(data)
         self._digest.update(data)
         self._pending.append(data)
@@ -61,11 +61,11 @@ class BlobOutput:
             raise from_os_error(exc, f"write the output {self.path}") from exc
 
     def hexdigest(self) -> str:
-        """SHA-256 of everything written."""
+        """The SHA-256 of everything written."""
         return self._digest.hexdigest()
 
     def commit(self, name: str) -> Path:
-        """Finish; in a directory the file gets this name, unless one of that name is there."""
+        """Finish. In a directory, the file gets this name, unless a file of that name exists."""
         self._flush()
         try:
             os.close(self._fd)

@@ -1,12 +1,13 @@
-"""Content to stored chunks: digested and deduplicated in the order of the tar, compressed by
-threads, and written in order again.
+"""Converts content to stored chunks.
+
+Content is digested and deduplicated in the order of the tar, compressed by threads, and written in order.
 
     add() ─► batch ─┬─► Channel of work ─► threads "compress"
                     └─► Channel in order ─► thread "store" waits for each batch in turn, writes it
 
-`add` runs in one thread, so which chunk is new never depends on timing: the same input gives the
-same blob. Small chunks travel in batches, so that a file of one line costs no thread switch of its
-own. Memory is bounded by the channels' sizes.
+`add` runs in one thread, so deduplication does not depend on timing: the same input gives the same blob.
+Small chunks are batched, so that a file of one line does not cost a thread switch. The channels' sizes bound
+the memory.
 """
 
 import hashlib
@@ -38,11 +39,11 @@ _STUCK_S = 0.5
 Data = bytes | memoryview
 
 _HASHERS: dict[str, Callable[[Data], Any]] = {"blake3": blake3, "sha256": hashlib.sha256}
-"""By the names of chunk digests; not the recorder's (`tarsplit.chunkdigests`), so that a mistake shows."""
+"""Hashers by digester name. Not shared with the recorder (`tarsplit.chunkdigests`), so that mistakes show."""
 
 
 class _Batch:
-    """Chunks on their way. `done` is held until `stored` or `error` is set."""
+    """A batch of chunks. `done` is held until `stored` or `error` is set."""
 
     __slots__ = ("chunks", "done", "error", "pieces", "size", "stored")
 
@@ -57,16 +58,16 @@ class _Batch:
 
 
 class ChunkPipeline:
-    """Turns pieces of content into chunks of one blob.
+    """Converts pieces of content to chunks of one blob.
 
     Args of the constructor:
-        blob: the row that the chunks belong to; its chunk count and uncompressed size grow.
-        write: takes the stored bytes, in order, from a thread of the pipeline.
-        level: of the compressor, if it is zstd.
-        threads: how many compress; by default one a processor.
+        blob: the row of the chunks; its chunk count and uncompressed size are updated.
+        write: receives the stored bytes, in order, in a thread of the pipeline.
+        level: level of the compressor, if it is zstd.
+        threads: number of compressing threads; by default one per core.
 
-    `chunks` lists all chunks by index. `finish` waits until everything is written, `close` ends
-    the threads in any state; without `finish` what was written is incomplete.
+    `chunks` lists all chunks by index. `finish` waits until everything is written. `close` ends the threads
+    in any state; without `finish`, the output is incomplete.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class ChunkPipeline:
         self.chunks: list[Chunk] = []
         self.stored_size = 0
         self.reused_elsewhere = False
-        """Whether a chunk was found again at another offset of a file than at first."""
+        """Whether a chunk was reused at another offset of a file than its first one."""
         count = threads or len(os.sched_getaffinity(0))
         self._work: Channel[_Batch] = Channel(count + 2)
         self._order: Channel[_Batch] = Channel(count + 2)
@@ -100,16 +101,16 @@ class ChunkPipeline:
             thread.start()
 
     def add(self, data: Data, file_offset: int) -> Chunk:
-        """The chunk with this content, new or known.
+        """Add content. Returns its chunk, new or known.
 
         Args:
-            data: 1 byte to a chunk size; must not change afterwards.
-            file_offset: where in its file it stands, in bytes.
+            data: 1 byte up to the chunk size; must not change afterwards.
+            file_offset: its offset in the file, in bytes.
         Raises:
             FormatError: the blob has too many chunks, or is too large.
         """
         last = self._last
-        if last is not None and last[0] is data:  # the zeros of a hole, again and again
+        if last is not None and last[0] is data:  # repeated zeros of a hole
             chunk = last[1]
             self.reused_elsewhere |= chunk.file_offset != file_offset
             return chunk
@@ -127,7 +128,7 @@ class ChunkPipeline:
                 raise FormatError(
                     f"one layer with more than {index} chunks or {offset} bytes does not fit a blob"
                 )
-            checksum = crc32c(bytes(data))  # which takes no views
+            checksum = crc32c(bytes(data))  # it does not accept views
             chunk = Chunk(blob, index, digest, CHUNK_HAS_CRC32, 0, size, 0, offset, file_offset, checksum)
             blob.chunk_count = index + 1
             blob.uncompressed_size = (offset + size + BLOCK_SIZE - 1) & -BLOCK_SIZE
@@ -152,7 +153,7 @@ class ChunkPipeline:
             raise self._error or Closed from None
 
     def finish(self) -> None:
-        """Write the rest and wait for it. Raises what any thread of the pipeline raised."""
+        """Write the rest and wait for it. Raises the first error of any thread of the pipeline."""
         if self._batch.chunks:
             self._send()
         self._work.close()
@@ -163,7 +164,7 @@ class ChunkPipeline:
             raise self._error
 
     def close(self) -> None:
-        """End the threads. One that is stuck in a pipe that nobody reads ends with the process."""
+        """End the threads. A thread that is blocked on an unread pipe ends with the process."""
         self._fail(Closed())
         for thread in self._threads:
             thread.join(_STUCK_S)

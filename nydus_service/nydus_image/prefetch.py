@@ -1,4 +1,4 @@
-"""Prefetch patterns: which files a reader should fetch first."""
+"""Prefetch patterns: the files that a reader should fetch first."""
 
 from collections.abc import Iterable
 
@@ -6,10 +6,10 @@ from nydus_service.rafs.tree import Inode
 
 
 def parse_patterns(lines: Iterable[bytes]) -> list[tuple[bytes, ...]]:
-    """Absolute paths as components, in order; one below an earlier one is dropped.
+    """Read absolute paths as components, in order. A path below an earlier one is dropped.
 
-    White space around a path, doubled slashes and "." do not count; what is not absolute is left
-    out, as the native builder does.
+    White space around a path, repeated slashes and "." are ignored. Paths that are not absolute are dropped,
+    as in the native builder.
     """
     accepted: list[tuple[bytes, ...]] = []
     for line in lines:
@@ -23,7 +23,7 @@ def parse_patterns(lines: Iterable[bytes]) -> list[tuple[bytes, ...]]:
 
 
 def find_inodes(root: Inode, patterns: Iterable[tuple[bytes, ...]]) -> list[Inode]:
-    """The inodes that the patterns name, in order. An empty file has nothing to fetch."""
+    """The inodes at the paths of the patterns, in order, without empty files."""
     found = []
     for path in patterns:
         inode: Inode | None = root

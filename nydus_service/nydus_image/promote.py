@@ -1,8 +1,8 @@
-"""`promote`: the bootstrap of an image that is one layer, out of that layer's own, without a merge.
+"""`promote`: make the bootstrap of a single-layer image from the layer's own bootstrap, without a merge.
 
-What a merge changes in a layer that stands alone (`layertree.LayerTree.single_layer`) is not in the tree:
-the blob's row and device slot, which get its id; a flag that merged images always carry; and the mark of a
-root directory that the tar does not name. All else is copied. Tests hold the result against the merge's.
+For such a layer (`layertree.LayerTree.single_layer`), a merge does not change the tree. It only changes the
+blob's row and device slot, which get its id; a flag that all merged images have; and the mark of a root
+directory that has no entry in the tar. The rest is copied. Tests compare the result with that of a merge.
 """
 
 from pathlib import Path
@@ -34,11 +34,11 @@ _MARK = Struct("<HH")
 
 
 def promote(source: Path, target: Path) -> MergeResult:
-    """Make a layer's bootstrap the image's.
+    """Convert a layer's bootstrap to that of the image.
 
     Args:
-        source: of a layer that stands alone; named by its blob's id, as for a merge.
-        target: file to write.
+        source: the bootstrap of a layer with `single_layer`; named by its blob's id, as for a merge.
+        target: file to write the image's bootstrap to.
     Raises:
         FormatError: the bootstrap is damaged, or has several blobs.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.

@@ -1,16 +1,16 @@
-"""Records the tar-split of a layer in a process of its own, which shares memory with the one that reads.
+"""Records the tar-split of a layer in a separate process, which shares memory with the reading process.
 
     LayerSource ──piece──► slots, used in turn ──its size──► child: TarSplitRecorder ──► its file
          ▲                                                      │
          └─────────── a byte for each slot that is free, ◄──────┘
                       at the end the verdict
 
-Recording is Python for each entry of the tar. In a thread it would keep the one that builds from going on:
-a layer of small files takes a seventh longer so. For a small layer the process takes longer than that.
+Recording runs Python code for each entry of the tar. In a thread it would block the building thread, and a
+layer of small files would take a seventh longer. For a small layer, starting the process costs more.
 
-The child is a fork, which is sound only in a process with one thread: a lock that another thread holds is
-never released in the child, and libraries with threads of their own, as gRPC, abort there. The command has
-one thread when it begins to record. A caller of the library may have any: then it records where it reads.
+The child is a fork, which is safe only in a process with one thread: locks of other threads are never
+released in the child, and libraries with their own threads, such as gRPC, abort. The command has one thread
+when it begins to record. A caller of the library may have more; then recording runs in the reading thread.
 """
 
 import mmap
@@ -29,16 +29,16 @@ from nydus_service.oci.compression import PIECE_SIZE
 from nydus_service.tarsplit.recorder import TarSplitRecorder
 
 _SLOTS: Final = 4
-"""Each holds a piece of `PIECE_SIZE` bytes."""
+"""The number of slots of `PIECE_SIZE` bytes each."""
 _SIZE: Final = struct.Struct("<I")
-"""Of what is in the next slot, bytes; 0: nothing more will come."""
+"""The number of bytes in the next slot; 0: the end."""
 _SMALL_LAYER: Final = 1 << 20
 _SLOT_IS_FREE, _DONE, _FAILED = b".", b"=", b"!"
 
 
 @dataclass(frozen=True, slots=True)
 class TarSplitOptions:
-    """Where the tar-split goes, and how content is digested in them."""
+    """The path of the tar-split, and the chunking of the content in it."""
 
     path: str
     chunk_size: int
@@ -46,42 +46,43 @@ class TarSplitOptions:
 
 
 class Recording(Protocol):
-    """The tar-split of one layer that is being recorded."""
+    """A tar-split of one layer that is being recorded."""
 
     def put(self, piece: bytes) -> None:
-        """Note what the next bytes of the tar say, 1 to `PIECE_SIZE`; maybe later.
+        """Record the next bytes of the tar, 1 to `PIECE_SIZE`; the work may be done later.
 
-        Raises: NydusServiceError: what was found wrong with these or earlier ones.
+        Raises: NydusServiceError: these or earlier bytes are invalid, or the file cannot be written.
         """
 
     def finish(self) -> None:
-        """Complete the tar-split. Raises: as `put`."""
+        """Complete the tar-split. Raises: as for `put`."""
 
     def close(self) -> None:
-        """End it if it still goes on; a `put` that waits in another thread fails."""
+        """Stop the recording if it is not finished; a `put` that waits in another thread fails."""
 
     def release(self) -> None:
-        """Give back what it took; after `close`, when no other thread uses it any more."""
+        """Release the resources. Call it after `close`, when no other thread uses this object."""
 
 
 def record_tar_split(options: TarSplitOptions, stored_size: int | None) -> Recording:
-    """Begin to record a tar-split: in a process of its own if the layer is large and a fork is sound.
+    """Begin to record a tar-split, in a separate process if the layer is large and a fork is safe.
 
     Args:
-        stored_size: of the layer, bytes, as far as it is known.
-    Raises: NydusServiceError: the file cannot be written; another process says so by `put` or `finish`.
+        stored_size: bytes of the stored layer, if known.
+    Raises:
+        NydusServiceError: the file cannot be written. A separate process reports this in `put` or `finish`.
     """
     is_small = stored_size is not None and stored_size < _SMALL_LAYER
     return TarSplitWriter(options) if is_small or _has_other_threads() else TarSplitProcess(options)
 
 
 def _has_other_threads() -> bool:
-    """Whether this process has threads besides the calling one, be they Python's or not."""
+    """Whether this process has threads besides the calling one, including those not of Python."""
     return len(os.listdir("/proc/self/task")) > 1
 
 
 class TarSplitWriter:
-    """Records where it is called."""
+    """Records in the calling thread."""
 
     def __init__(self, options: TarSplitOptions) -> None:
         self._doing = f"write the tar-split {options.path}"
@@ -102,7 +103,7 @@ class TarSplitWriter:
         pass
 
     def release(self) -> None:
-        with suppress(OSError):  # what counts has been written by `finish`
+        with suppress(OSError):  # `finish` has written everything that matters
             self._file.close()
 
     @contextmanager
@@ -114,7 +115,7 @@ class TarSplitWriter:
 
 
 class TarSplitProcessEnded(NydusServiceError):
-    """The process did not do its work, and did not say why: most likely no memory was left for it."""
+    """The process ended without its result and without an error, most likely for lack of memory."""
 
     code: ClassVar[str] = "killed"
 
@@ -128,7 +129,7 @@ class TarSplitProcessEnded(NydusServiceError):
 
 
 class TarSplitProcess:
-    """A child process that records: a fork of this one, which has no other threads."""
+    """Records in a child process, a fork of this process, which must have no other threads."""
 
     def __init__(self, options: TarSplitOptions) -> None:
         self._slots = mmap.mmap(-1, _SLOTS * PIECE_SIZE)
@@ -156,7 +157,7 @@ class TarSplitProcess:
         while self._free < _SLOTS:
             self._free += self._wait(_SLOT_IS_FREE)
         self._wait(_DONE)
-        self._slots.close()  # now, as the builder's memory is at its highest when it writes the bootstrap
+        self._slots.close()  # now, because memory use peaks when the builder writes the bootstrap
 
     def close(self) -> None:
         if self._pid:
@@ -170,7 +171,7 @@ class TarSplitProcess:
         self._slots.close()
 
     def _tell(self, size: int) -> None:
-        with suppress(BrokenPipeError):  # the answers tell why
+        with suppress(BrokenPipeError):  # the answers have the reason
             os.write(self._sizes, _SIZE.pack(size))
 
     def _wait(self, expected: bytes) -> int:
@@ -187,7 +188,7 @@ class TarSplitProcess:
 def _be_child(options: TarSplitOptions, slots: mmap.mmap, sizes: int, answers: int) -> NoReturn:
     status = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to act on, with whom this ends
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and this process ends with it
         _close_others(sizes, answers)
         _take_all(options, slots, sizes, answers)
         os.write(answers, _DONE)
@@ -204,10 +205,10 @@ def _be_child(options: TarSplitOptions, slots: mmap.mmap, sizes: int, answers: i
 
 
 def _close_others(*kept: int) -> None:
-    """Close what was inherited: nobody is to wait for this process to close it."""
+    """Close inherited descriptors, so that no reader waits for this process to close a pipe."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in kept:
-            with suppress(OSError):  # the one of the listing
+            with suppress(OSError):  # the descriptor of the listing
                 os.close(int(name))
 
 

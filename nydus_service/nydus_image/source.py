@@ -1,10 +1,10 @@
-"""A layer as it is stored, read once: checked, decompressed, and recorded for verification.
+"""Reads a stored layer once: checks it, decompresses it, and records it for verification.
 
-    thread "read":   bytes ─► sha256 ─► decompress ─┬─► Channel ─► whoever iterates (the tar parser)
-                                                    └─► tar-split, in a process of its own
+    thread "read":   bytes ─► sha256 ─► decompress ─┬─► Channel ─► the tar parser
+                                                    └─► tar-split, in a separate process
 
-The tar-split is taken from the decompressed bytes before the builder's own parser sees them, so that
-they can be held against what the builder made of the layer.
+The tar-split is recorded from the decompressed bytes before the builder's own parser reads them, so that the
+builder's result can be verified against it.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _SNIFF_SIZE = 8
 
 @dataclass(frozen=True, slots=True)
 class SourceCheck:
-    """What is known about the stored bytes: their digest ("sha256:…") and size, if any."""
+    """The expected digest ("sha256:…") and size of the stored bytes; None if unknown."""
 
     digest: str | None = None
     size: int | None = None
@@ -36,7 +36,7 @@ class SourceCheck:
 def open_source(path: str) -> int:
     """Open a layer: a file, a FIFO, /proc/self/fd/N, or "-" for standard input.
 
-    Raises: NotFoundError, NotAllowedError: it cannot be opened.
+    Raises: NotFoundError, NotAllowedError: the layer cannot be opened.
     """
     if path == "-":
         return os.dup(sys.stdin.fileno())
@@ -47,10 +47,10 @@ def open_source(path: str) -> int:
 
 
 class LayerSource:
-    """Gives the decompressed bytes of a layer piece by piece, by `read`.
+    """Returns the decompressed bytes of a layer piece by piece, by `read`.
 
-    `close` ends thread and process, whatever their state; `finish` waits for the end of the source and of
-    the tar-split, and raises what went wrong in either. Closes `fd`, also if it cannot be made.
+    `close` ends the thread and the process in any state. `finish` waits for the end of the source and of the
+    tar-split, and raises the error of either. Takes over `fd`, and closes it even if the constructor fails.
     """
 
     def __init__(self, fd: int, check: SourceCheck, tar_split: TarSplitOptions | None) -> None:
@@ -74,7 +74,7 @@ class LayerSource:
         self._thread.start()
 
     def read(self) -> bytes:
-        """The next piece, never empty; b"" at the end.
+        """Read the next piece, which is never empty; b"" at the end.
 
         Raises: NydusServiceError: the source is damaged, or differs from its descriptor.
         """
@@ -89,7 +89,7 @@ class LayerSource:
             return b""
 
     def finish(self) -> None:
-        """Read what is left, then wait until all of the source was checked and recorded."""
+        """Read the rest, then wait until the whole source is checked and recorded."""
         while self.read():
             pass
         self._thread.join()
@@ -97,7 +97,7 @@ class LayerSource:
             raise self._error
 
     def close(self) -> None:
-        os.close(self._end_write)  # wakes a reader that waits for a pipe nobody writes to
+        os.close(self._end_write)  # wakes a reader that waits on a pipe without a writer
         self._pieces.close()
         if self._tar_split is not None:
             self._tar_split.close()
@@ -110,7 +110,7 @@ class LayerSource:
     def _run(self) -> None:
         try:
             self._read_all()
-            self._pieces.close()  # whoever reads goes on while the tar-split is completed
+            self._pieces.close()  # the reader continues while the tar-split is completed
             if self._tar_split is not None:
                 self._tar_split.finish()
         except Closed:
@@ -142,7 +142,7 @@ class LayerSource:
         except SourceDiffersError:
             raise
         except FormatError as exc:
-            # A damaged copy is another fault than a layer that was made damaged: say which it is.
+            # Distinguish a damaged copy from a layer that was created damaged.
             while self._read_stored(digest.update):
                 pass
             self._compare(digest.hexdigest(), f"; reading it as {kind} fails, too: {exc}")

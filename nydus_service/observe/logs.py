@@ -1,18 +1,18 @@
-"""Where log records go: to stderr, one line each, as JSON or for people.
+"""Writes log records to stderr, one line each, as JSON or for people.
 
-Records carry what they are about as fields, which `log_context` binds for the tasks and calls inside it:
+Records have their subject in fields, which `log_context` binds for the tasks and calls inside it:
 
     with log_context(job=job.id, image=job.request.source):
-        async with anyio.create_task_group() as layers:   # tasks begun here inherit it
+        async with anyio.create_task_group() as layers:   # tasks started here inherit the fields
             ...
             with log_context(layer=str(layer.digest)):
                 log.error("cannot pack the layer: %s", exc)
 
-JSON has, in this order: time (RFC 3339, UTC), level, logger, message, the bound fields, exc (a
-traceback) where there is one. What a call passes as `extra` joins the fields.
+JSON has, in this order: time (RFC 3339, UTC), level, logger, message, the bound fields, and exc (a
+traceback) if present. The `extra` of a call is added to the fields.
 
-Secrets never come this far: whoever knows one has it in a type that does not print it; and fields whose
-names say that they are secret are left out.
+Secrets must not reach the logs: code keeps them in types that do not print them, and fields with the name of
+a secret are left out.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from typing import Any, Final, TextIO
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "json", "console")
 CONTEXT_FIELDS: Final = ("job", "image", "layer")
-"""Fields that come first, in this order."""
+"""The fields that come first, in this order."""
 
 _ROOT: Final = "nydus_service"
 _HIDDEN: Final = frozenset(("token", "password", "secret", "authorization", "credentials"))
@@ -35,7 +35,7 @@ _SHORT_DIGEST: Final = 12
 _VISIBLE: Final = {
     code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
 }
-"""Control characters, which a foreign name could play tricks on a terminal with."""
+"""Escapes of control characters, with which a foreign name could manipulate a terminal."""
 _COLOURS: Final = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "1;31"}
 _OF_EVERY_RECORD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -44,7 +44,7 @@ _context: ContextVar[Mapping[str, Any] | None] = ContextVar("log_context", defau
 
 @contextlib.contextmanager
 def log_context(**fields: Any) -> Iterator[None]:
-    """Add these fields to all records made inside: in this task, in calls, in tasks begun there."""
+    """Add these fields to all records made inside the block: in this task, and in tasks started there."""
     token = _context.set({**(_context.get() or {}), **fields})
     try:
         yield
@@ -53,17 +53,17 @@ def log_context(**fields: Any) -> Iterator[None]:
 
 
 def set_up_logs(*, verbose: bool) -> None:
-    """Logs of the command line: warnings for people, or with `verbose` all."""
+    """Set up the logs of the command line, for people: warnings, or everything with `verbose`."""
     configure_logs("console", "debug" if verbose else "warning")
 
 
 def configure_logs(format: str, level: str, stream: TextIO | None = None) -> None:
-    """Send the records of this package from `level` on, and warnings of others, to one stream.
+    """Send the records of this package from `level` on, and warnings of other packages, to one stream.
 
     Args:
-        format: json, console, or auto: console on a terminal, else json.
+        format: json, console, or auto: console on a terminal, otherwise json.
         level: debug, info, warning or error.
-        stream: None: stderr.
+        stream: the target; None: stderr.
     """
     on_terminal = (stream or sys.stderr).isatty()
     handler = _LineHandler(stream)
@@ -74,11 +74,11 @@ def configure_logs(format: str, level: str, stream: TextIO | None = None) -> Non
         handler.setFormatter(ConsoleFormatter(coloured=on_terminal))
     root = logging.getLogger()
     root.handlers[:] = [each for each in root.handlers if not isinstance(each, _LineHandler)] + [handler]
-    logging.getLogger(_ROOT).setLevel(level.upper())  # the root logger's own level is for all others: warning
+    logging.getLogger(_ROOT).setLevel(level.upper())  # for other packages, the root logger has level warning
 
 
 class _LineHandler(logging.StreamHandler[TextIO]):
-    """Ours among the handlers of the root logger. Without a stream it writes to what is stderr then."""
+    """This package's handler of the root logger. Without a stream it writes to the current stderr."""
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__(stream)
@@ -91,14 +91,14 @@ class _LineHandler(logging.StreamHandler[TextIO]):
 
 
 def _bind_context(record: logging.LogRecord) -> bool:
-    """Put the bound fields into a record while it is made, in the task that makes it."""
+    """Add the bound fields to a record, in the task that makes it."""
     for name, value in (_context.get() or {}).items():
         record.__dict__.setdefault(name, value)
     return True
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats records as one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -110,11 +110,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exc"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)  # ASCII alone: no character ends a line but the last
+        return json.dumps(line, default=str)  # ASCII only, so a record never contains a line end
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level, message, and the fields after it; digests cut short, since they are for the eye."""
+    """Formats records as time, level, message and fields, with shortened digests, for people."""
 
     def __init__(self, *, coloured: bool) -> None:
         super().__init__()

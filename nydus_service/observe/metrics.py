@@ -1,8 +1,8 @@
-"""What Prometheus is told: counts, durations and sizes of the daemon's work.
+"""Metrics for Prometheus: counts, durations and sizes of the daemon's work.
 
-Names follow Prometheus: a prefix, base units (seconds, bytes), `_total` for counters. Labels have few
-values that are known beforehand; never the name of an image, so that the series do not grow with the jobs.
-docs/operations.md says what to watch, deploy/alerts.yaml when to call somebody.
+Names follow Prometheus: a prefix, base units (seconds, bytes), `_total` for counters. Labels have a few fixed
+values, never the name of an image, so that the number of series does not grow with the jobs.
+docs/operations.md lists the metrics to watch, deploy/alerts.yaml has the alerts.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from prometheus_client import (
 
 PREFIX: Final = "nydus_service"
 JOB_STATES: Final = ("queued", "running", "verifying")
-"""States in which jobs stay for a while; those that have ended are counted by their durations."""
+"""The states in which jobs remain for a while; finished jobs are counted by their durations."""
 RESULTS: Final = ("done", "unchanged", "failed", "cancelled")
 STAGES: Final = ("pack", "merge", "verify")
 DIRECTIONS: Final = ("in", "out")
@@ -31,7 +31,7 @@ _STAGE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300,
 
 
 class Metrics:
-    """All series, in a registry of their own; methods take plain values and cost microseconds."""
+    """All series, in a separate registry. Methods take plain values and cost microseconds."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, of which nothing here makes use
@@ -42,63 +42,63 @@ class Metrics:
         self._make_trigger_series()
 
     def set_build(self, version: str, python: str) -> None:
-        """Tell which program this is."""
+        """Set the version of this program and of Python."""
         self._build.labels(version, python).set(1)
 
     def set_limits(self, queue: int, builders: int) -> None:
-        """Tell how many jobs may wait, and how many builders may run; for ratios in alerts."""
+        """Set the maximum of waiting jobs and of running builders, for ratios in alerts."""
         self._queue_limit.set(queue)
         self._builders_limit.set(builders)
 
     def job_changed(self, old: str | None, new: str | None) -> None:
-        """A job went from one state to another; None: it was not there, or is no more."""
+        """Count a job's change of state. `old` None: the job is new; `new` None: it was removed."""
         for state, step in ((old, -1), (new, 1)):
             if state in JOB_STATES:
                 self._jobs.labels(state).inc(step)
 
     def job_finished(self, result: str, duration_s: float) -> None:
-        """A job has ended: done, unchanged, failed or cancelled, so long after its first try began."""
+        """Count a finished job: done, unchanged, failed or cancelled. `duration_s` is since its first try."""
         self._job_duration.labels(result).observe(duration_s)
 
     def job_retried(self, code: str) -> None:
-        """A job is queued again after an error with this code."""
+        """Count a job that is queued again after an error with this code."""
         self._retries.labels(code).inc()
 
     def set_queue_depth(self, waiting: int) -> None:
-        """So many jobs wait, those for a later try among them."""
+        """Set the number of waiting jobs, including those that wait for a retry."""
         self._queue_depth.set(waiting)
 
     def stage_finished(self, stage: str, duration_s: float) -> None:
-        """A layer was packed, an image merged or verified."""
+        """Record the duration of packing a layer, or of merging or verifying an image."""
         self._stage_duration.labels(stage).observe(duration_s)
 
     def add_bytes(self, direction: str, count: int) -> None:
-        """Layers as stored went `in`, or blobs went `out`."""
+        """Count bytes: `in` of layers as stored, `out` of blobs."""
         self._bytes.labels(direction).inc(count)
 
     def watch_builders(self, running: Callable[[], float], peak_memory_bytes: Callable[[], float]) -> None:
-        """Ask at each scrape how many builder processes there are, and how big the biggest ever was."""
+        """Read the running builder processes, and the peak memory of any builder so far, at each scrape."""
         self._builders.set_function(running)
         self._builder_memory.set_function(peak_memory_bytes)
 
     def verification_failed(self) -> None:
-        """A result was not what its source is, and got no name."""
+        """Count a result that differs from its source, and got no name."""
         self._verification_failures.inc()
 
     def cache_hit(self, cache: str) -> None:
-        """Work was spared: `result` for a target that was there and right."""
+        """Count avoided work. Cache `result`: the target existed and was correct."""
         self._cache_hits.labels(cache).inc()
 
     def trigger_requested(self, origin: str) -> None:
-        """Somebody asked for a conversion: grpc, http, label, event or cli."""
+        """Count a request for a conversion by its origin: grpc, http, label, event or cli."""
         self._requests.labels(origin).inc()
 
     def event_stream_restarted(self) -> None:
-        """The stream of containerd's events broke off, and all images were looked through again."""
+        """Count an interruption of containerd's event stream, after which all images are scanned again."""
         self._stream_restarts.inc()
 
     def text(self) -> bytes:
-        """All values, for a scrape: Prometheus' text format."""
+        """All values in Prometheus' text format, for a scrape."""
         return generate_latest(self.registry)
 
     def _gauge(self, name: str, says: str, labels: tuple[str, ...] = ()) -> Gauge:
@@ -122,7 +122,7 @@ class Metrics:
         )
         self._retries = self._counter("retries_total", "Jobs queued again after an error.", ("code",))
         for state in JOB_STATES:
-            self._jobs.labels(state)  # from the start with 0: a series that appears late loses its first rise
+            self._jobs.labels(state)  # starts with 0: a series that appears late loses its first increase
         for result in RESULTS:
             self._job_duration.labels(result)
 

@@ -1,15 +1,15 @@
-"""Traces by OpenTelemetry, where a collector is configured: a span a job, and below it one a stage.
+"""OpenTelemetry traces, if a collector is configured: one span per job, with one child span per stage.
 
-Without an endpoint nothing of OpenTelemetry is imported, and all calls do nothing.
+Without an endpoint, OpenTelemetry is not imported, and all calls do nothing.
 
-Spans are opened and closed by name and key, since a conversion tells of them in events:
+Spans are opened and closed by name and key, because a conversion reports them in events:
 
-    job                                what it is about: job, source, target, namespace
+    job                                job, source, target, namespace
     ├── layer  key: its digest         bytes in and out, the blob
     ├── merge  key: the image's name
     └── verify key: the image's name   entries
 
-Whatever is open when a job ends is closed with it, and has the job's error.
+Spans that are open when a job ends are closed with it, and get the job's error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,17 +38,17 @@ class JobTrace(Protocol):
 
 
 class Tracing(Protocol):
-    """Where spans go."""
+    """Receives the spans."""
 
     def job(self, attributes: Attributes) -> Any:
-        """A context manager around a job's work; gives its `JobTrace`, and records what the work raises."""
+        """A context manager around a job's work. It returns the `JobTrace`, and records exceptions."""
 
     def close(self) -> None:
-        """Send what is not sent yet. Blocks for some seconds at worst: to be run in a thread."""
+        """Send the remaining spans. It may block for some seconds, so run it in a thread."""
 
 
 class NoTracing:
-    """Nowhere."""
+    """Discards all spans."""
 
     @contextmanager
     def job(self, attributes: Attributes) -> Iterator[JobTrace]:
@@ -62,10 +62,10 @@ class NoTracing:
 
 
 def open_tracing(endpoint: str) -> Tracing:
-    """Get ready to send spans to a collector.
+    """Prepare to send spans to a collector.
 
     Args:
-        endpoint: of OTLP over HTTP, as "http://127.0.0.1:4318"; empty: there is none.
+        endpoint: URL of OTLP over HTTP, such as "http://127.0.0.1:4318"; empty: discard all spans.
     Raises:
         UsageError: OpenTelemetry is not installed.
     """
@@ -84,7 +84,7 @@ def open_tracing(endpoint: str) -> Tracing:
 
 
 class OtelTracing:
-    """To a processor of OpenTelemetry, from a thread of its own."""
+    """Sends spans to a processor of OpenTelemetry."""
 
     def __init__(self, processor: "SpanProcessor") -> None:
         from opentelemetry.sdk.resources import Resource
@@ -110,7 +110,7 @@ class OtelTracing:
 
 
 class _OtelJobTrace:
-    """Spans that are open, by stage and key; the job's own has neither."""
+    """The open spans by stage and key, and the job's own span, which has neither."""
 
     def __init__(self, tracer: "Tracer", attributes: Attributes) -> None:
         self._tracer = tracer
@@ -144,5 +144,5 @@ class _OtelJobTrace:
 
 
 def _named(attributes: Attributes) -> dict[str, str | int | float | bool]:
-    """With our prefix, so that they are told from those of others."""
+    """Add this program's prefix, which distinguishes the attributes from those of others."""
     return {f"nydus_service.{name}": value for name, value in attributes.items()}

@@ -1,4 +1,4 @@
-"""Keys of annotations, and of labels on content, that tools of the field share.
+"""Keys of annotations, and of labels on content, that container tools share.
 
 Sources: OCI image-spec annotations.md; containerd `docs/garbage-collection.md` and `core/images`,
 `ChildGCLabels`; nydus-snapshotter `pkg/label` and `pkg/converter/constant.go`; BuildKit attestations.
@@ -16,18 +16,18 @@ CONTAINERD_IMAGE_NAME: Final = "io.containerd.image.name"
 """On an entry of a layout's index.json, by containerd, BuildKit and Docker: the full reference."""
 
 UNCOMPRESSED: Final = "containerd.io/uncompressed"
-"""The diffID of a layer: a label on content, and an annotation on the way from layer to config."""
+"""The diffID of a layer: a label on content, and an annotation that carries it from layer to config."""
 
 NYDUS_BLOB: Final = "containerd.io/snapshot/nydus-blob"
-"""A nydus data blob: "true"."""
+"""On a nydus data blob: "true"."""
 NYDUS_BOOTSTRAP: Final = "containerd.io/snapshot/nydus-bootstrap"
-"""The layer that holds the image's bootstrap: "true"."""
+"""On the layer that contains the image's bootstrap: "true"."""
 NYDUS_FS_VERSION: Final = "containerd.io/snapshot/nydus-fs-version"
 """On the bootstrap layer: "5" or "6"."""
 NYDUS_REF: Final = "containerd.io/snapshot/nydus-ref"
 """On blobs of OCI-ref images: digest of the original layer."""
 NYDUS_ENCRYPTED_BLOB: Final = "containerd.io/snapshot/nydus-encrypted-blob"
-"""A nydus data blob whose chunks are encrypted: "true"."""
+"""On a nydus data blob with encrypted chunks: "true"."""
 NYDUS_BUILDER_VERSION: Final = "containerd.io/snapshot/nydus-builder-version"
 """On the bootstrap layer, by this program: name and version of the builder."""
 NYDUS_SOURCE_DIGEST: Final = "containerd.io/snapshot/nydus-source-digest"
@@ -40,16 +40,16 @@ NYDUS_CACHE: Final = "containerd.io/snapshot/nydus-cache"
 NYDUS_SIGNATURE: Final = "containerd.io/snapshot/nydus-signature"
 NYDUS_TARFS: Final = "containerd.io/snapshot/nydus-tarfs"
 NYDUS_OS_FEATURE: Final = "nydus.remoteimage.v1"
-"""An entry of `os.features` of a platform in an index, by older converters."""
+"""An entry of a platform's `os.features` in an index, written by older converters."""
 
 DOCKER_REFERENCE_TYPE: Final = "vnd.docker.reference.type"
 ATTESTATION_MANIFEST: Final = "attestation-manifest"
-"""Value of `DOCKER_REFERENCE_TYPE` on index entries that hold BuildKit's attestations."""
+"""Value of `DOCKER_REFERENCE_TYPE` on index entries with BuildKit's attestations."""
 DOCKER_REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
-"""On the same: digest of the manifest that they are about."""
+"""On the same entries: digest of the manifest that the attestations are about."""
 
 OWN_PREFIX: Final = "nydus-service/"
-"""Keys of labels on images that are this program's own: requests, their answers, verdicts."""
+"""Prefix of this program's own labels on images: requests, their answers, verdicts."""
 
 DISTRIBUTION_SOURCE_PREFIX: Final = "containerd.io/distribution.source."
 GC_EXPIRE: Final = "containerd.io/gc.expire"
@@ -59,12 +59,13 @@ GC_CONFIG: Final = f"{GC_CONTENT}.config"
 
 
 def gc_labels(children: Iterable[Descriptor]) -> dict[str, str]:
-    """The labels by which a document keeps its children in containerd's garbage collection.
+    """The labels of a document that protect its children from containerd's garbage collection.
 
     Args:
-        children: of an index its entries, of a manifest its config and then its layers.
+        children: the entries of an index, or the config and then the layers of a manifest.
     Returns:
-        `containerd.io/gc.ref.content.` + `config`, `l.<i>`, `m.<i>` or `<i>`, each kind counted from 0.
+        Digests of the children by `containerd.io/gc.ref.content.` + `config`, `l.<i>`, `m.<i>` or `<i>`;
+        each kind is counted from 0.
     """
     labels: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -88,15 +89,15 @@ def _gc_kind(media_type: str) -> str:
 
 
 def is_gc_content(key: str) -> bool:
-    """Whether a label refers to content. A key that merely begins alike does not."""
+    """Whether a label refers to content. Other keys with the same beginning do not."""
     return key == GC_CONTENT or key.startswith((f"{GC_CONTENT}.", f"{GC_CONTENT}/"))
 
 
 def labels_to_carry(labels: Mapping[str, str]) -> dict[str, str]:
-    """The labels of a document that hold for its rewritten form, too.
+    """The labels of a document that also apply to its rewritten form.
 
-    Left out are references to children and to unpacked snapshots, which the new one does not have, and
-    the repositories that the old one came from, where the new one is not.
+    References to children and to unpacked snapshots are left out, because the new document does not have
+    them. The repositories of the old document are left out, because they do not have the new one.
     """
     return {
         key: value
@@ -108,7 +109,7 @@ def labels_to_carry(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_attestation(entry: Descriptor) -> bool:
-    """Whether an index entry holds attestations about another one: nothing that a container runs."""
+    """Whether an index entry has attestations about another entry, which a container cannot run."""
     return entry.annotations.get(DOCKER_REFERENCE_TYPE) == ATTESTATION_MANIFEST
 
 

@@ -1,12 +1,12 @@
-"""Compression of layers: find out which, decompress piece by piece, gzip with the same bytes anywhere.
+"""Compression of layers: detects it, decompresses piece by piece, and compresses with gzip reproducibly.
 
-A decompressor is fed stored bytes, in pieces of any size, and yields plain bytes in pieces of at most
-`PIECE_SIZE`. However far a few stored bytes expand, it holds no more than about one such piece (and a
-zstd frame's window). What it was fed must be complete and sound: checksums are verified, a stream that
-ends early or goes on with anything else is an error, at an offset in the stored bytes.
+A decompressor receives stored bytes, in pieces of any size, and yields plain bytes in pieces of at most
+`PIECE_SIZE`. It holds about one such piece at most (and a zstd frame's window), however much the input
+expands. The input must be complete and valid: checksums are verified, and a stream that ends early or has
+trailing data is an error, with an offset in the stored bytes.
 
-    gzip    any number of members, one after the other, as containerd reads them; then zeros, if any
-    zstd    any number of frames, skippable ones too
+    gzip    any number of concatenated members, as in containerd; then zeros, if any
+    zstd    any number of frames, including skippable ones
     none    bytes as they are
 """
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 Compression = Literal["gzip", "zstd", "none"]
 
 PIECE_SIZE: Final = 1 << 20
-"""Plain bytes in one piece, at most."""
+"""Maximum plain bytes of one piece."""
 
 WINDOW_MAX: Final = 1 << 29
-"""Bytes of a zstd window above which a frame is refused, as in containerd (klauspost/compress,
-`MaxWindowSize`). Memory is used for as much of a window as is really filled."""
+"""Maximum bytes of a zstd window, as in containerd (klauspost/compress, `MaxWindowSize`); frames with larger
+ones are refused. Only the filled part of a window uses memory."""
 
 GZIP_LEVEL: Final = 6
-"""libdeflate's level for `gzip_deterministic`; another one changes the digests of all results."""
+"""libdeflate's level for `gzip_deterministic`; another level changes the digests of all results."""
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _GZIP_FIXED = 10
@@ -48,7 +48,7 @@ _SLICE_MIN = 4 << 10
 
 
 def sniff(head: bytes) -> Compression:
-    """The compression of a stream, by the first four bytes of it, or more. All else counts as "none"."""
+    """Detect the compression of a stream by its first bytes, at least four; "none" if unknown."""
     if head[:3] == _GZIP_MAGIC:
         return "gzip"
     if head[:4] == _ZSTD_MAGIC or _is_skippable(head):
@@ -57,21 +57,21 @@ def sniff(head: bytes) -> Compression:
 
 
 class Decompressor(Protocol):
-    """Turns stored bytes into plain ones."""
+    """Decompresses stored bytes."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take the next stored bytes and yield what they make, in pieces of 1..`PIECE_SIZE` bytes.
+        """Take the next stored bytes and yield their plain bytes, in pieces of 1..`PIECE_SIZE` bytes.
 
-        To be used up before it is called again.
+        Exhaust the iterator before the next call.
 
         Raises:
             FormatError: the data is corrupt.
-            UnsupportedError: it is zstd with a window larger than `WINDOW_MAX`.
+            UnsupportedError: a zstd frame has a window larger than `WINDOW_MAX`.
         """
         ...
 
     def finish(self) -> None:
-        """Say that all was fed.
+        """Check that the stream is complete, after its last bytes were fed.
 
         Raises:
             FormatError: the stream is not complete.
@@ -80,7 +80,7 @@ class Decompressor(Protocol):
 
 
 def open_decompressor(kind: Compression) -> Decompressor:
-    """A decompressor for one stream."""
+    """Make a decompressor for one stream."""
     if kind == "gzip":
         return _Gzip()
     if kind == "zstd":
@@ -89,9 +89,9 @@ def open_decompressor(kind: Compression) -> Decompressor:
 
 
 def gzip_deterministic(data: bytes) -> bytes:
-    """Compress with gzip: equal data gives equal bytes on every machine, with any processor.
+    """Compress with gzip reproducibly: equal data gives equal bytes on every machine.
 
-    libdeflate's output doesn't depend on the CPU; its header has neither a time nor a name.
+    libdeflate's output does not depend on the CPU; its header has neither a time nor a name.
     """
     import deflate
 
@@ -99,7 +99,7 @@ def gzip_deterministic(data: bytes) -> bytes:
 
 
 class _Plain:
-    """Not compressed."""
+    """Passes plain bytes through."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         for at in range(0, len(data), PIECE_SIZE):
@@ -110,11 +110,12 @@ class _Plain:
 
 
 class _Gzip:
-    """Members of gzip: headers by `_gzip_header_size`, the rest by isal, which verifies CRC and length.
+    """Decompresses gzip members.
 
-    isal could read headers, too, but loses its place in one that has a name, say, and is cut in two.
-    At a member's end isal copies all that it was given beyond it. Layers of eStargz have a member for
-    each small file, so a member that follows another gets a small slice at first, then larger ones.
+    `_gzip_header_size` parses headers; isal decompresses the rest, and verifies CRC and length. isal can also
+    parse headers, but loses its position in a header that has, for example, a name and is split between two
+    pieces. At a member's end, isal copies all input after it. Layers of eStargz have one member per small
+    file, so a member after another one first gets a small slice, then larger ones.
     """
 
     def __init__(self) -> None:
@@ -123,9 +124,9 @@ class _Gzip:
         self._lib = igzip_lib
         self._error = cast("type[Exception]", igzip_lib.error)  # typed as an instance
         self._member: IgzipDecompressor | None = None
-        self._header = b""  # of the member that begins, as far as it was fed
+        self._header = b""  # the incomplete header of the next member
         self._members = 0
-        self._offset = 0  # of the next stored byte to be looked at
+        self._offset = 0  # of the next stored byte to process
         self._slice = PIECE_SIZE
         self._padding = False
 
@@ -155,11 +156,11 @@ class _Gzip:
             raise FormatError(f"gzip data ends early, after {self._offset} bytes: it is truncated")
 
     def _holds_back(self) -> bool:
-        """Whether the member has output that had no room yet."""
+        """Whether the member has more output for its current input."""
         return self._member is not None and not self._member.needs_input
 
     def _begin(self, rest: memoryview) -> None:
-        """Start a member, or keep the beginning of its header, or take the zeros after the last one."""
+        """Start a member, or keep the beginning of its header, or skip the zeros after the last member."""
         self._padding = self._padding or (self._members > 0 and not rest[0])
         if self._padding:
             if rest.tobytes().strip(b"\0"):
@@ -176,7 +177,7 @@ class _Gzip:
         self._member = self._lib.IgzipDecompressor(flag=self._lib.DECOMP_GZIP_NO_HDR_VER)
 
     def _decompress(self, given: memoryview, room: int) -> bytes:
-        """Let the member have some input, unless it still holds back output."""
+        """Decompress some input, or only pending output if the member holds any back."""
         member = self._member
         assert member is not None
         if not member.needs_input:
@@ -195,10 +196,12 @@ class _Gzip:
 
 
 def _gzip_header_size(data: bytes, offset: int) -> int:
-    """Bytes of a member's header; 0 if more of it is needed to tell.
+    """Bytes of a member's header; 0 if `data` has too little of it.
 
+    Args:
+        offset: the offset of `data`, for messages.
     Raises:
-        FormatError: no member begins here. `offset` is that of `data`, for the message.
+        FormatError: no member begins here, or its header is invalid.
     Source: RFC 1952, section 2.3.
     """
     if data[:3] != _GZIP_MAGIC[: len(data)]:
@@ -225,11 +228,11 @@ def _gzip_header_size(data: bytes, offset: int) -> int:
 
 
 class _Zstd:
-    """Frames of zstd, decompressed some whole blocks at a time, which bounds what comes out at once.
+    """Decompresses zstd frames, a few whole blocks at a time, which bounds the output of each step.
 
-    `_pending` holds stored bytes from `_offset` on, cut so that it never has more than an unfinished
-    block. libzstd verifies frames' checksums and content sizes. What small frames make is put together:
-    layers of zstd:chunked have one for each file.
+    `_pending` has the stored bytes from `_offset` on, never more than an incomplete block. libzstd verifies
+    frames' checksums and content sizes. The output of small frames is joined, because layers of zstd:chunked
+    have one frame per file.
     """
 
     def __init__(self) -> None:
@@ -238,7 +241,7 @@ class _Zstd:
         self._lib = zstandard
         self._context = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX)
         self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._checksum = 0  # bytes of it behind the frame's last block
+        self._checksum = 0  # bytes of the checksum after the frame's last block
         self._frames = 0
         self._skip = 0  # bytes left of a skippable frame
         self._pending = b""
@@ -299,7 +302,7 @@ class _Zstd:
         return size
 
     def _whole_blocks(self, data: bytes, start: int) -> int:
-        """Where the next blocks end that are complete in `data`, and make no more than a piece.
+        """The end of the next blocks that are complete in `data` and decompress to at most one piece.
 
         Source: RFC 8878, section 3.1.1.2.
         """
@@ -341,7 +344,7 @@ def _is_skippable(head: bytes) -> bool:
 
 
 def _zstd_header_size(head: bytes) -> int:
-    """Bytes of a frame's header, its magic included; 0 if `head` is too short to tell.
+    """Bytes of a frame's header, including its magic; 0 if `head` is too short.
 
     Source: RFC 8878, section 3.1.1.1.
     """
@@ -354,12 +357,12 @@ def _zstd_header_size(head: bytes) -> int:
 
 
 def _check_window(head: bytes, offset: int) -> None:
-    """Refuse a frame whose window would take too much memory.
+    """Refuse a frame whose window would use too much memory.
 
     Raises:
-        UnsupportedError: it is larger than `WINDOW_MAX`.
+        UnsupportedError: the window is larger than `WINDOW_MAX`.
     """
-    if head[4] & _ZSTD_SINGLE:  # all of its content is one window
+    if head[4] & _ZSTD_SINGLE:  # the window is the whole content
         field = head[5 + (0, 1, 2, 4)[head[4] & 3] : _zstd_header_size(head)]
         window = int.from_bytes(field, "little") + (256 if len(field) == 2 else 0)
     else:

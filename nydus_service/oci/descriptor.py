@@ -1,4 +1,4 @@
-"""Descriptors: what a document says of content that it refers to. An immutable view of the JSON map.
+"""Descriptors: the references of documents to content, as immutable views of JSON objects.
 
 Source: OCI image-spec, descriptor.md.
 """
@@ -13,14 +13,14 @@ from nydus_service.oci.digest import Digest
 from nydus_service.oci.platform import Platform
 
 SIZE_MAX: Final = (1 << 63) - 1
-"""Bytes: sizes are int64 everywhere."""
+"""Maximum bytes of content: sizes are int64."""
 
 
 class Descriptor:
-    """Media type, digest and size of some content, and whatever else the document says of it.
+    """Media type, digest and size of some content, and any other fields in the document.
 
-    Fields that are not known here are kept, in their order. Nothing changes a descriptor: the `with_…`
-    methods and `replace` return a new one. Two are equal if all their fields are.
+    Unknown fields are kept in their order. A descriptor is immutable: the `with_…` methods and `replace`
+    return a new one. Two descriptors are equal if all their fields are.
     """
 
     __slots__ = ("_annotations", "_digest", "_fields")
@@ -29,8 +29,9 @@ class Descriptor:
         """Take the JSON object.
 
         Raises:
-            FormatError: no media type, no digest, no size of 0 or more, or a known field has a wrong type.
-            UnsupportedError: a digest of an unknown algorithm.
+            FormatError: the media type, the digest or the size is missing or invalid, or a known field has a
+                wrong type.
+            UnsupportedError: the algorithm of the digest is unknown.
         """
         if not isinstance(fields, Mapping):
             raise FormatError(f"a descriptor is not a JSON object: {fields!r:.200}")
@@ -59,7 +60,7 @@ class Descriptor:
         annotations: Mapping[str, str] | None = None,
         platform: Platform | None = None,
     ) -> Self:
-        """Make one. `size` is in bytes; annotations and platform are left out where there are none."""
+        """Make a descriptor. `size` is in bytes; without annotations or platform, the field is omitted."""
         fields: dict[str, Any] = {"mediaType": media_type, "digest": str(digest), "size": size}
         if annotations:
             fields["annotations"] = dict(annotations)
@@ -82,12 +83,12 @@ class Descriptor:
 
     @property
     def annotations(self) -> Mapping[str, str]:
-        """Read-only; empty if there are none."""
+        """The annotations, read-only; empty if the field is missing."""
         return self._annotations
 
     @property
     def platform(self) -> Platform | None:
-        """As it is written, not normalised.
+        """The platform as written, not normalised.
 
         Raises:
             FormatError: one of its fields has the wrong type.
@@ -97,23 +98,23 @@ class Descriptor:
 
     @property
     def artifact_type(self) -> str:
-        """Empty if it says none."""
+        """The artifact type; empty if the field is missing."""
         return str(self._fields.get("artifactType") or "")
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where else the content is; non-distributable layers have these."""
+        """Other locations of the content, as in non-distributable layers."""
         urls = self._fields.get("urls")
         return tuple(map(str, urls)) if isinstance(urls, list) else ()
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object, the caller's own."""
+        """A copy of the JSON object."""
         return copy.deepcopy(self._fields)
 
     def replace(
         self, *, media_type: str | None = None, digest: Digest | None = None, size: int | None = None
     ) -> Self:
-        """Point to other content; all other fields stay."""
+        """Refer to other content; all other fields stay."""
         changed = {"mediaType": media_type, "digest": digest and str(digest), "size": size}
         return type(self)(self._fields | {key: value for key, value in changed.items() if value is not None})
 
@@ -122,12 +123,12 @@ class Descriptor:
         return self._with("annotations", {**self._annotations, **annotations})
 
     def without_annotations(self, keys: Iterable[str] | None = None) -> Self:
-        """Remove annotations: these, or with None all."""
+        """Remove the annotations with these keys; None: all."""
         gone = set(self._annotations if keys is None else keys)
         return self._with("annotations", {k: v for k, v in self._annotations.items() if k not in gone})
 
     def with_platform(self, platform: Platform | None) -> Self:
-        """Say what it was built for; fields of a platform that are not known here stay. None: no platform."""
+        """Set the platform; unknown fields of the old platform stay. None: remove it."""
         if platform is None:
             return self._with("platform", None)
         known = ("architecture", "os", "os.version", "os.features", "variant")

@@ -1,4 +1,4 @@
-"""Digests: names of content by its bytes, and the running kind that computes one.
+"""Digests of content, and their incremental computation.
 
 Source: OCI image-spec, descriptor.md "Digests"; image-spec identity, `ChainID`.
 """
@@ -11,23 +11,23 @@ from typing import Final, Self
 from nydus_service.errors import FormatError, UnsupportedError
 
 HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
-"""The registered algorithms and how many hex characters theirs have."""
+"""The registered algorithms, with the number of hex characters of their digests."""
 
 _GRAMMAR = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _LOWER_HEX = re.compile(r"[0-9a-f]+")
 
 
 class Digest(str):
-    """`<algorithm>:<hex>`, valid by construction. It is the string too: key of a map, value in JSON."""
+    """`<algorithm>:<hex>`, valid by construction. A `str`, so it is usable as a map key or in JSON."""
 
     __slots__ = ()
 
     def __new__(cls, text: str) -> Self:
-        """Take a digest as documents have it.
+        """Take a digest in the form of documents.
 
         Raises:
-            FormatError: not of that form, or not 64 (sha512: 128) lower-case hex characters.
-            UnsupportedError: an algorithm that is not sha256 or sha512.
+            FormatError: the text is not a digest of 64 (sha512: 128) lower-case hex characters.
+            UnsupportedError: the algorithm is not sha256 or sha512.
         """
         if not _GRAMMAR.fullmatch(text):
             raise FormatError(f"{text!r:.200} is not a digest (wanted: sha256:<64 hex characters>)")
@@ -43,7 +43,7 @@ class Digest(str):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The same as the constructor, for where a foreign text comes in."""
+        """The same as the constructor, for text from outside of this program."""
         return cls(text)
 
     @classmethod
@@ -61,34 +61,34 @@ class Digest(str):
 
 
 class Digester:
-    """Computes a digest piece by piece. `update` lets other threads run while it hashes."""
+    """Computes a digest piece by piece. `update` releases the GIL while it hashes large pieces."""
 
     __slots__ = ("_hash", "algorithm", "size")
 
     def __init__(self, algorithm: str = "sha256") -> None:
         """
         Args:
-            algorithm: as in `Digest.algorithm`; a checked one, so sha256 or sha512.
+            algorithm: sha256 or sha512; not checked here.
         """
         self._hash = hashlib.new(algorithm)
         self.algorithm = algorithm
         self.size = 0
-        """Bytes taken so far."""
+        """Bytes hashed so far."""
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
         self._hash.update(data)
         self.size += len(data)
 
     def digest(self) -> Digest:
-        """Of the bytes so far; more may follow."""
+        """The digest of the bytes so far; more may follow."""
         return Digest(f"{self.algorithm}:{self._hash.hexdigest()}")
 
 
 def chain_id(diff_ids: Iterable[Digest]) -> Digest:
-    """Name a stack of layers, lowest first: the first diffID itself, then sha256 of "<chain> <diffID>".
+    """The chainID of layers, lowest first: the first diffID itself, then sha256 of "<chain> <diffID>".
 
     Raises:
-        ValueError: there are no layers.
+        ValueError: `diff_ids` is empty.
     """
     chain: Digest | None = None
     for diff_id in diff_ids:

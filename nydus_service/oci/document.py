@@ -1,11 +1,11 @@
-"""Index, manifest and config: JSON objects with typed views, of which only what is touched changes.
+"""Index, manifest and config: JSON objects with typed views. Edits change only the fields they set.
 
-A document is decoded strictly (UTF-8, one JSON object of bounded size and depth, the right
-`schemaVersion`, of one kind only) and edited as a map: fields that are not known here, their order and
-their values survive. Where nothing changed, nothing need be encoded: the old descriptor stands.
+A document is decoded strictly (UTF-8, one JSON object of bounded size and depth, the right `schemaVersion`,
+of one kind only) and edited as a map: unknown fields, the order and all values are kept. An unchanged
+document need not be encoded: its old descriptor stays valid.
 
-Encoding is the same for the same fields, everywhere: no white space, keys in the order they have, all
-characters beyond ASCII escaped (so that any text that JSON can hold comes out as it went in).
+Encoding is deterministic: no white space, keys in their order, and all characters beyond ASCII escaped, so
+that any text that JSON can represent survives.
 
 Source: OCI image-spec image-index.md, manifest.md, config.md; Docker distribution schema 2.
 """
@@ -25,10 +25,10 @@ from nydus_service.oci.platform import Platform
 JsonMap: TypeAlias = dict[str, Any]
 
 DOCUMENT_SIZE_MAX: Final = 8 << 20
-"""Bytes of a document, as in containerd."""
+"""Maximum bytes of a document, as in containerd."""
 
 DEPTH_MAX: Final = 64
-"""Objects and lists inside each other; real documents have six or so."""
+"""Maximum nesting of objects and lists; real documents have about six levels."""
 
 _SCHEMA_VERSION = 2
 _ROOTFS_LAYERS = "layers"
@@ -38,9 +38,9 @@ def decode(data: bytes, name: str) -> JsonMap:
     """Decode a JSON object.
 
     Args:
-        name: of the document, for messages: its digest, or a file name.
+        name: the name of the document for messages: its digest, or a file name.
     Raises:
-        FormatError: too large, not UTF-8, not JSON, or not an object.
+        FormatError: the data is too large, nested too deeply, not UTF-8, not JSON, or not an object.
     """
     if len(data) > DOCUMENT_SIZE_MAX:
         raise FormatError(f"{name}: {len(data)} bytes are too many for a document ({DOCUMENT_SIZE_MAX})")
@@ -62,15 +62,15 @@ def encode(fields: Mapping[str, Any]) -> bytes:
 
 
 class Document:
-    """A JSON object, immutable; `fields` of it are read by name, unknown ones included."""
+    """An immutable JSON object with typed views of its fields. Unknown fields are kept."""
 
     __slots__ = ("_fields", "name")
 
     def __init__(self, fields: Mapping[str, Any], name: str) -> None:
         """
         Args:
-            fields: copied.
-            name: for messages.
+            fields: the JSON object, which is copied.
+            name: the name of the document, for messages.
         """
         self._fields: JsonMap = copy.deepcopy(dict(fields))
         self.name = name
@@ -78,14 +78,14 @@ class Document:
 
     @classmethod
     def decode(cls, data: bytes, name: str) -> Self:
-        """Raises: FormatError: not a document of this kind; UnsupportedError: of an old kind."""
+        """Decode a document. Raises: FormatError: not of this kind; UnsupportedError: of an old kind."""
         return cls(decode(data, name), name)
 
     def encode(self) -> bytes:
         return encode(self._fields)
 
     def to_json(self) -> JsonMap:
-        """The JSON object, the caller's own."""
+        """A copy of the JSON object."""
         return copy.deepcopy(self._fields)
 
     @property
@@ -97,13 +97,13 @@ class Document:
         return dict(value)
 
     def _check(self) -> None:
-        """Take out what every document of this kind has.
+        """Check and parse the required fields of this kind of document.
 
-        Raises: FormatError: it is missing or wrong.
+        Raises: FormatError: a field is missing or invalid.
         """
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
-        """Set fields, in their places; None removes one. A null that is there otherwise stays."""
+        """Set fields in place; None removes a field. Existing nulls in other fields stay."""
         removed = {key for key, value in changes.items() if value is None}
         fields = {**self._fields, **changes}
         return type(self)({key: each for key, each in fields.items() if key not in removed}, self.name)
@@ -127,17 +127,17 @@ class Document:
 
 
 class TypedDocument(Document):
-    """What index and manifest have in common."""
+    """The common base of index and manifest."""
 
     __slots__ = ()
 
     FOREIGN: ClassVar[tuple[str, ...]] = ()
-    """Fields that belong to the other kind. A document with both could be taken for either, by its
-    readers differently (CVE-2021-41190)."""
+    """Fields of the other kind. Readers could disagree about the kind of a document that has both
+    (CVE-2021-41190)."""
 
     @property
     def media_type(self) -> str:
-        """As the document itself says; empty if it does not, as OCI allows."""
+        """The media type in the document itself; empty if it has none, which OCI allows."""
         return str(self._fields.get("mediaType") or "")
 
     @property
@@ -146,7 +146,7 @@ class TypedDocument(Document):
 
     @property
     def subject(self) -> Descriptor | None:
-        """The manifest that this one is about (a referrer)."""
+        """The manifest that this document, a referrer, is about; None: it is not a referrer."""
         value = self._fields.get("subject")
         return None if value is None else self._descriptor(value, "subject")
 
@@ -154,7 +154,7 @@ class TypedDocument(Document):
         return self._with({"subject": subject and subject.to_json()})
 
     def with_media_type(self, media_type: str) -> Self:
-        """Change the type that the document says; one that says none goes on so."""
+        """Change the media type in the document; a document without one stays unchanged."""
         return self._with({"mediaType": media_type}) if self.media_type else self
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Self:
@@ -184,7 +184,7 @@ class TypedDocument(Document):
 
 
 class Index(TypedDocument):
-    """Several manifests, one for each platform; Docker's manifest list, too."""
+    """An OCI index or Docker manifest list: several manifests, one per platform."""
 
     __slots__ = ("manifests",)
 
@@ -197,7 +197,7 @@ class Index(TypedDocument):
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
-        """All content that it lists, in its order."""
+        """All content that the index lists, in its order."""
         return self.manifests
 
     def with_manifests(self, manifests: Iterable[Descriptor]) -> Self:
@@ -211,7 +211,7 @@ class Index(TypedDocument):
 
 
 class Manifest(TypedDocument):
-    """One image: config and layers, lowest first. Of artifacts, too, with other types of both."""
+    """The manifest of an image, with its config and layers, lowest first; or that of an artifact."""
 
     __slots__ = ("config", "layers")
 
@@ -226,7 +226,7 @@ class Manifest(TypedDocument):
 
     @property
     def children(self) -> tuple[Descriptor, ...]:
-        """All content that it lists: the config, then the layers."""
+        """All content that the manifest lists: the config, then the layers."""
         return (self.config, *self.layers)
 
     def with_config(self, config: Descriptor) -> Self:
@@ -244,7 +244,7 @@ class Manifest(TypedDocument):
 
 
 class Config(Document):
-    """What a container runs from an image: its platform, its layers' diffIDs, their history, settings."""
+    """The config of an image: its platform, its layers' diffIDs, their history, and runtime settings."""
 
     __slots__ = ()
 
@@ -254,7 +254,7 @@ class Config(Document):
 
     @property
     def diff_ids(self) -> tuple[Digest, ...]:
-        """One for each layer of the manifest, lowest first."""
+        """The diffID of each layer of the manifest, lowest first."""
         value = self._rootfs().get("diff_ids")
         if value is None:  # Go writes an empty list as null
             return ()
@@ -267,16 +267,16 @@ class Config(Document):
 
     @property
     def history(self) -> tuple[JsonMap, ...]:
-        """How each layer came about; entries with `empty_layer` have none."""
+        """The history of the layers; entries with `empty_layer` have no layer."""
         value = self._list("history")
         if not all(isinstance(entry, dict) for entry in value):
             raise FormatError(f"{self.name}: history is not a list of objects")
         return tuple(copy.deepcopy(value))
 
     def with_layers(self, diff_ids: Sequence[Digest], history: Iterable[Mapping[str, Any]]) -> Self:
-        """Replace what it says of layers; all else, known here or not, stays.
+        """Replace the diffIDs and the history; all other fields, known or unknown, stay.
 
-        Without any history no such field is made.
+        An empty history does not add the field.
         """
         rootfs = self._rootfs() | {"diff_ids": [str(each) for each in diff_ids]}
         entries = [dict(entry) for entry in history]
@@ -286,7 +286,7 @@ class Config(Document):
         return self._with(changes)
 
     def without_parent_ids(self) -> Self:
-        """Remove `config.Image` and `container_config.Image`: ids of the image before it was changed."""
+        """Remove `config.Image` and `container_config.Image`, the ids of the image before the change."""
         changes: JsonMap = {}
         for key in ("config", "container_config"):
             value = self._fields.get(key)

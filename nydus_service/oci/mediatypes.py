@@ -1,4 +1,4 @@
-"""Media types of OCI, Docker and nydus, and what kind of content each stands for.
+"""Media types of OCI, Docker and nydus, and the kinds of content that they stand for.
 
 Sources: OCI image-spec media-types.md; Docker distribution's schema 2; containerd `core/images`,
 `mediatypes.go`; nydus-snapshotter `pkg/converter/constant.go`.
@@ -74,17 +74,17 @@ def is_index(media_type: str) -> bool:
 
 
 def is_manifest(media_type: str) -> bool:
-    """Of an image; not the two of Docker's schema 1."""
+    """Whether this is the manifest of an image; not the two types of Docker's schema 1."""
     return media_type in (OCI_MANIFEST, DOCKER_MANIFEST)
 
 
 def is_schema1(media_type: str) -> bool:
-    """Docker's manifests of before 2016, which nothing here reads."""
+    """Whether this is one of Docker's manifests of before 2016, which this project does not read."""
     return media_type in (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
 
 
 def is_config(media_type: str) -> bool:
-    """Of an image that a container runs from; artifacts have configs of other types."""
+    """Whether this is the config of a runnable image; artifacts have configs of other types."""
     return media_type in (OCI_CONFIG, DOCKER_CONFIG)
 
 
@@ -93,24 +93,24 @@ def is_docker(media_type: str) -> bool:
 
 
 def is_layer(media_type: str) -> bool:
-    """As containerd sees it: nydus blobs, encrypted and non-distributable layers are layers, too."""
+    """Whether this is a layer for containerd, which includes nydus blobs and encrypted layers."""
     if media_type.startswith(_OCI_LAYER_PREFIX):
         return True
     return media_type.partition("+")[0] in _TAR_LAYERS or media_type == EROFS_LAYER
 
 
 def is_tar_layer(media_type: str) -> bool:
-    """A layer that is a tar, plain, gzip or zstd: what a builder can turn into a nydus blob."""
+    """Whether this is a tar, plain, gzip or zstd, which a builder can convert to a nydus blob."""
     return media_type in _TAR_LAYERS
 
 
 def is_uncompressed_layer(media_type: str) -> bool:
-    """A tar layer whose type says that it is not compressed; its bytes may be, nevertheless."""
+    """Whether this is the type of an uncompressed tar layer; its bytes may still be compressed."""
     return media_type in _PLAIN_LAYERS
 
 
 def is_foreign_layer(media_type: str) -> bool:
-    """A non-distributable layer: stores may lack it, registries refuse it."""
+    """Whether this is a non-distributable layer, which stores may lack and registries refuse."""
     return media_type.removesuffix(_ENCRYPTED_SUFFIX) in _FOREIGN_LAYERS
 
 
@@ -123,15 +123,15 @@ def is_nydus_blob(media_type: str) -> bool:
 
 
 def is_attestation_layer(media_type: str) -> bool:
-    """BuildKit's provenance or SBOM: JSON, never applied to a root file system."""
+    """Whether this is BuildKit's provenance or SBOM: JSON that is never applied to a root file system."""
     return media_type == IN_TOTO
 
 
 def to_oci(media_type: str) -> str:
-    """The OCI type of the same content, zstd layers included; types that are not Docker's stay."""
+    """The OCI type of the same content, including zstd layers; types other than Docker's stay."""
     return _TO_OCI.get(media_type, media_type)
 
 
 def to_docker(media_type: str) -> str:
-    """The Docker type of the same content; a type that Docker does not have stays."""
+    """The Docker type of the same content; types without a Docker equivalent stay."""
     return _TO_DOCKER.get(media_type, media_type)

@@ -1,8 +1,8 @@
-"""Platforms: what an image was built for, and which of them a request takes.
+"""Platforms of images, and matchers that select them.
 
-    strict      the platform itself, after normalising, and nothing else
-    runnable    the platform and what its processor runs as well, best first
-    everything  whatever there is, `unknown/unknown` of attestations included
+    strict      only the platform itself, after normalising
+    runnable    the platform and those that its processor can also run, best first
+    everything  all platforms, including `unknown/unknown` of attestations
 
 Source: containerd/platforms, `Normalize`, `OnlyStrict`, `Only`, `All`, `Parse`.
 """
@@ -22,10 +22,10 @@ _ARCHITECTURES = {
     "armhf": ("arm", "v7"),
     "armel": ("arm", "v6"),
 }
-"""Other names of architectures: the right one, and the variant that it stands for (None: as given)."""
+"""Normalised architecture and implied variant (None: as given) by alternative name."""
 
 _PLAIN_VARIANTS = {("amd64", "v1"), ("arm64", "v8")}
-"""Variants that go without saying."""
+"""Default variants, which are omitted."""
 
 _OLDEST_ARM = 5
 _OLDEST_ARM64 = 8
@@ -39,7 +39,7 @@ _SPECIFIER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image, or an entry of an index, was built for; empty where it does not say.
+    """The platform of an image or of an entry of an index; unspecified fields are empty.
 
     `os_version` and `os_features` are `os.version` and `os.features` in documents.
     """
@@ -52,10 +52,10 @@ class Platform:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any], where: str) -> Self:
-        """Read the `platform` object of a descriptor, or these same fields of a config.
+        """Read the `platform` object of a descriptor, or the same fields of a config.
 
         Args:
-            where: what the fields are of, for messages.
+            where: the document of the fields, for messages.
         Raises:
             FormatError: a field has the wrong type.
         """
@@ -71,13 +71,13 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Take a platform as a command line has it, and normalise it.
+        """Parse a platform from a command line, and normalise it.
 
-        `os/arch`, `os/arch/variant`, `arch` alone for Linux, and version and features of the system
-        as in `windows(10.0.17763)/amd64` or `linux(+erofs)/amd64`.
+        The forms are `os/arch`, `os/arch/variant`, a bare `arch` for Linux, and the system with version and
+        features, as in `windows(10.0.17763)/amd64` or `linux(+erofs)/amd64`.
 
         Raises:
-            UsageError: it is none of these.
+            UsageError: the text does not have one of these forms.
         """
         if text.lower() in _ONE_WORD | _ARCHITECTURES.keys():
             return cls("linux", text).normalised()
@@ -89,7 +89,7 @@ class Platform:
         return given.normalised()
 
     def to_json(self) -> dict[str, Any]:
-        """The `platform` object of a descriptor; what is not said is left out."""
+        """The `platform` object of a descriptor, without unspecified fields."""
         fields: dict[str, Any] = {"architecture": self.architecture, "os": self.os}
         if self.os_version:
             fields["os.version"] = self.os_version
@@ -100,7 +100,7 @@ class Platform:
         return fields
 
     def normalised(self) -> Self:
-        """The one spelling of this platform: `x86_64` is amd64, arm64 without variant is v8, and so on."""
+        """The normalised form of this platform: for example, `x86_64` is amd64, and arm64/v8 is arm64."""
         system = self.os.lower()
         architecture, variant = self.architecture.lower(), self.variant.lower()
         architecture, implied = _ARCHITECTURES.get(architecture, (architecture, None))
@@ -123,7 +123,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class PlatformMatcher:
-    """Which platforms a request takes. `wanted`: best first; None takes everything."""
+    """Selects platforms. `wanted` lists them, best first; None matches everything."""
 
     wanted: tuple[Platform, ...] | None
 
@@ -131,7 +131,7 @@ class PlatformMatcher:
         return self.rank(platform) is not None
 
     def rank(self, platform: Platform) -> int | None:
-        """How good a platform is, 0 for the best; None if it does not match."""
+        """The rank of a platform, 0 for the best; None if it does not match."""
         if self.wanted is None:
             return 0
         normal = platform.normalised()
@@ -149,12 +149,12 @@ def match_everything() -> PlatformMatcher:
 
 
 def match_strictly(platforms: Iterable[Platform]) -> PlatformMatcher:
-    """Take these platforms, and no others that their processors could run as well."""
+    """Match these platforms, but no others that their processors could also run."""
     return PlatformMatcher(tuple(platform.normalised() for platform in platforms))
 
 
 def match_runnable(platform: Platform) -> PlatformMatcher:
-    """Take a platform and those that the same machine runs: older variants, the 32-bit predecessor."""
+    """Match a platform and others that the same machine runs: older variants, the 32-bit predecessor."""
     return PlatformMatcher(tuple(_runnable(platform.normalised())))
 
 
@@ -175,7 +175,7 @@ def _runnable(platform: Platform) -> Iterable[Platform]:
 
 
 def _fits(wanted: Platform, platform: Platform) -> bool:
-    """Whether one normalised platform is what another asks for."""
+    """Whether a normalised platform satisfies a wanted one."""
     if any(getattr(wanted, part) != getattr(platform, part) for part in ("os", "architecture", "variant")):
         return False
     if wanted.os == "windows" and not _is_prefix(wanted.os_version, platform.os_version):
@@ -184,5 +184,5 @@ def _fits(wanted: Platform, platform: Platform) -> bool:
 
 
 def _is_prefix(wanted: str, version: str) -> bool:
-    """By whole numbers: 10.0.1776 is no prefix of 10.0.17763. An empty one is a prefix of all."""
+    """Whether `wanted` is a prefix by whole numbers: not 10.0.1776 of 10.0.17763. "" is a prefix of all."""
     return not wanted or f"{version}.".startswith(f"{wanted}.")

@@ -1,13 +1,13 @@
-"""References to images, as a command line has them: which store, where, and the name there.
+"""References to images on a command line: the kind of store, its path, and the name in it.
 
     oci:DIR[:TAG]                OCI layout directory
     oci-archive:FILE[:TAG]       the same in one tar file
-    docker-archive:FILE[:TAG]    what `docker save` and `podman save` write
+    docker-archive:FILE[:TAG]    the output of `docker save` and `podman save`
     docker://REF                 registry
-    containerd:REF, or REF       containerd; names there are what they are, nothing is added
+    containerd:REF, or REF       containerd; names are used as they are, without defaults
 
-Any may end in `@sha256:…`: the image must be, or by that alone is, the one with this digest. As in
-skopeo the first colon after DIR or FILE begins the tag, so neither can have one.
+Any reference may end in `@sha256:…`: the image must have this digest, or is selected by the digest alone. As
+in skopeo, the first colon after DIR or FILE begins the tag, so neither can contain a colon.
 
 Sources: containers-transports(5); distribution/reference, `ParseNormalizedNamed`; image-spec
 annotations.md on `org.opencontainers.image.ref.name`.
@@ -22,7 +22,7 @@ from nydus_service.errors import FormatError, UnsupportedError, UsageError
 from nydus_service.oci.digest import Digest
 
 NAME_LENGTH_MAX: Final = 255
-"""Characters of host and repository together."""
+"""Maximum characters of host and repository together."""
 
 DEFAULT_HOST: Final = "docker.io"
 
@@ -32,11 +32,11 @@ _LABEL = r"[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])(?::\d{{1,5}})?")
 _REPOSITORY_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _NOT_HERE = ("docker-daemon", "containers-storage", "ostree", "sif", "tarball")
-"""Transports of other tools, which nobody means as the name of an image."""
+"""Transports of other tools, which are never meant as the name of an image."""
 
 
 class Transport(Enum):
-    """Which kind of store."""
+    """The kind of a store."""
 
     LAYOUT = "oci"
     ARCHIVE = "oci-archive"
@@ -53,9 +53,9 @@ class ImageReference:
     """An image in a store.
 
     Attributes:
-        path: of the directory or file; empty for containerd and registries.
+        path: path of the directory or file; empty for containerd and registries.
         name: tag or full reference; empty for the only image in a directory or file.
-        digest: that the image must have.
+        digest: the digest that the image must have; None: any.
     """
 
     transport: Transport
@@ -65,11 +65,11 @@ class ImageReference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Take a reference apart.
+        """Parse a reference.
 
         Raises:
-            UsageError: it is not one; the message says what is missing.
-            UnsupportedError: it is of a transport that is not there.
+            UsageError: the text is not a reference; the message names the fault.
+            UnsupportedError: its transport is not supported.
         """
         try:
             bare, digest = _split_digest(text)
@@ -91,7 +91,7 @@ class ImageReference:
 
     @property
     def store(self) -> str:
-        """The store alone, as messages name it: "oci:DIR"."""
+        """The store alone, as shown in messages: "oci:DIR"."""
         return f"{self.transport.value}:{self.path}" if self.path else self.transport.value
 
     def __str__(self) -> str:
@@ -108,9 +108,9 @@ def normalise(reference: str, digest: Digest | None = None) -> str:
 
     Args:
         reference: host, repository, tag, without a digest.
-        digest: what stood after "@": with one, no tag is added.
+        digest: the digest after "@"; with a digest, no tag is added.
     Raises:
-        UsageError: not a reference.
+        UsageError: the text is not a reference.
     """
     first, slash, rest = reference.partition("/")
     host_given = slash and ("." in first or ":" in first or first == "localhost" or first != first.lower())
@@ -135,10 +135,10 @@ def normalise(reference: str, digest: Digest | None = None) -> str:
 
 
 def check_tag(tag: str) -> None:
-    """Whether a layout can have this name.
+    """Check that a layout can have this name.
 
     Raises:
-        UsageError: it cannot; the message says what it may consist of.
+        UsageError: it cannot; the message lists the valid characters.
     """
     if not _TAG.fullmatch(tag):
         raise UsageError(
@@ -147,7 +147,7 @@ def check_tag(tag: str) -> None:
 
 
 def _split_digest(text: str) -> tuple[str, Digest | None]:
-    """Part a reference from the digest that ends it, if one does."""
+    """Split a reference from the digest at its end, if any."""
     bare, at, tail = text.rpartition("@")
     if at and tail.startswith(("sha256:", "sha512:")):
         return bare, Digest.parse(tail)
@@ -160,7 +160,7 @@ def _split_path(text: str, rest: str, digest: Digest | None) -> tuple[str, str]:
         raise UsageError(f"image {text!r}: no path after the transport")
     if "\0" in path:
         raise UsageError(f"image {text!r}: a path has no NUL characters")
-    if colon:  # no check_tag: a layout that others wrote has the tags it has
+    if colon:  # no check_tag: a layout written by another tool may have any tag
         _check_printable(text, tag)
     return path, tag
 

@@ -10,12 +10,12 @@ from nydus_service.options.option import Flag, Row
 
 
 def add_argument(parser: "argparse._ActionsContainer", row: Row, **special: Any) -> None:
-    """Add an option to a parser, under its name, with its help. One that is not given is None.
+    """Add an option to a parser, under its name, with its help. An option that is not given is None.
 
-    Values are parsed here, and checked with all others when options are made of them.
+    Values are parsed here. They are checked together when the options are constructed from them.
 
     Args:
-        special: arguments of `add_argument` that replace those derived from the option.
+        special: arguments of `ArgumentParser.add_argument` that replace those derived from the option.
     """
     kind = row.option.kind
     help = ", ".join(filter(None, (row.meaning, row.option.note)))
@@ -34,9 +34,9 @@ def add_argument(parser: "argparse._ActionsContainer", row: Row, **special: Any)
 
 
 def build_options_of(args: argparse.Namespace, names: Iterable[str] = BUILD_ROWS) -> BuildOptions:
-    """Read the build options among the arguments; one that is not given has its default.
+    """Read the build options from the arguments. An option that is not given has its default.
 
-    Raises: UsageError, UnsupportedError: as `BuildOptions.of`.
+    Raises: UsageError, UnsupportedError: as for `BuildOptions.of`.
     """
     given = {name: getattr(args, name, None) for name in names}
     return BuildOptions.of({name: value for name, value in given.items() if value is not None})

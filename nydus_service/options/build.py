@@ -1,4 +1,4 @@
-"""What decides the bytes of a blob and of a bootstrap, apart from the layer itself. Pure."""
+"""The options that, together with the layer, decide the bytes of a blob and of a bootstrap. Pure."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,10 +25,10 @@ _PREFETCH: Final = "prefetch"
 
 
 class BuildOptions(NamedTuple):
-    """How layers are built and merged. The defaults are those of nydus-snapshotter's `pkg/converter`.
+    """Options of building and merging layers. The defaults are those of nydus-snapshotter's `pkg/converter`.
 
-    A value is not checked when it is made, but by `check`. Builders refuse what they cannot do by themselves.
-    Their arguments have the order of these fields.
+    Construction does not check the values; `check` does. Builders refuse what they do not support. The
+    arguments of a builder have the order of these fields.
     """
 
     prefetch_policy: Annotated[
@@ -125,12 +125,13 @@ class BuildOptions(NamedTuple):
 
     @classmethod
     def of(cls, given: Mapping[str, Any], base: "BuildOptions | None" = None) -> "BuildOptions":
-        """Make options of those that somebody gives, and check them.
+        """Construct options from the given values, and check them.
 
         Args:
-            given: values by name; one that needs another is refused without that, even at its default.
-            base: has the others; None: the defaults. An option there that loses what it needs does not count.
-        Raises: as `check`.
+            given: values by name. A value whose required option is not set is refused, even at its default.
+            base: provides the other values; None: the defaults. An option of `base` whose required option
+                is no longer set is reset to its default.
+        Raises: as for `check`.
         """
         options = (base or cls())._replace(**given)
         rest = [row for name, row in BUILD_ROWS.items() if name not in given]
@@ -145,8 +146,8 @@ class BuildOptions(NamedTuple):
         """Check that the values are in bounds and go together.
 
         Raises:
-            UsageError: a value does not exist, or lacks one that it needs; the message names it.
-            UnsupportedError: a version of RAFS that is not written here.
+            UsageError: a value is out of bounds, or its required option is not set; the message names it.
+            UnsupportedError: this project does not write that version of RAFS.
         """
         if self.fs_version != "6":
             raise UnsupportedError(
@@ -161,17 +162,17 @@ class BuildOptions(NamedTuple):
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The prefetch patterns that count."""
+        """The prefetch patterns in effect: none if the policy is "none"."""
         return () if self.prefetch_policy == "none" else self.prefetch_patterns
 
     @property
     def beyond_basics(self) -> Iterator[Row]:
-        """The options in use that not every builder has."""
+        """The options in use that not every builder supports."""
         rows = (row for row in BUILD_ROWS.values() if row.option.argv == "if set")
         return (row for row in rows if getattr(self, row.name) != row.default)
 
     def argv(self, *names: str) -> list[str]:
-        """Some of the options as arguments of a builder."""
+        """Format the named options as arguments of a builder."""
         arguments = []
         for name in names:
             row, value = BUILD_ROWS[name], getattr(self, name)
@@ -180,14 +181,14 @@ class BuildOptions(NamedTuple):
         return arguments
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """What a fingerprint holds of them."""
+        """The options as the fields of a fingerprint."""
         fields = {
             name: row.option.kind.to_json(getattr(self, name))
             for name, row in BUILD_ROWS.items()
             if row.option.from_start or getattr(self, name) != row.default
         }
         del fields["prefetch_policy"], fields["prefetch_patterns"]
-        # A layer's own bootstrap, inside its blob, lists what it has of the patterns.
+        # A layer's own bootstrap, inside its blob, lists the patterns that exist in the layer.
         return fields | {"prefetch": list(self.patterns)}
 
 
@@ -195,4 +196,4 @@ BUILD_ROWS: Final = rows_of(BuildOptions.__annotations__, BuildOptions._field_de
 """The options by name, in the order of the fields."""
 
 FEATURES: Final = tuple(f"--{row.flag}" for row in BUILD_ROWS.values() if row.option.argv == "if set")
-"""Options by which a builder that can do more is known."""
+"""Options that only some builders support; each is a feature to probe for."""

@@ -1,4 +1,4 @@
-"""How an image is converted: the build options, and what decides documents and verification. Pure."""
+"""The options of a conversion: the build options, and those of documents and verification. Pure."""
 
 import difflib
 import os
@@ -12,7 +12,7 @@ from nydus_service.options.build import BUILD_ROWS, BuildOptions
 from nydus_service.options.option import Choice, Flag, ListOf, Option, Row, has_needs, rows_of
 
 VERIFY_MODES: Final = ("none", "tree", "full")
-"""How much is verified, the least first."""
+"""The verification modes, from the least to the most thorough."""
 
 
 def _cores() -> int:
@@ -21,11 +21,11 @@ def _cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """How an image is converted.
+    """The options of the conversion of an image.
 
     Attributes:
-        build: what decides the bytes of blobs and bootstraps.
-        jobs: how many builder processes run at the same time; no option of the result.
+        build: the options that decide the bytes of blobs and bootstraps.
+        jobs: how many builder processes run at the same time; does not affect the result.
     """
 
     build: BuildOptions = BuildOptions()
@@ -89,8 +89,8 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         """Raises:
-        UsageError: a value does not exist, or does not go with another; the message names it.
-        UnsupportedError: a version of RAFS, or a build option, that conversions do not have.
+        UsageError: a value is out of bounds or contradicts another; the message names it.
+        UnsupportedError: conversions do not support that version of RAFS or that build option.
         """
         self.build.check()
         for name, row in BUILD_ROWS.items():
@@ -103,11 +103,11 @@ class ConvertOptions:
 
     @property
     def matcher(self) -> PlatformMatcher:
-        """Which entries of an index are wanted: the platforms themselves, not what else they could run."""
+        """Matches the wanted entries of an index: the exact platforms, not others that they could run."""
         return match_strictly(self.platforms) if self.platforms else match_everything()
 
     def as_json(self) -> dict[str, Any]:
-        """All options of the result that have a meaning together, flat, by their names."""
+        """The options that affect the result, flat, by name, without those whose required option is unset."""
         return {
             name: row.option.kind.to_json(self._get(name))
             for name, row in TABLE.items()
@@ -115,9 +115,9 @@ class ConvertOptions:
         }
 
     def identity(self) -> dict[str, Any]:
-        """As `as_json`, without later options at their default, which change no request.
+        """As `as_json`, without options added later (`Option.from_start`) that have their default.
 
-        Requests of older versions stay equal to themselves by it.
+        So a request from an older version keeps its identity.
         """
         values = self.as_json()
         return {
@@ -128,13 +128,13 @@ class ConvertOptions:
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any], base: Self) -> Self:
-        """Read what `as_json` writes.
+        """Read the output of `as_json`.
 
         Args:
-            base: has what `given` does not say.
+            base: provides the values that `given` does not have.
         Raises:
-            UsageError: a name or a value that does not exist; the message has the nearest name.
-            UnsupportedError: as the constructor.
+            UsageError: a name does not exist, or a value is invalid; the message has the nearest name.
+            UnsupportedError: as for the constructor.
         """
         values = {name: find_row(name).option.kind.read(name, value) for name, value in given.items()}
         own = {name: value for name, value in values.items() if name in _OWN_ROWS}
@@ -156,11 +156,11 @@ def _numbered(rows: Iterable[Row]) -> list[Row]:
 
 
 TABLE: Final = {row.name: row for row in _numbered([*BUILD_ROWS.values(), *_OWN_ROWS.values()])}
-"""The options that requests may have, by name, in the order in which they came to the API."""
+"""The options that requests may have, by name, in the order in which they were added to the API."""
 
 
 def find_row(name: str) -> Row:
-    """Look up an option. Raises: UsageError: it does not exist; the message has the nearest name."""
+    """Look up an option. Raises: UsageError: no such option exists; the message has the nearest name."""
     if name not in TABLE:
         nearest = difflib.get_close_matches(name, TABLE, n=1)
         hint = f", did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(TABLE)}"

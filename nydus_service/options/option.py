@@ -1,7 +1,7 @@
-"""What an option is: the kind of its values, and what the doors need to know of it. Pure.
+"""The model of an option: the kind of its values, and the facts that each interface needs. Pure.
 
 A kind reads a value from JSON (`read`) and from text (`parse`), checks it (`check`), and writes it as JSON
-and as an argument of a builder. It knows no single option.
+and as an argument of a builder. It does not depend on any particular option.
 """
 
 import os
@@ -20,8 +20,8 @@ class Kind(Generic[T]):
     """A kind of values.
 
     Attributes:
-        metavar: stands for a value in help; empty where `choices` do.
-        choices: all values that there are; empty: there are too many to list.
+        metavar: the placeholder of a value in help; empty if `choices` take its place.
+        choices: all valid values; empty: too many to list.
         proto: type of the field in the API.
         is_list: whether an option of this kind may be given several times.
     """
@@ -36,7 +36,7 @@ class Kind(Generic[T]):
         raise NotImplementedError
 
     def parse(self, text: str) -> T:
-        """Read a value from text. Raises: ValueError: the text is no such value; the reason names it."""
+        """Read a value from text. Raises: ValueError: the text is not a valid value; the reason quotes it."""
         raise NotImplementedError
 
     def check(self, name: str, value: T) -> None:
@@ -46,16 +46,16 @@ class Kind(Generic[T]):
         return value
 
     def to_text(self, value: T) -> str:
-        """As `parse` reads it; for help and for builders."""
+        """Format a value as `parse` reads it; for help and for builders."""
         return str(value)
 
     def argv(self, flag: str, value: T) -> list[str]:
-        """As arguments of a builder."""
+        """Format a value as arguments of a builder."""
         return [flag, self.to_text(value)]
 
     @property
     def bounds(self) -> str:
-        """The values that there are, in words; empty if any will do."""
+        """The valid values, in words; empty if any value is valid."""
         return ", ".join(self.choices)
 
 
@@ -87,7 +87,7 @@ class Choice(Kind[str]):
     def __init__(self, *choices: str, noun: str = "") -> None:
         """
         Args:
-            noun: what messages call such a word, if that is not the option's name.
+            noun: the name of the value in messages, if it differs from the option's name.
         """
         self.choices = choices
         self._noun = noun
@@ -138,8 +138,8 @@ class Number(Kind[int]):
 class Size(Number):
     """A number of bytes, written in hexadecimal.
 
-    Builders need the 0x: nydus-image 2.2.0 takes any number for hexadecimal, later ones take a bare one for
-    decimal.
+    Builders need the 0x: nydus-image 2.2.0 reads every number as hexadecimal, later versions read one without
+    a prefix as decimal.
     """
 
     proto = "optional uint64"
@@ -178,7 +178,7 @@ class PowerOfTwo(Size):
 
 
 class ListOf(Kind[tuple[T, ...]]):
-    """Several values; text has commas between them."""
+    """Several values, separated by commas in text."""
 
     proto = "Strings"
     is_list = True
@@ -186,7 +186,7 @@ class ListOf(Kind[tuple[T, ...]]):
     def __init__(self, metavar: str, item: Callable[[str], T]) -> None:
         """
         Args:
-            item: makes a value of text; raises UsageError.
+            item: parses one value from text; raises UsageError.
         """
         self.metavar = metavar
         self._item = item
@@ -210,7 +210,7 @@ class ListOf(Kind[tuple[T, ...]]):
 
 
 class AbsolutePaths(ListOf[str]):
-    """Paths in an image, which have no place for line ends: builders read one a line."""
+    """Paths in an image. They must not contain line ends, because builders read one path per line."""
 
     def __init__(self) -> None:
         super().__init__("PATHS", str)
@@ -223,7 +223,7 @@ class AbsolutePaths(ListOf[str]):
 
 
 class BootstrapFile(Kind["Path | None"]):
-    """A bootstrap on this machine; None for none. It reaches no door but callers in Python."""
+    """The path of a bootstrap on this machine, or None. Only callers in Python can set it."""
 
     metavar = "PATH"
 
@@ -235,22 +235,22 @@ class BootstrapFile(Kind["Path | None"]):
 
 
 class Option(NamedTuple):
-    """What the doors need to know of an option beside its name, type and default.
+    """The facts about an option that the interfaces need in addition to its name, type and default.
 
     Attributes:
-        kind: of its values.
-        help: what it means, as the begin of a sentence.
+        kind: the kind of its values.
+        help: its meaning, as the beginning of a sentence.
         note: how the command line takes it.
-        number: of its field in the API's message; 0: no door has it, only callers in Python.
-        group: under which title help lists it.
-        flag: its name on the command line and in labels, if that is not the field's.
-        acceld: its name in the driver's configuration of acceld; empty: it has none.
-        from_start: part of fingerprints, and of what makes a request another one, even at its default. Later
-            options are left out there, so that older results and requests stay what they are.
-        argv: when a builder gets it as an argument. One that a builder gets only if it is set has to be among
-            the builder's features.
-        merges: whether a merge gets it, too.
-        needs: name and value of the option without which it has no meaning.
+        number: the number of its field in the API's message; 0: only callers in Python can set it.
+        group: the title under which help lists it.
+        flag: its name on the command line and in labels, if it differs from the field's.
+        acceld: its name in the driver's configuration of acceld; empty: acceld has no such option.
+        from_start: whether fingerprints and request identities include it even at its default. Options added
+            later are left out at their default, so that older results and requests stay valid.
+        argv: when a builder gets it as an argument. "if set" requires the option to be among the builder's
+            features.
+        merges: whether a merge gets it as well.
+        needs: name and value of the option that it requires to have a meaning.
         is_configurable: whether the configuration may set it for all images.
     """
 
@@ -269,7 +269,7 @@ class Option(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An option with its name and default: a row of the table."""
+    """A row of the table of options: an option with its name and default."""
 
     name: str
     default: Any
@@ -277,7 +277,7 @@ class Row(NamedTuple):
 
     @property
     def meaning(self) -> str:
-        """What the option means, and what it needs."""
+        """The meaning of the option, and the option that it requires."""
         if self.option.needs is None:
             return self.option.help
         other, value = self.option.needs
@@ -285,12 +285,12 @@ class Row(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """Its name on the command line and in labels, without dashes in front."""
+        """Its name on the command line and in labels, without leading dashes."""
         return self.option.flag or dashed(self.name)
 
 
 def rows_of(annotations: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Row]:
-    """The rows that a class declares, by their names, in the order of the declaration."""
+    """The rows that a class declares, by name, in the order of declaration."""
     return {
         name: Row(name, defaults[name], hint.__metadata__[0])
         for name, hint in annotations.items()
@@ -299,16 +299,16 @@ def rows_of(annotations: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
 
 
 def has_needs(row: Row, values: Callable[[str], object]) -> bool:
-    """Whether an option has what it needs.
+    """Whether the option that this one requires is set; True if it requires none.
 
     Args:
-        values: gives the values of all options by their names.
+        values: returns the value of an option by name.
     """
     return row.option.needs is None or values(row.option.needs[0]) == row.option.needs[1]
 
 
 def check_needs(row: Row, values: Callable[[str], object]) -> None:
-    """Raises: UsageError: an option lacks what it needs; the message names both."""
+    """Raises: UsageError: the option that this one requires is not set; the message names both."""
     if not has_needs(row, values):
         assert row.option.needs is not None
         other, wanted = row.option.needs

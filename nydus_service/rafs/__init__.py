@@ -1,5 +1,5 @@
 """RAFS v6: the file system format of nydus images, EROFS plus nydus' own tables.
 
-Pure: bytes in, values out. `reader` and `writer` hold the bootstrap (metadata), `blob`, `toc` and
-`chunkinfo` the data blob around it, `tree` the file tree between them.
+Pure: bytes in, values out. `reader` and `writer` handle the bootstrap (metadata); `blob`, `toc` and
+`chunkinfo` handle the data blob around it; `tree` is the file tree between them.
 """

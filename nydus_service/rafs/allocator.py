@@ -1,10 +1,9 @@
-"""Where the records of a bootstrap's metadata area go.
+"""Allocates the places of records in a bootstrap's metadata area.
 
-Records are placed one after the other in units of 32 bytes, because an inode's number counts such
-units; directories and symlinks keep the last part of their data behind their inode as long as it
-stays in one block. Where that leaves the end of a block unused, later small records fill it: the
-free tails are kept by their size, oldest first. Offsets here are relative to the metadata base,
-whose first block stays empty so that no inode has number 0.
+Records are placed one after the other in units of 32 bytes, because an inode number counts these units.
+Directories and symlinks store the last part of their data after their inode if both fit one block. If the end
+of a block stays free, later small records fill it: the free tails are kept by size, oldest first. Offsets are
+relative to the metadata base. Its first block stays empty, so that no inode has number 0.
 """
 
 from collections import deque
@@ -15,7 +14,7 @@ _SLOTS = BLOCK_SIZE // SLOT_SIZE
 
 
 class Allocator:
-    """Hands out places as the native builder does, so that equal trees give equal bytes."""
+    """Allocates places as the native builder does, so that equal trees give equal bytes."""
 
     def __init__(self) -> None:
         self.end = BLOCK_SIZE
@@ -23,7 +22,7 @@ class Allocator:
         self._filled = 0  # bit k: there are tails of k slots
 
     def _note_tail(self, offset: int) -> None:
-        """The rest of the block that contains `offset` is free from there on."""
+        """Record that the block that contains `offset` is free from there to its end."""
         used = offset % BLOCK_SIZE
         if used:
             slots = (BLOCK_SIZE - used) // SLOT_SIZE
@@ -31,7 +30,7 @@ class Allocator:
             self._filled |= 1 << slots
 
     def _take(self, size: int) -> int:
-        """A place for `size` bytes in some block's free tail, or 0."""
+        """Take a place for `size` bytes in a block's free tail; 0: none is large enough."""
         if size >= BLOCK_SIZE:
             return 0
         need = (size + SLOT_SIZE - 1) // SLOT_SIZE
@@ -50,7 +49,7 @@ class Allocator:
         return offset
 
     def place_record(self, size: int) -> int:
-        """Location a regular file: inode, xattrs and chunk addresses of `size` bytes together."""
+        """Place a regular file: inode, xattrs and chunk addresses, `size` bytes together."""
         offset = self._take(size) if self._filled else 0
         if not offset:
             offset = self.end
@@ -58,20 +57,20 @@ class Allocator:
         return offset
 
     def place_special(self, size: int) -> int:
-        """Location a device, FIFO or socket: never in a free tail."""
+        """Place a device, FIFO or socket, never in a free tail."""
         offset = self.end
         self.end = (offset + size + SLOT_SIZE - 1) & -SLOT_SIZE
         return offset
 
     def place_with_data(self, inode_size: int, data_size: int) -> tuple[int, int, int]:
-        """Location a directory or symlink.
+        """Place a directory or symlink.
 
         Args:
             inode_size: bytes of inode and xattrs.
             data_size: bytes of its data.
         Returns:
-            Offset of the inode, offset of its whole blocks of data (for FLAT_INLINE without any:
-            the end of the allocation, which native images hold there), data layout.
+            Offset of the inode, offset of its whole blocks of data, data layout. For FLAT_INLINE without
+            whole blocks, the second is the end of the allocation, as in native images.
         """
         tail = data_size % BLOCK_SIZE
         if tail and inode_size + tail <= BLOCK_SIZE:

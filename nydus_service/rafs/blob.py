@@ -1,12 +1,12 @@
-"""The framing of a nydus blob: a tar read from its end, each 512-byte header behind its data.
+"""The framing of a nydus blob: a tar read from its end, with each 512-byte header after its data.
 
     data 0 | header 0 | data 1 | header 1 | … | data n | header n
 
-No padding, no end-of-archive blocks. The last section is `rafs.blob.toc` when there is a TOC. A
-blob may be remote and large, so the searches here read nothing themselves: they are generators
-that yield the `Range` they want to see and are sent its bytes. `run` drives one over a function.
+There is no padding, and there are no end-of-archive blocks. If the blob has a TOC, the last section is
+`rafs.blob.toc`. A blob may be remote and large, so the searches do not read by themselves: they are
+generators that yield the `Range` they need and receive its bytes. `run` drives one with a read function.
 
-Source: nydus builder/src/core/blob.rs; the tar header is GNU's, checksum as seven octal digits.
+Source: nydus builder/src/core/blob.rs; the tar header is GNU's, with a checksum of seven octal digits.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ BOOTSTRAP = "image.boot"
 TOC = "rafs.blob.toc"
 
 MAX_BOOTSTRAP_SIZE = 1 << 31
-"""No layer's metadata is larger: 2^24 chunks and as many inodes stay below it."""
+"""Maximum bytes of a layer's metadata: 2^24 chunks and as many inodes fit."""
 
 _HEADER = Struct("<100s24s12s12s8sc100s8s247s")
 _MAX_OCTAL = 0o77777777777
-# Sections that a search through the headers may pass; a TOC makes it needless.
+# Maximum sections in a search through the headers, which a blob with a TOC does not need.
 _MAX_SECTIONS = 64
 
 
@@ -45,7 +45,7 @@ class Range(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A tar header of the framing: name and size of the data in front of it."""
+    """A tar header of the framing: name and size of the data before it."""
 
     name: str
     size: int
@@ -69,7 +69,7 @@ def unpack_header(data: bytes | memoryview, at: int) -> Section:
         data: its 512 bytes.
         at: its offset in the blob, for the message.
     Raises:
-        FormatError: not such a header.
+        FormatError: the data is not a section header.
     """
     raw = bytes(data)
     if len(raw) != HEADER_SIZE:
@@ -92,9 +92,9 @@ def unpack_header(data: bytes | memoryview, at: int) -> Section:
 
 
 def locate(name: str, blob_size: int) -> Generator[Range, bytes, Range]:
-    """Find a section by walking back from the blob's end; returns the range of its data.
+    """Find a section by walking back from the blob's end. Returns the range of its data.
 
-    Raises: FormatError: no such section, or the framing is damaged.
+    Raises: FormatError: the section does not exist, or the framing is damaged.
     """
     end = blob_size
     for _ in range(_MAX_SECTIONS):
@@ -113,7 +113,7 @@ def locate(name: str, blob_size: int) -> Generator[Range, bytes, Range]:
 
 
 def read_toc(blob_size: int) -> Generator[Range, bytes, list[TocEntry]]:
-    """Read the TOC. Returns an empty list for a blob without one; entries lie inside the blob.
+    """Read the TOC. Returns an empty list for a blob without a TOC; entries lie inside the blob.
 
     Raises: FormatError: the blob's last section is damaged, or an entry points out of the blob.
     """
@@ -135,15 +135,15 @@ def read_toc(blob_size: int) -> Generator[Range, bytes, list[TocEntry]]:
 def read_entry(
     name: str, blob_size: int, max_size: int = MAX_BOOTSTRAP_SIZE
 ) -> Generator[Range, bytes, bytes]:
-    """Read one entry whole, by the TOC if there is one, else by the headers; decompressed, checked.
+    """Read one entry completely, by the TOC or, without a TOC, by the headers; decompress and check it.
 
     Args:
         name: an entry of the TOC or a section, such as `image.boot`; not `image.blob`, whose TOC
-            entry gives the size of the runtime's cache instead of its own.
+            entry has the size of the runtime's cache instead of its own.
         blob_size: bytes of the whole blob.
-        max_size: refuse a larger one.
+        max_size: maximum bytes of the entry.
     Raises:
-        FormatError: missing, damaged, or too large.
+        FormatError: the entry is missing, damaged, or larger than `max_size`.
     """
     toc = yield from read_toc(blob_size)
     if not toc:
@@ -167,7 +167,7 @@ def read_entry(
 
 
 def run(search: Generator[Range, bytes, T], read: Callable[[int, int], bytes]) -> T:
-    """Drive a search over `read(offset, size)`, which returns exactly that many bytes."""
+    """Run a search with `read(offset, size)`, which must return exactly `size` bytes."""
     try:
         wanted = next(search)
         while True:

@@ -31,7 +31,7 @@ _MAX_CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class ChunkInfoHeader:
-    """The header behind the stored table: 4096 bytes, little-endian. Columns: offset, size, field.
+    """The header after the stored table: 4096 bytes, little-endian. Columns: offset, size, field.
 
        0    4  magic                   0xB10BB10B
        4    4  features                constants.BLOB_*
@@ -78,7 +78,7 @@ class ChunkInfoHeader:
 
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> "ChunkInfoHeader":
-        """Raises: FormatError: not such a header, or one that contradicts itself."""
+        """Raises: FormatError: the data is not a chunk-info header, or contradicts itself."""
         if len(data) != HEADER_SIZE:
             raise FormatError(f"a chunk-info header has {HEADER_SIZE} bytes, not {len(data)}")
         first, features, compressor, *rest, last = cls.LAYOUT.unpack(data)
@@ -91,7 +91,7 @@ class ChunkInfoHeader:
         return header
 
     def validate(self) -> None:
-        """Raises: FormatError: counts and sizes do not fit each other."""
+        """Raises: FormatError: counts and sizes contradict each other."""
         if not 0 < self.chunk_count <= MAX_CHUNKS + 1:
             raise FormatError(f"chunk-info table of {self.chunk_count} chunks")
         check_table_size(self.features, self.chunk_count, self.ci_uncompressed_size)
@@ -102,7 +102,7 @@ class ChunkInfoHeader:
 
 
 def check_table_size(features: int, chunk_count: int, size: int) -> None:
-    """Compare a table's size with its number of chunks. Raises: FormatError: they do not fit."""
+    """Compare a table's size with its number of chunks. Raises: FormatError: they do not match."""
     if not features & BLOB_CHUNK_INFO_V2:
         if features & (BLOB_ZRAN | BLOB_BATCH | BLOB_ENCRYPTED):
             raise FormatError(f"blob features {features:#x} need version 2 of the chunk-info table")
@@ -116,7 +116,7 @@ def check_table_size(features: int, chunk_count: int, size: int) -> None:
 
 
 def pack_v1(chunks: Sequence[Chunk]) -> bytes:
-    """The version 1 table: 16 bytes a chunk, two little-endian words. Columns: word, bits, field.
+    """Pack the version 1 table: 16 bytes per chunk, two little-endian words. Columns: word, bits, field.
 
     0  8-11   uncompressed_size - 1, bits 20-23
     0 12-43   uncompressed_offset, bits 12-43
@@ -137,16 +137,17 @@ def pack_v1(chunks: Sequence[Chunk]) -> bytes:
 
 
 def pack_v2(chunks: Sequence[Chunk]) -> bytes:
-    """The version 2 table: 24 bytes a chunk, three little-endian words. Columns: word, bits, field.
+    """Pack the version 2 table: 24 bytes per chunk, three little-endian words. Columns: word, bits, field.
 
     0  0-31   uncompressed_offset >> 12
     0 32-55   uncompressed_size - 1
     0 56-63   flags, constants.CHUNK_V2_*
     1  0-39   compressed_offset
     1 40-63   compressed_size
-    2  0-63   CRC-32C with its flag, else 0
+    2  0-63   CRC-32C with its flag, otherwise 0
 
-    A CRC of 0 goes without its flag: readers refuse the flag with a zero value.
+    A CRC of 0 is stored without its flag, because readers refuse the flag with a zero value. Raises:
+    FormatError: a value does not fit.
     """
     words: list[int] = []
     for chunk in chunks:
@@ -167,15 +168,15 @@ def _pack_words(words: list[int]) -> bytes:
 
 
 def unpack_table(table: bytes | memoryview, header: ChunkInfoHeader, blob: Blob) -> list[Chunk]:
-    """Read the chunks of an uncompressed table, version 1 or 2; digests are not in it (empty).
+    """Read the chunks of an uncompressed table, version 1 or 2. The table has no digests; they are empty.
 
     Args:
         table: `header.ci_uncompressed_size` bytes.
-        header: the header that came with it.
-        blob: what the chunks will name as their blob; its sizes bound them.
+        header: the header of the table.
+        blob: the blob of the chunks, whose sizes bound them.
     Raises:
-        FormatError: a chunk lies outside of the blob, or overlaps another one's slot.
-        UnsupportedError: batch or zran chunks.
+        FormatError: a chunk lies outside of the blob, or overlaps the slot of another chunk.
+        UnsupportedError: the table has batch or zran chunks.
     """
     if header.features & (BLOB_BATCH | BLOB_ZRAN):
         raise UnsupportedError("reading batch or zran chunk-info tables is not there yet")

@@ -1,6 +1,6 @@
-"""One chunk, or one table, compressed and back: none, lz4_block, zstd; gzip only back.
+"""Compresses and decompresses chunks and tables: none, lz4_block, zstd; gzip is only decompressed.
 
-Stored data that would not be smaller than plain data is stored plain; who asks is told which.
+Data that compression does not make smaller is stored plain; the caller receives the same object back.
 """
 
 from typing import TYPE_CHECKING, Protocol
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ZSTD_LEVEL = 3
-"""The library's default, as the native builder uses it."""
+"""The library's default, which the native builder uses."""
 
 _MANY = 16
-"""Pieces from which on it pays to compress them in one call, which sets up a context of its own."""
+"""The number of pieces from which one call for all is faster, although it sets up a new context."""
 
 WRITABLE = ("none", "lz4_block", "zstd")
 
 
 class Compressor(Protocol):
-    """Compresses pieces, each on its own. Not for use by two threads at once."""
+    """Compresses pieces individually. Two threads must not use it at the same time."""
 
     def __call__(self, pieces: "Sequence[bytes | memoryview]") -> "list[bytes | memoryview]":
-        """Return for each piece its compressed form, or the piece itself if that is not smaller."""
+        """Return each piece in compressed form, or the piece itself if that is not smaller."""
         ...
 
 
 def library_versions() -> dict[str, str]:
-    """What decides a blob's bytes besides the input: the versions of the libraries in use."""
+    """The versions of the libraries that, in addition to the input, decide a blob's bytes."""
     import deflate
     import lz4
     import zstandard
@@ -44,8 +44,8 @@ def open_compressor(name: str, level: int = ZSTD_LEVEL) -> Compressor:
     """Open a compressor by its nydus name.
 
     Args:
-        level: of zstd, 1 to 19; others have none.
-    Raises: UnsupportedError: none that can be written.
+        level: level of zstd, 1 to 19; ignored by others.
+    Raises: UnsupportedError: the name is not one of `WRITABLE`.
     """
     if name == "none":
         return _store_plain
@@ -72,7 +72,7 @@ def _zstd_compressor(level: int) -> Compressor:
                 frame if len(frame) < len(piece) else piece
                 for frame, piece in zip(frames, pieces, strict=True)
             ]
-        # One call for all: the lock of the interpreter is let go once, not for each small piece.
+        # One call for all releases the GIL once, not once for each small piece.
         segments = compressor.multi_compress_to_buffer(list(pieces))
         return [
             segments[index].tobytes() if len(segments[index]) < len(piece) else piece
@@ -98,14 +98,15 @@ def _lz4_compressor() -> Compressor:
 
 
 def decompress(compressor: str, data: bytes | memoryview, size: int) -> bytes:
-    """Undo one compressed piece; the output never grows beyond `size`.
+    """Decompress one piece; the output never grows beyond `size`.
 
     Args:
-        compressor: nydus name; gzip means a whole gzip member or a raw deflate stream.
+        compressor: nydus name; gzip is a whole gzip member or a raw deflate stream.
         data: the stored bytes.
         size: expected plain size in bytes.
     Raises:
         FormatError: the data is damaged or its plain size differs.
+        UnsupportedError: the compressor is unknown.
     """
     try:
         plain = _DECOMPRESS[compressor](data, size)

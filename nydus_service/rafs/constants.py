@@ -20,7 +20,7 @@ DEVICE_SLOT_SIZE = 128
 BLOB_ENTRY_SIZE = 256
 CHUNK_ENTRY_SIZE = 80
 DEVICE_ALIGNMENT = 0x80000
-"""Devices are mapped at multiples of this many bytes behind the bootstrap."""
+"""Devices are mapped at multiples of this many bytes after the bootstrap."""
 
 # Flags of the extended superblock.
 FLAG_COMPRESSION = {"none": 0x1, "lz4_block": 0x2, "gzip": 0x40, "zstd": 0x80}
@@ -54,7 +54,7 @@ BLOB_HAS_TAR_HEADER = 0x1000_0000
 BLOB_HAS_TOC = 0x2000_0000
 BLOB_CAP_TAR_TOC = 0x4000_0000
 BLOB_REJECTED = 0x8000_F000
-"""Bits whose presence makes every reader refuse the image."""
+"""Bits that make every reader refuse the image."""
 
 BLOB_FEATURE_NAMES = {
     BLOB_ALIGNED: "aligned",

@@ -1,6 +1,6 @@
 """The structures that the kernel's EROFS driver reads: superblock, inode, directory entry, xattr.
 
-All little-endian. Offsets named here are from the start of the bootstrap unless said otherwise.
+All are little-endian. Offsets are from the start of the bootstrap unless noted otherwise.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ INODE = Struct("<HHHxxqIIIIqIIHH12x")
   32  8  i_mtime         seconds
   40  4  i_mtime_nsec
   44  4  i_nlink
-  48  2  mark magic      reserved for readers; MARK_MAGIC where `tree.Inode.mark` is set
+  48  2  mark magic      reserved for readers; MARK_MAGIC if `tree.Inode.mark` is set
   50  2  mark
   52 12  reserved
 """
@@ -65,7 +65,7 @@ DIRENT = Struct("<QHBx")
 DIRENT_SIZE = 12
 
 FILE_TYPES = (0, 5, 3, 0, 2, 0, 4, 0, 1, 0, 7, 0, 6, 0, 0, 0)
-"""A directory entry's file type by the top four bits of st_mode; 0 for no file."""
+"""A directory entry's file type by the top four bits of st_mode; 0: not a file type."""
 
 XATTR_HEADER_SIZE = 12
 _XATTR_HEADER = Struct("<IB7x")
@@ -77,7 +77,7 @@ _SUPERBLOCK = Struct("<IIIBBHQQIIII16s16sIHHH38x")
 
 
 class Superblock(NamedTuple):
-    """What an EROFS superblock says, as far as it varies: 128 bytes at offset 1024.
+    """The variable fields of an EROFS superblock, 128 bytes at offset 1024. Columns: offset, size, field.
 
       0  4  magic             0xE0F5E1E2
       4  4  checksum          0
@@ -85,9 +85,9 @@ class Superblock(NamedTuple):
      12  1  blkszbits         12
      13  1  ext_slots         0
      14  2  root_nid          128
-     16  8  inos              names in the tree, hard links counted each
+     16  8  inos              names in the tree, each hard link counted
      24  8  build_time        0, then 4 bytes of nanoseconds, 0
-     36  4  blocks            of all blobs together
+     36  4  blocks            blocks of all blobs together
      40  4  meta_blkaddr      block of the metadata base
      44  4  xattr_blkaddr     0: no shared xattrs
      48 32  uuid, volume name 0
@@ -131,7 +131,7 @@ class Superblock(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes | memoryview, offset: int) -> "Superblock":
-        """Raises: FormatError: not RAFS v6. UnsupportedError: its TARFS variant."""
+        """Raises: FormatError: the data is not RAFS v6. UnsupportedError: it is the TARFS variant."""
         fields = _SUPERBLOCK.unpack_from(data, offset)
         magic, checksum, compat, block_bits, ext_slots, root_nid, inos = fields[:7]
         blocks, meta_block, xattr_block, _, _, incompat, union, devices, slot_offset = fields[9:]
@@ -155,7 +155,7 @@ class Superblock(NamedTuple):
 
 
 def split_xattr_name(name: bytes) -> tuple[int, bytes] | None:
-    """Split a full name into prefix index and rest; None: EROFS cannot hold this name."""
+    """Split a full name into prefix index and rest; None: EROFS cannot represent the name."""
     for index, prefix in XATTR_PREFIXES:
         if index in _WHOLE_NAMES:
             if name == prefix:
@@ -166,7 +166,7 @@ def split_xattr_name(name: bytes) -> tuple[int, bytes] | None:
 
 
 def pack_xattrs(xattrs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The bytes behind an inode for these (full name, value) pairs, in the order given.
+    """Pack the bytes after an inode for these (full name, value) pairs, in the order given.
 
       0  4  name filter  0
       4  1  shared_count 0
@@ -174,7 +174,7 @@ def pack_xattrs(xattrs: Iterable[tuple[bytes, bytes]]) -> bytes:
     then per xattr, padded to 4 bytes: u8 length of the name's rest, u8 prefix index,
     u16 length of the value, rest of the name, value.
 
-    Returns b"" for no xattrs. Raises: FormatError: a name or a value cannot be held.
+    Returns b"" without xattrs. Raises: FormatError: EROFS cannot represent a name or a value.
     """
     parts: list[bytes] = []
     for name, value in xattrs:
@@ -197,11 +197,11 @@ def unpack_xattrs(data: bytes | memoryview, start: int, size: int, shared_at: in
 
     Args:
         data: the bootstrap.
-        start: offset of the 12-byte header, behind the inode.
+        start: offset of the 12-byte header, after the inode.
         size: bytes up to the end of the last entry, header included; inside `data`.
         shared_at: offset of the area of shared xattrs; ids count units of 4 bytes from there.
     Raises:
-        FormatError: an entry leaves its place, has an unknown prefix or appears twice.
+        FormatError: an entry exceeds its area, has an unknown prefix or appears twice.
     """
     _, shared_count = _XATTR_HEADER.unpack_from(data, start)
     end = start + size
@@ -218,7 +218,7 @@ def unpack_xattrs(data: bytes | memoryview, start: int, size: int, shared_at: in
 
 
 def _unpack_xattr(data: bytes | memoryview, at: int, end: int, into: dict[bytes, bytes]) -> int:
-    """Read one entry at `at`; returns its unpadded size."""
+    """Read one entry at `at` into `into`. Returns its unpadded size."""
     if at + 4 > end:
         raise FormatError(f"extended attribute at {at} leaves its place")
     name_size, index, value_size = _XATTR_ENTRY.unpack_from(data, at)

@@ -1,11 +1,11 @@
-"""A bootstrap's directories, read one by one: for who looks at each file once, and keeps nothing.
+"""Reads a bootstrap's directories one by one, for callers that examine each file once and keep nothing.
 
-Reading is bounded and what is damaged is found as in `reader`, but only where somebody looks. Of two rows
-of the chunk table that claim one index, which no builder writes, the first is not found.
+Reading is bounded and detects damage as in `reader`, but only in the parts that are read. If two rows of the
+chunk table have the same index, which no builder writes, the first row is ignored.
 
-Files lie in a bootstrap in the order of their chunks' indexes, but the chunk table in that of the digests:
-to look up one chunk after the other there would be slow, memory being slow at random places. So what is
-wanted of the table is first copied into the order of the indexes.
+Files in a bootstrap are in the order of their chunks' indexes, but the chunk table is in the order of the
+digests. Looking up consecutive chunks in the table would access memory at random, which is slow. So the
+required fields of the table are first copied into the order of the indexes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,35 +29,34 @@ from nydus_service.rafs.records import (
 from nydus_service.rafs.tree import Inode
 
 PlainFile = tuple[int, int, int, int, int, int, bytes]
-"""A regular file with one name, one chunk at most and no xattrs: mode, uid, gid, mtime, its nanoseconds,
+"""A regular file with one name, at most one chunk and no xattrs: mode, uid, gid, mtime, its nanoseconds,
 size, digest of the chunk or b""."""
 
 _ROW = Struct("<32sI8xI8xQ8xI4x")
-"""A row of the chunk table, as far as it counts: digest, blob_index, size and offset when plain, index."""
+"""The fields read from a row of the chunk table: digest, blob_index, plain size and offset, index."""
 _CONTENT = Struct("<II32s")
-"""What is kept of a row: block and size when plain, digest. All zero: there is no such row."""
+"""The fields kept of a row: plain block and size, digest. All zero: the row does not exist."""
 _PART = 1 << 16
-"""Chunks that the lowest bits of an address tell apart; the next 16 are the blob and more of the index."""
+"""Chunks per part: the low 16 bits of an address. The next 16 are the blob and the rest of the index."""
 _SPARSE = 4
-"""How many times as long as the chunk table the copy may be, by chunks that the image does not use."""
+"""The maximum ratio of the copy to the chunk table, in rows; the copy also has rows for unused chunks."""
 
 
 class Listing(RecordReader):
-    """The tree of a bootstrap. Each directory can be read once; `rewind` begins anew.
+    """The tree of a bootstrap. Each directory can be read once; `rewind` starts again.
 
-    A hard link is the same inode again. Inodes come without children and chunks: `entries` and `digests`
-    give these.
+    Hard links share an inode object. Inodes have no children and chunks; `entries` and `digests` return them.
     """
 
     def __init__(self, data: bytes | memoryview, blob_id: str | None = None) -> None:
-        """Read all that is not of the tree. Arguments and errors as of `reader.read_bootstrap`."""
+        """Read everything except the tree. Arguments and errors are as for `reader.read_bootstrap`."""
         tables = read_tables(data, blob_id)
         super().__init__(data, tables)
         self.compressor = tables.extended.compressor
         self.digester = tables.extended.digester
         self._root_nid = tables.superblock.root_nid
-        # _CONTENT of the chunks of a part, in order. Blobs of which the image uses too little have none:
-        # size and digest of their chunks are kept by address.
+        # _CONTENT of the chunks of each part, in order. Blobs of which the image uses too few chunks have no
+        # parts; size and digest of their chunks are kept by address.
         self._parts = self._make_parts()
         self._scattered: dict[int, tuple[int, bytes]] = {}
         self._digests: dict[Inode, bytes] = {}
@@ -69,7 +68,7 @@ class Listing(RecordReader):
         self.rewind()
 
     def rewind(self) -> None:
-        """Forget which directories have been read. `root` is another inode afterwards."""
+        """Forget which directories have been read. `root` is a new inode object afterwards."""
         self.budget = len(self.data) - len(self.chunk_table)
         self.reached.clear()
         self.named = self.no_names()
@@ -80,14 +79,14 @@ class Listing(RecordReader):
         self._places = {self.root: place}
 
     def entries(self, directory: Inode) -> Mapping[bytes, Inode | PlainFile]:
-        """What is in a directory, by name. Raises: FormatError: it is damaged."""
+        """The entries of a directory, by name. Raises: FormatError: the directory is damaged."""
         try:
             return self._read_entries(self._places.pop(directory))
         except StructError as exc:
             raise self._left_file(exc) from exc
 
     def digests(self, file: Inode) -> bytes:
-        """The digests of a file's chunks, joined."""
+        """The digests of a file's chunks, concatenated."""
         return self._digests.get(file, b"")
 
     def take_chunks(self, inode: Inode, addresses: Sequence[int]) -> list[int]:
@@ -96,7 +95,7 @@ class Listing(RecordReader):
         return [size for size, _ in found]
 
     def _find(self, address: int) -> tuple[int, bytes]:
-        """Size and digest of a chunk. Raises: KeyError: it is not there."""
+        """Size and digest of a chunk. Raises: KeyError: the chunk table does not have the chunk."""
         part = self._parts.get(address >> 16 & 0xFFFF)
         if part is None:
             return self._scattered[address]
@@ -122,7 +121,7 @@ class Listing(RecordReader):
         return parts
 
     def _read_rows(self) -> None:
-        """Take in the chunk table."""
+        """Copy the chunk table."""
         blobs, parts, pack, content_size = self.blobs, self._parts, _CONTENT.pack_into, _CONTENT.size
         bounds = chunk_bounds(blobs)
         for digest, blob_index, plain, plain_at, index in _ROW.iter_unpack(self.chunk_table):

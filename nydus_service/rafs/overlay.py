@@ -1,8 +1,9 @@
-"""One layer's tree on top of what the layers below it made.
+"""Applies one layer's tree to the tree of the layers below it.
 
-The result is what containerd's application of the layers leaves on disk, times that applying
-itself sets aside: whiteouts remove and vanish; a directory that a layer only implies changes
-nothing below it, and where that is a symlink, it is followed; a hard link may reach down.
+The result is the tree that containerd leaves on disk after applying the layers, except for times that the
+application itself sets. Whiteouts remove entries, and are removed themselves. A directory that a layer only
+implies does not change the directory below it; if a symlink is in its place, it is followed. A hard link may
+refer to a lower layer.
 """
 
 from collections import deque
@@ -19,29 +20,29 @@ _CAPABILITY = b"security.capability"
 
 
 def empty_root() -> Inode:
-    """What the lowest layer is applied to."""
+    """The root to which the lowest layer is applied."""
     root = implied_directory()
     root.mark = 0
     return root
 
 
 def apply_layer(root: Inode, layer: Inode, has_lower_links: bool = False) -> None:
-    """Change `root` into itself with `layer` applied. Inodes of `layer` become part of it.
+    """Apply `layer` to `root` in place. Inodes of `layer` become part of `root`.
 
     Args:
         root: the tree so far, `empty_root()` for the lowest layer.
         layer: the root of one layer's tree, with its whiteouts and marks.
         has_lower_links: whether to look for inodes marked MARK_LOWER_LINK.
     Raises:
-        FormatError: a hard link whose target is not there, an entry below something that is no
-            directory, or a loop of symlinks: containerd could not apply this layer either.
+        FormatError: a hard link has no target, an entry is below something other than a directory, or
+            symlinks loop. containerd could not apply this layer either.
     """
     if has_lower_links:
         _join_lower_links(root, layer)
     through_links: deque[tuple[tuple[bytes, ...], Inode]] = deque()
     pending: list[tuple[Inode, Inode, tuple[bytes, ...]]] = [(root, layer, ())]
     while pending or through_links:
-        if not pending:  # what lies behind symlinks comes last: their targets are complete then
+        if not pending:  # entries below symlinks come last, when the targets are complete
             path, upper = through_links.popleft()
             lower, path = make_directory(root, path)
             pending.append((lower, upper, path))
@@ -78,7 +79,7 @@ def apply_layer(root: Inode, layer: Inode, has_lower_links: bool = False) -> Non
 
 
 def _new_directory(parent: Inode, described: Inode) -> Inode:
-    """A directory without content; metadata of an explicit one is copied when it is visited."""
+    """Make an empty directory; the metadata of an explicit one is copied when it is visited."""
     directory = empty_root()
     if described.mark & MARK_IMPLIED:
         inherit_group(parent, directory)
@@ -86,7 +87,7 @@ def _new_directory(parent: Inode, described: Inode) -> Inode:
 
 
 def inherit_group(parent: Inode, directory: Inode) -> None:
-    """What mkdir does below a set-group-ID directory; containerd's chmod then takes the bit away."""
+    """Inherit the group of a set-group-ID parent, as mkdir does; containerd's chmod then clears the bit."""
     if parent.mode & S_ISGID:
         directory.gid = parent.gid
 
@@ -104,13 +105,13 @@ def resolve(root: Inode, path: Iterable[bytes], *, create: bool) -> tuple[Inode 
     """Walk a path of directories inside `root`, following symlinks; ".." stops at the root.
 
     Args:
-        root: where absolute targets begin.
+        root: the start of absolute targets.
         path: components.
-        create: make what is missing as implied directories, else stop there.
+        create: whether to make missing components as implied directories; otherwise stop at the first.
     Returns:
-        The directory, or None if a part is missing; and its own path, free of symlinks.
+        The directory, or None if a component is missing; and its own path, without symlinks.
     Raises:
-        FormatError: a component is no directory, or symlinks loop.
+        FormatError: a component is not a directory, or symlinks loop.
     """
     rest = deque(path)
     trail: list[tuple[bytes, Inode]] = []
@@ -146,7 +147,7 @@ def resolve(root: Inode, path: Iterable[bytes], *, create: bool) -> tuple[Inode 
 
 
 def make_directory(root: Inode, path: Iterable[bytes]) -> tuple[Inode, tuple[bytes, ...]]:
-    """`resolve` with what is missing made; unmarked, as part of a merged tree."""
+    """`resolve` that makes missing directories, and clears the marks for a merged tree."""
     directory, trail = resolve(root, path, create=True)
     assert directory is not None
     node = root
@@ -158,7 +159,7 @@ def make_directory(root: Inode, path: Iterable[bytes]) -> tuple[Inode, tuple[byt
 
 
 def find(root: Inode, path: bytes) -> Inode | None:
-    """The inode at an absolute path; symlinks in its parents are followed, the last is not."""
+    """The inode at an absolute path; symlinks in its parents are followed, but not the last component."""
     *parents, name = [part for part in path.split(b"/") if part] or [b""]
     directory, _ = resolve(root, parents, create=False)
     if directory is None or directory.children is None:
@@ -167,10 +168,10 @@ def find(root: Inode, path: bytes) -> Inode | None:
 
 
 def link_metadata(entry: Inode, target: Inode) -> None:
-    """What a hard link's own tar entry sets on the inode that it names.
+    """Set the metadata of a hard link's own tar entry on the inode that it refers to.
 
-    Its extended attributes add to the inode's; but a chown, even to the same owner, takes the
-    capabilities away.
+    Its extended attributes are added to the inode's. A chown, even to the same owner, removes the
+    capabilities.
     """
     if not target.is_symlink():
         target.mode = target.mode & 0o170000 | entry.mode & 0o7777
@@ -184,14 +185,14 @@ def link_metadata(entry: Inode, target: Inode) -> None:
 
 
 def _fits(name: bytes, inode: Inode) -> bool:
-    """Whether the kernel takes an extended attribute on a file that is no directory."""
+    """Whether the kernel accepts an extended attribute on a file other than a directory."""
     if name.startswith(b"user."):
         return inode.is_regular()
     return name.startswith(b"security.") or not inode.is_symlink()
 
 
 def _join_lower_links(root: Inode, layer: Inode) -> None:
-    """Replace each inode marked as a link into the lower layers by the inode that it names."""
+    """Replace each inode marked as a link to a lower layer by the inode that it refers to."""
     pending: list[tuple[bytes, Inode]] = [(b"", layer)]
     while pending:
         path, directory = pending.pop()

@@ -1,4 +1,4 @@
-"""A bootstrap's bytes to a tree."""
+"""Reads a bootstrap into a tree."""
 
 from collections.abc import Callable, Sequence
 from struct import Struct
@@ -24,10 +24,10 @@ from nydus_service.rafs.v6 import CHUNK
 
 
 class Bootstrap:
-    """What a bootstrap holds.
+    """The contents of a bootstrap.
 
-    `flags` are the extended superblock's; `prefetch` lists the inodes of the prefetch table in its
-    order, `inode_count` the names in the tree, `has_lower_links` whether an inode is marked
+    `flags` are those of the extended superblock. `prefetch` lists the inodes of the prefetch table in its
+    order. `inode_count` is the number of names in the tree. `has_lower_links` is True if an inode is marked
     MARK_LOWER_LINK.
     """
 
@@ -52,12 +52,12 @@ def read_bootstrap(
 
     Args:
         data: its bytes, decompressed.
-        blob_id: what replaces the placeholder id of a blob whose metadata is inlined in it; by
-            convention the name of the bootstrap's file up to the first dot.
-        adopt: called with each row of the blob table; chunks will name what it returns.
+        blob_id: replaces the placeholder id of a blob with inlined metadata; by convention the name of
+            the bootstrap's file up to the first dot.
+        adopt: called with each row of the blob table; chunks refer to the row that it returns.
     Raises:
-        FormatError: it is damaged, or hostile; the message names the place.
-        UnsupportedError: TARFS mode.
+        FormatError: the bootstrap is damaged or hostile; the message names the place.
+        UnsupportedError: the bootstrap is in TARFS mode.
     """
     tables = read_tables(data, blob_id)
     if adopt is not None:
@@ -65,13 +65,13 @@ def read_bootstrap(
     bootstrap = Bootstrap(tables)
     try:
         _TreeReader(data, tables).read_into(bootstrap)
-    except StructError as exc:  # an offset that leaves the file
+    except StructError as exc:  # an offset points outside of the file
         raise FormatError(f"a record leaves the bootstrap of {len(data)} bytes: {exc}") from exc
     return bootstrap
 
 
 class _TreeReader(RecordReader):
-    """Walks the directories from the root."""
+    """Reads the directories from the root."""
 
     def __init__(self, data: bytes | memoryview, tables: Tables) -> None:
         super().__init__(data, tables)
@@ -85,7 +85,7 @@ class _TreeReader(RecordReader):
         return [chunk.uncompressed_size for chunk in inode.chunks]
 
     def _read_chunks(self) -> dict[int, Chunk]:
-        """The chunk table, keyed by the eight bytes that stand in an inode for the chunk."""
+        """Read the chunk table, keyed by the eight-byte chunk address in inodes."""
         self.budget -= len(self.chunk_table)
         blobs = self.blobs
         bounds = chunk_bounds(blobs)
@@ -139,7 +139,7 @@ class _TreeReader(RecordReader):
         bootstrap.has_lower_links = self.has_lower_links
 
     def _read_children(self, directory: Inode, place: Directory) -> list[tuple[Inode, Directory]]:
-        """Read all that is in a directory; returns the directories among it, still empty."""
+        """Read the entries of a directory. Returns the directories among them, still empty."""
         children = directory.children
         assert children is not None
         data, base, chunks, chunk_size = self.data, self.base, self._chunks, self.chunk_size

@@ -1,7 +1,7 @@
-"""Single records of a bootstrap: inodes, directories, the rows of the chunk table.
+"""Reads the records of a bootstrap: tables, inodes, directories.
 
-Everything is bounded by the size of the file: each byte of it may belong to one record only, so a
-hostile image that points at one record a million times is refused after reading the file once.
+The size of the file bounds the work: each byte may belong to one record only. So a hostile image that points
+to one record a million times is refused after reading at most as many bytes as the file has.
 """
 
 from abc import ABC, abstractmethod
@@ -40,15 +40,16 @@ from nydus_service.rafs.tree import MARK_LOWER_LINK, Blob, Inode
 from nydus_service.rafs.v6 import ExtendedSuperblock, check_device_slots, unpack_blob
 
 PLAIN_FILE = Struct("<IHxxq8xIIqIQ12xQ")
-"""What most inodes are: an extended inode of a regular file without xattrs, its only chunk behind it.
+"""The most common inode: an extended inode of a regular file without xattrs, followed by its only chunk.
 
-The fields of erofs.INODE, 72 bytes with the chunk, as far as they vary: PLAIN_HEAD, i_mode, i_size, i_uid,
-i_gid, i_mtime, i_mtime_nsec, SINGLE, and the chunk's address, which is of the next record in an empty file.
+The variable fields of erofs.INODE, 72 bytes with the chunk: PLAIN_HEAD, i_mode, i_size, i_uid, i_gid,
+i_mtime, i_mtime_nsec, SINGLE, and the chunk's address. In an empty file, the address is part of the next
+record.
 """
 PLAIN_HEAD = 1 | LAYOUT_CHUNK_BASED << 1
 """i_format and i_xattr_icount."""
 SINGLE = 1
-"""i_nlink and the mark: a file with one name, and unmarked."""
+"""i_nlink and the mark of an unmarked file with one name."""
 REGULAR = 8
 """The top four bits of st_mode."""
 REGULAR_TYPE = FILE_TYPES[REGULAR]
@@ -68,7 +69,7 @@ class Tables(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """A directory whose content is still to be read: whole blocks at `blocks_at`, the rest at `tail_at`."""
+    """A directory whose entries are not read yet: whole blocks at `blocks_at`, the rest at `tail_at`."""
 
     path: bytes
     nid: int
@@ -90,11 +91,11 @@ class Dirents(NamedTuple):
 
 
 def read_tables(data: bytes | memoryview, blob_id: str | None) -> Tables:
-    """Read all that a bootstrap begins with.
+    """Read the superblocks and the blob table.
 
     Args:
-        blob_id: replaces the placeholder id of a blob whose metadata is inlined in it.
-    Raises: FormatError: it is damaged. UnsupportedError: TARFS mode.
+        blob_id: replaces the placeholder id of a blob with inlined metadata.
+    Raises: FormatError: the bootstrap is damaged. UnsupportedError: it is in TARFS mode.
     """
     size = len(data)
     if size < BLOCK_SIZE or size % BLOCK_SIZE:
@@ -118,9 +119,9 @@ def read_tables(data: bytes | memoryview, blob_id: str | None) -> Tables:
 
 
 class RecordReader(ABC):
-    """Reads the records that it is asked for. `budget` is what is left of the file's bytes.
+    """Reads the requested records. `budget` is the number of the file's bytes not yet spent on records.
 
-    Its methods raise FormatError for what is damaged, and struct.error for what leaves the file.
+    Its methods raise FormatError for damaged records, and struct.error for offsets outside of the file.
     """
 
     def __init__(self, data: bytes | memoryview, tables: Tables) -> None:
@@ -134,21 +135,21 @@ class RecordReader(ABC):
         self.budget = len(data)
         self.has_lower_links = False
         self.linked: dict[int, Inode] = {}
-        """Files that have several names, by nid: a hard link is the same inode again."""
+        """Files with several names, by nid: hard links share an inode object."""
         self.reached: set[int] = set()
-        """The nids of directories."""
+        """The nids of directories read so far."""
         self.named = self.no_names()
-        """By nid: 1 for a file with one link whose name was found."""
-        # Directory data of the inode read last.
+        """By nid: 1 for a file with one link whose name was read."""
+        # The directory data of the last inode read.
         self._blocks_at = self._tail_at = 0
 
     @abstractmethod
     def take_chunks(self, inode: Inode, addresses: Sequence[int]) -> list[int]:
-        """Note what a file consists of; returns the sizes of its chunks.
+        """Assign the chunks of a file. Returns the sizes of its chunks.
 
         Args:
-            addresses: the eight bytes that stand in the inode for each chunk.
-        Raises: KeyError: one is not in the chunk table.
+            addresses: the eight-byte address of each chunk in the inode.
+        Raises: KeyError: the chunk table does not have an address.
         """
 
     def no_names(self) -> bytearray:
@@ -164,7 +165,7 @@ class RecordReader(ABC):
     def read_entry(
         self, directory: Directory, name: bytes, nid: int, kind: int
     ) -> tuple[Inode, Directory | None]:
-        """The inode of a directory entry, and if it is a directory where its content is."""
+        """Read the inode of a directory entry and, if it is a directory, the place of its entries."""
         inode = self.linked.get(nid)
         below = None
         if inode is None:
@@ -190,7 +191,7 @@ class RecordReader(ABC):
             raise FormatError(f"{what} of {name!r}: more bytes than the bootstrap has, its records overlap")
 
     def read_inode(self, nid: int, name: bytes) -> Inode:
-        """An inode of any kind; a directory without its content."""
+        """Read an inode of any kind; a directory without its entries."""
         data = self.data
         offset = self.base + nid * SLOT_SIZE
         if offset >= len(data):
@@ -260,7 +261,7 @@ class RecordReader(ABC):
                 raise FormatError(f"file {name!r} has a chunk of {inside} bytes inside")
 
     def _read_flat(self, inode: Inode, layout: int, union: int, end: int, name: bytes) -> None:
-        """Find the data of a directory or symlink: whole blocks, and for FLAT_INLINE a tail."""
+        """Locate the data of a directory or symlink: whole blocks, and for FLAT_INLINE a tail."""
         size = inode.size
         self.spend(size, "data", name)
         blocks_at = union * BLOCK_SIZE
@@ -313,7 +314,7 @@ class RecordReader(ABC):
 
 
 def _check_names(path: bytes, names: Sequence[bytes]) -> None:
-    """Raises: FormatError: one is no name, or does not come after the one before it."""
+    """Raises: FormatError: a name is invalid, or the names are not in ascending order."""
     joined = b"".join(names)
     if (
         b"/" not in joined
@@ -330,12 +331,12 @@ def _check_names(path: bytes, names: Sequence[bytes]) -> None:
 
 
 def chunk_bounds(blobs: Sequence[Blob]) -> list[tuple[int, int]]:
-    """For each blob what its chunks have to be below: their index, and the end of their content."""
+    """For each blob, the exclusive bound of its chunks' index, and the bound of the end of their content."""
     return [(blob.chunk_count, blob.uncompressed_size) for blob in blobs]
 
 
 def misplaced_chunk(blob_index: int, index: int, blobs: Sequence[Blob]) -> FormatError:
-    """The error for a row of the chunk table that is out of these bounds."""
+    """Make the error for a row of the chunk table that violates `chunk_bounds`."""
     if blob_index >= len(blobs) or index >= blobs[blob_index].chunk_count:
         return FormatError(f"chunk table names chunk {index} of blob {blob_index}, which is not there")
     return FormatError(f"chunk {index} of blob {blob_index} lies outside of its blob")

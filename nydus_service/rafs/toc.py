@@ -1,4 +1,4 @@
-"""The table of contents of a nydus blob: section `rafs.blob.toc`, one entry per stored piece."""
+"""The table of contents (TOC) of a nydus blob: section `rafs.blob.toc`, one entry per stored piece."""
 
 from dataclasses import dataclass
 from struct import Struct
@@ -39,9 +39,9 @@ class TocEntry:
     uncompressed_size: int
 
     def pack(self) -> bytes:
-        """Raises: FormatError: the name does not fit."""
+        """Raises: FormatError: the name has more than 16 bytes."""
         name = self.name.encode()
-        if len(name) > 16:  # Struct would cut it without a word
+        if len(name) > 16:  # Struct would truncate it silently
             raise FormatError(f"TOC name {self.name!r} is {len(name)} bytes, at most 16 fit")
         return self.LAYOUT.pack(
             TOC_FLAGS[self.compressor],
@@ -54,7 +54,7 @@ class TocEntry:
 
     @classmethod
     def unpack(cls, data: bytes | memoryview, offset: int = 0) -> "TocEntry":
-        """Raises: FormatError: unknown compressor, or a name that is not UTF-8."""
+        """Raises: FormatError: the compressor is unknown, or the name is not UTF-8."""
         flags, name, digest, start, compressed, uncompressed = cls.LAYOUT.unpack_from(data, offset)
         compressor = _COMPRESSORS.get(flags & _COMPRESSOR_MASK)
         if compressor is None:
@@ -69,7 +69,7 @@ class TocEntry:
 def unpack_toc(data: bytes | memoryview) -> list[TocEntry]:
     """Read the data of section `rafs.blob.toc`.
 
-    Raises: FormatError: its size is no multiple of 128, or an entry is damaged.
+    Raises: FormatError: its size is not a positive multiple of 128, or an entry is damaged.
     """
     if not len(data) or len(data) % ENTRY_SIZE:
         raise FormatError(f"a TOC of {len(data)} bytes is not a whole number of {ENTRY_SIZE}-byte entries")

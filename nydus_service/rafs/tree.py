@@ -1,7 +1,7 @@
 """The file tree of a RAFS image in memory, between reader, builder and writer.
 
-A hard link is the same `Inode` object under several names; nothing else records it. A directory
-has exactly one name. `Chunk` objects are shared by all files with that content.
+Hard links are names of the same `Inode` object; nothing else records them. A directory has exactly one name.
+All files with the same content share `Chunk` objects.
 """
 
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from stat import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG
 from nydus_service.rafs.constants import BLOB_INLINED_FS_META, BLOB_SEPARATE
 
 MARK_IMPLIED = 0x1
-"""A directory that no entry of the layer describes: it only had to be there."""
+"""A directory without an entry in the layer, which only the paths of other entries imply."""
 MARK_LOWER_LINK = 0x2
-"""A hard link to a path of a lower layer. Kept as a symlink whose target is that path, absolute;
-the link's own metadata is set on the inode that it finds."""
+"""A hard link to a path of a lower layer. It is stored as a symlink with that path, absolute, as its target.
+The merge sets the link's own metadata on the inode that it resolves to."""
 
 
 class Blob:
-    """One row of the blob table: where chunks are stored and how.
+    """One row of the blob table: the place and the format of chunks.
 
-    Sizes and offsets in bytes; `compressor`, `digester` and `ci_compressor` are names
-    (`constants.COMPRESSORS`, `DIGESTERS`), digests are raw bytes, empty fields zero.
+    Sizes and offsets are in bytes. `compressor`, `digester` and `ci_compressor` are names
+    (`constants.COMPRESSORS`, `DIGESTERS`). Digests are raw bytes. Empty fields are zero.
     """
 
     __slots__ = (
@@ -65,15 +65,15 @@ class Blob:
         self.cipher_iv = 0
 
     def has_inlined_id(self) -> bool:
-        """Whether the stored id is a placeholder, to be replaced by the bootstrap's name."""
+        """Whether the stored id is a placeholder for the name of the bootstrap's file."""
         return self.features & (BLOB_INLINED_FS_META | BLOB_SEPARATE) == BLOB_INLINED_FS_META
 
 
 class Chunk:
-    """Where one piece of content lives in a blob.
+    """The place of one piece of content in a blob.
 
-    `compressed_offset` is in the stored blob, `uncompressed_offset` in the blob's uncompressed
-    address space (a multiple of 4096), `file_offset` in some file that uses the chunk; bytes all.
+    `compressed_offset` is in the stored blob, `uncompressed_offset` in the blob's uncompressed address space
+    (a multiple of 4096), `file_offset` in one of the files that use the chunk. All are in bytes.
     """
 
     __slots__ = (
@@ -116,16 +116,15 @@ class Chunk:
 
 NO_CHUNKS: tuple[Chunk, ...] = ()
 NO_XATTRS: dict[bytes, bytes] = {}
-"""Shared by all inodes without any: replace, never change it."""
+"""Shared by all inodes without extended attributes: replace it, never change it."""
 
 
 class Inode:
     """A file of any type. `mode` is a full st_mode; `children` is None unless it is a directory.
 
-    `rdev` is the kernel's 32-bit device number. `xattrs` maps full names to values. `chunks` cover
-    `size` bytes of a regular file, each but the last of the image's chunk size. `mark` is set only
-    in the bootstrap of a single layer, see `MARK_IMPLIED`. `nid`, `ino` and `nlink` belong to the
-    writer and mean nothing outside of it.
+    `rdev` is the kernel's 32-bit device number. `xattrs` maps full names to values. `chunks` cover the `size`
+    bytes of a regular file; all but the last have the image's chunk size. `mark` is set only in the bootstrap
+    of a layer; see `MARK_IMPLIED`. `nid`, `ino` and `nlink` are used only by the writer.
     """
 
     __slots__ = (
@@ -174,12 +173,12 @@ class Inode:
 
 
 def implied_directory() -> Inode:
-    """A directory that an entry's path needs and nothing describes."""
+    """Make a directory that an entry's path implies, but that has no entry of its own."""
     return Inode(S_IFDIR | 0o755, mark=MARK_IMPLIED)
 
 
 def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
-    """Yield (absolute path, inode) of every name, a directory before its content, names sorted."""
+    """Yield (absolute path, inode) of every name, sorted, each directory before its entries."""
     pending: list[tuple[bytes, Inode]] = [(b"", root)]
     while pending:
         path, inode = pending.pop()

@@ -1,6 +1,6 @@
 """The structures that only nydus reads: extended superblock, device slots, blob and chunk table.
 
-All little-endian. Source: nydus rafs/src/metadata/layout/v6.rs.
+All are little-endian. Source: nydus rafs/src/metadata/layout/v6.rs.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ CHUNK = Struct("<32sIIIIQQQII")
   44  4  uncompressed_size    bytes
   48  8  compressed_offset    bytes, in the blob
   56  8  uncompressed_offset  bytes, in the blob's uncompressed address space
-  64  8  file_offset          bytes, in some file that uses the chunk
+  64  8  file_offset          bytes, in one of the files that use the chunk
   72  4  index                in the blob's chunk-info table
   76  4  crc32                CRC-32C of the uncompressed chunk, with its flag
 """
@@ -80,7 +80,10 @@ class ExtendedSuperblock(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes | memoryview, file_size: int) -> "ExtendedSuperblock":
-        """Raises: FormatError: an unknown flag, or a table outside of the file."""
+        """Raises:
+        FormatError: a flag is unknown, the chunk size is invalid, or a table lies outside of the file.
+        UnsupportedError: the bootstrap is in TARFS mode.
+        """
         self = cls(*_EXTENDED_SUPERBLOCK.unpack_from(data, EXTENDED_SUPERBLOCK_OFFSET))
         if self.flags & FLAG_TARFS:
             raise UnsupportedError("TARFS mode is not there yet")
@@ -104,12 +107,12 @@ class ExtendedSuperblock(NamedTuple):
 
     @property
     def compressor(self) -> str:
-        """Raises: FormatError: none or several."""
+        """Raises: FormatError: the flags name no or several compressors."""
         return _single_flag(self.flags, FLAG_COMPRESSION, "compressor")
 
     @property
     def digester(self) -> str:
-        """Raises: FormatError: none or several."""
+        """Raises: FormatError: the flags name no or several digest algorithms."""
         return _single_flag(self.flags, FLAG_DIGEST, "digest algorithm")
 
 
@@ -125,11 +128,11 @@ def _single_flag(flags: int, names: dict[str, int], what: str) -> str:
 
 
 def pack_device_slots(blobs: Sequence[Blob], bootstrap_size: int) -> tuple[bytes, int]:
-    """The device table, 128 bytes a blob, and the number of blocks of all blobs together.
+    """Pack the device table, 128 bytes per blob. Returns it and the total number of blocks of all blobs.
 
      0 64  tag              the blob's id, NUL padded
-    64  4  blocks           of the uncompressed blob
-    68  4  mapped_blkaddr   block where a flat image would hold it, 512 KiB aligned
+    64  4  blocks           blocks of the uncompressed blob
+    68  4  mapped_blkaddr   its first block in a flat image, 512 KiB aligned
     72 56  reserved, zero
     """
     slots = []
@@ -139,14 +142,14 @@ def pack_device_slots(blobs: Sequence[Blob], bootstrap_size: int) -> tuple[bytes
         blocks = blob.uncompressed_size // BLOCK_SIZE
         address = align(position, DEVICE_ALIGNMENT) // BLOCK_SIZE
         position = (address + blocks) * BLOCK_SIZE
-        # Beyond 16 TiB the field cannot hold it; no reader checks it.
+        # The field cannot represent addresses beyond 16 TiB; no reader checks it.
         slots.append(_DEVICE_SLOT.pack(blob.blob_id.encode(), blocks, address & 0xFFFFFFFF))
         total += blocks
     return b"".join(slots), total
 
 
 def check_device_slots(data: bytes | memoryview, offset: int, count: int) -> None:
-    """Raises: FormatError: a slot that every reader refuses."""
+    """Raises: FormatError: a slot is empty, or its tag is repeated or not text; every reader refuses it."""
     tags = set()
     for index in range(count):
         tag, blocks, _ = _DEVICE_SLOT.unpack_from(data, offset + index * _DEVICE_SLOT.size)
@@ -157,7 +160,7 @@ def check_device_slots(data: bytes | memoryview, offset: int, count: int) -> Non
 
 
 def pack_blob(blob: Blob, index: int) -> bytes:
-    """One row of the blob table, 256 bytes. Columns: offset, size, field.
+    """Pack one row of the blob table, 256 bytes. Columns: offset, size, field.
 
       0 64  blob_id               ASCII, NUL padded
      64  4  blob_index
@@ -180,7 +183,7 @@ def pack_blob(blob: Blob, index: int) -> bytes:
     216  4  cipher
     220 36  reserved, zero
 
-    Raises: FormatError: the id does not fit.
+    Raises: FormatError: the id does not have 1 to 64 bytes.
     """
     blob_id = blob.blob_id.encode()
     if not 0 < len(blob_id) <= 64:
@@ -209,9 +212,9 @@ def pack_blob(blob: Blob, index: int) -> bytes:
 
 
 def unpack_blob(data: bytes | memoryview, offset: int, index: int, chunk_size: int) -> Blob:
-    """Read row `index` of a blob table of an image with this chunk size.
+    """Read row `index` of the blob table of an image with this chunk size.
 
-    Raises: FormatError: it is damaged, or no reader would take it.
+    Raises: FormatError: the row is damaged, or every reader would refuse it.
     """
     fields = _BLOB.unpack_from(data, offset)
     blob_id, own_index, own_chunk_size, chunk_count, compressor, digester, features = fields[:7]

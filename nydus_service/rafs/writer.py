@@ -1,14 +1,13 @@
-"""A tree to a bootstrap's bytes.
+"""Writes a tree as a bootstrap.
 
     0     superblocks, device slots
     B     blob table, prefetch table
     M     metadata area: one empty block, then inodes and directory blocks
     C     chunk table
 
-Everything but the superblocks begins at a multiple of 4096 bytes. Two passes: the first walks the
-tree and places every record (`allocator`), which tells how long the tables will be; the second
-writes. Both go through the directories in the same order: all children of a directory, sorted by
-name, before the content of the first of them that is a directory.
+B, M and C are multiples of 4096 bytes. There are two passes. The first walks the tree and places every record
+(`allocator`), which determines the sizes of the tables. The second writes. Both visit directories in the same
+order: all children of a directory, sorted by name, before the children of the first directory among them.
 """
 
 from collections.abc import Sequence
@@ -64,7 +63,7 @@ from nydus_service.rafs.v6 import (
 )
 
 _ADDRESS = Struct("<HBBI")
-"""Where a chunk lives, as it stands in an inode. Columns: offset, size, field.
+"""The address of a chunk in an inode. Columns: offset, size, field.
 
   0  2  index in the blob's chunk-info table, bits 0-15
   2  1  blob_index + 1; 0 is the bootstrap itself
@@ -79,9 +78,9 @@ _DIGEST_OF_ENTRY = itemgetter(slice(32))
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """What holds for a whole image: chunk size in bytes, default algorithms, who owns files.
+    """Properties of a whole image: chunk size in bytes, default algorithms, explicit owners of files.
 
-    `merged` images always carry the flag for extended attributes.
+    `merged` images always have the flag for extended attributes.
     """
 
     chunk_size: int
@@ -94,9 +93,9 @@ class ImageFormat:
 class _PlacedDirectory(NamedTuple):
     inode: Inode
     names: list[bytes]
-    """With "." and "..", sorted."""
+    """Includes "." and ".."; sorted."""
     inodes: list[Inode]
-    """What the names stand for."""
+    """The inodes of the names."""
     data_size: int
     data: int
     layout: int
@@ -110,12 +109,12 @@ class _PlacedSymlink(NamedTuple):
 
 @dataclass(slots=True)
 class _Placement:
-    """The first pass's result."""
+    """The result of the first pass."""
 
     directories: list[_PlacedDirectory] = field(default_factory=list)
     others: list[Inode] = field(default_factory=list)
     symlinks: dict[int, _PlacedSymlink] = field(default_factory=dict)  # by nid
-    xattrs: dict[int, bytes] = field(default_factory=dict)  # by nid, packed, where there are any
+    xattrs: dict[int, bytes] = field(default_factory=dict)  # packed, by nid, if not empty
     blobs: dict[Blob, int] = field(default_factory=dict)
     names: int = 0
     end: int = 0
@@ -133,12 +132,12 @@ def write_bootstrap(
     Args:
         root: its root directory.
         image: format of the whole image.
-        blobs: the blob table's rows. None: the blobs in use, in the order of their first use.
-        prefetch: inodes to name in the prefetch table, which is left out without blobs.
+        blobs: the rows of the blob table. None: the blobs in use, in the order of their first use.
+        prefetch: inodes for the prefetch table, which is omitted without blobs.
     Returns:
         The bootstrap, a multiple of 4096 bytes, and the rows of its blob table.
     Raises:
-        FormatError: something does not fit the format: too many blobs, a name or a target too long.
+        FormatError: the format cannot represent the tree: too many blobs, or a name or a target too long.
     """
     placement = _place(root)
     table = list(placement.blobs) if blobs is None else list(blobs)
@@ -193,9 +192,9 @@ def _flags(image: ImageFormat, blobs: Sequence[Blob], has_xattrs: bool) -> int:
 
 
 def directory_size(names: Sequence[bytes]) -> int:
-    """Bytes of a directory's data for its sorted names, "." and ".." among them.
+    """Bytes of a directory's data for its sorted names, including "." and "..".
 
-    An entry that does not fit the rest of a block starts a new one; blocks but the last count full.
+    An entry that does not fit the rest of a block starts a new block; all blocks but the last count in full.
     """
     size = DIRENT_SIZE * len(names) + sum(map(len, names))
     if size <= BLOCK_SIZE:
@@ -211,7 +210,7 @@ def directory_size(names: Sequence[bytes]) -> int:
 
 
 def _place(root: Inode) -> _Placement:
-    """The first pass: give every inode a place, a sequence number and its link count."""
+    """Run the first pass: assign every inode its place, sequence number and link count."""
     placement = _Placement()
     allocator = Allocator()
     _forget_places(root)
@@ -305,7 +304,7 @@ def _place_child(inode: Inode, name: bytes, allocator: Allocator, placement: _Pl
 
 
 class _TreeWriter:
-    """The second pass: inodes and directories into `out`, the chunk table behind them."""
+    """The second pass: writes inodes and directories to `out`, and the chunk table after them."""
 
     def __init__(self, out: bytearray, base: int, chunk_size: int, placement: _Placement) -> None:
         self.out = out
@@ -317,7 +316,7 @@ class _TreeWriter:
         self.table: dict[int, Chunk] = {}
 
     def write(self) -> int:
-        """Write the tree; returns how many entries the chunk table has."""
+        """Write the tree. Returns the number of entries of the chunk table."""
         for placed in self.placement.directories:
             self._write_directory(placed)
         self._write_others()
@@ -328,10 +327,11 @@ class _TreeWriter:
         return count
 
     def _append_chunks(self) -> None:
-        """Append the chunk table: sorted by digest, and entries of one digest by blob and index.
+        """Append the chunk table, sorted by digest, and entries of equal digests by blob and index.
 
-        Digests are spread evenly: what begins with the same byte makes a list that is sorted faster. What is
-        written is let go at once: of very many chunks, the table twice is a good part of all memory.
+        Digests are distributed evenly, so entries are split into lists by their first byte, which sort
+        faster. Entries are freed as soon as they are written: with many chunks, two copies of the table are a
+        large part of the memory used.
         """
         pack = CHUNK.pack
         lists: list[list[bytes]] = [[] for _ in range(256)]
@@ -390,13 +390,13 @@ class _TreeWriter:
         self._write_data(blocks, at, placed.data, placed.layout)
 
     def _write_data(self, blocks: list[bytes], tail_at: int, data: int, layout: int) -> None:
-        """Whole blocks at `data`; the last, if it is not whole, there too or behind the inode."""
+        """Write whole blocks at `data`; a partial last block follows them, or the inode if inline."""
         for index, block in enumerate(blocks):
             inline = len(block) < BLOCK_SIZE and layout != LAYOUT_FLAT_PLAIN and index == len(blocks) - 1
             _put(self.out, tail_at if inline else self.base + data + index * BLOCK_SIZE, block)
 
     def _dirent_blocks(self, placed: _PlacedDirectory) -> list[bytes]:
-        """A directory's data as blocks; all but the last are filled up with zeros."""
+        """A directory's data as blocks; all but the last are padded with zeros."""
         names, inodes = placed.names, placed.inodes
         if placed.data_size <= BLOCK_SIZE:
             return [_dirent_block(names, inodes)]
@@ -413,7 +413,7 @@ class _TreeWriter:
         return blocks
 
     def _write_others(self) -> None:
-        """Write what is no directory: mostly files of one chunk, so that is one `pack_into`."""
+        """Write all inodes but directories. Most are files of one chunk, which take one `pack_into`."""
         out, base, table, blobs = self.out, self.base, self.table, self.blobs
         pack_into = _INODE_WITH_CHUNK.pack_into
         chunk_format = self.chunk_format
@@ -482,7 +482,7 @@ class _TreeWriter:
         _put(self.out, align(at, 8), b"".join(map(self._use, inode.chunks)))
 
     def _use(self, chunk: Chunk) -> bytes:
-        """Enter a chunk into the table; returns where it lives."""
+        """Add a chunk to the table. Returns its address."""
         index = chunk.index
         blob_index = self.blobs[chunk.blob]
         self.table[blob_index << 24 | index] = chunk
@@ -490,7 +490,7 @@ class _TreeWriter:
         return _ADDRESS.pack(index & 0xFFFF, blob_index + 1, index >> 16, block)
 
     def _chunk_format(self, inode: Inode) -> int:
-        """i_u: how the kernel cuts the file. Contiguous chunks count as one as long as the file."""
+        """i_u: the kernel's chunk size of the file. Contiguous chunks are one chunk of the file's size."""
         chunks = inode.chunks
         if len(chunks) < 2:
             return self.chunk_format

@@ -1,1 +1,1 @@
-"""What every gRPC client and server of ours shares: channels, and how their calls are cancelled."""
+"""Shared code of this project's gRPC clients and servers: channels, and the cancellation of calls."""

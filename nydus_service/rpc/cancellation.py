@@ -1,4 +1,4 @@
-"""How calls of `grpc.aio` and the cancel scopes of anyio get along."""
+"""Makes calls of `grpc.aio` work with the cancel scopes of anyio."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -18,10 +18,10 @@ _SETTLE_S: Final = 1.0
 
 
 async def await_rpc(awaitable: Awaitable[T]) -> T:
-    """Await something of gRPC, so that a cancel scope recognises its own cancellation.
+    """Await an object of gRPC so that a cancel scope recognises its own cancellation.
 
-    A cancelled call raises a CancelledError of gRPC's own. anyio's scopes do not know it, and would let it
-    pass. The scope's own error comes at the next checkpoint, which this function adds.
+    A cancelled call raises a CancelledError of gRPC. anyio's scopes do not recognise it, and would let it
+    pass. The scope's own error is raised at the next checkpoint, which this function adds.
     """
     try:
         return await awaitable
@@ -31,11 +31,10 @@ async def await_rpc(awaitable: Awaitable[T]) -> T:
 
 
 async def await_settled(call: "grpc.aio.UnaryUnaryCall[Q, R]") -> R:
-    """Await the reply to a unary call; if the caller is cancelled, wait a moment longer for the reply.
+    """Await the reply to a unary call. If the caller is cancelled, wait up to one more second for the reply.
 
-    A server may still carry out a request that its client has cancelled, and do it late: after the client,
-    which cleans up, has found no lease that it asked for, or has given up the content of a name that only
-    appears then.
+    A server may still execute a request that its client has cancelled, even after the client has cleaned up.
+    The client would miss a lease created that late, or release the content of a name that appears afterwards.
     """
     reply = asyncio.ensure_future(await_rpc(call))
     try:
@@ -47,5 +46,5 @@ async def await_settled(call: "grpc.aio.UnaryUnaryCall[Q, R]") -> R:
         with anyio.CancelScope(shield=True):
             await asyncio.wait({reply})
         if not reply.cancelled():
-            reply.exception()  # retrieve it, or asyncio logs that nobody did
+            reply.exception()  # retrieve it, or asyncio logs that it was never retrieved
         raise

@@ -1,4 +1,4 @@
-"""Channels: opened once somebody listens, and closed with their block. Nothing else of ours makes any."""
+"""Opens gRPC channels and closes them with their block. No other code of this project creates channels."""
 
 import os
 import socket
@@ -18,12 +18,12 @@ ChannelOptions: TypeAlias = Sequence[tuple[str, int | str]]
 """Names and values of gRPC's channel arguments (`grpc/impl/channel_arg_names.h`)."""
 
 Explain: TypeAlias = Callable[[OSError], NydusServiceError]
-"""Says why nobody can be reached at a socket, and what to do."""
+"""Makes the error that explains why no server is reachable at a socket, and what to do."""
 
 _PROBE_S: Final = 5.0
 _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),  # a channel of its own does not wait for another one's back-off
+    ("grpc.use_local_subchannel_pool", 1),  # a channel does not wait for the back-off of another channel
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -38,10 +38,10 @@ async def open_unix_channel(
     """Open a channel to a server that listens at a Unix socket.
 
     Args:
-        options: beyond those that all our channels have.
-        explain: makes the error to raise of the operating system's, whose reasons are clearer than gRPC's.
+        options: options in addition to the common ones.
+        explain: converts the operating system's error, which is clearer than gRPC's, to the error to raise.
     Raises:
-        NydusServiceError: nobody listens there, or this user may not connect; `explain` gives the kind.
+        NydusServiceError: no server listens, or this user may not connect; `explain` decides the kind.
     """
     try:
         await anyio.to_thread.run_sync(_probe, path)
@@ -58,7 +58,7 @@ async def open_tls_channel(
     """Open a channel to HOST:PORT. The first call shows whether a server answers.
 
     Args:
-        options: beyond those that all our channels have.
+        options: options in addition to the common ones.
     """
     async with _closing(grpc.aio.secure_channel(address, credentials, [*_OPTIONS, *options])) as channel:
         yield channel
@@ -74,7 +74,7 @@ async def _closing(channel: grpc.aio.Channel) -> AsyncIterator[grpc.aio.Channel]
 
 
 def _probe(path: Path) -> None:
-    """Connect once. Raises: OSError."""
+    """Connect once. Raises: OSError: no server listens, or this user may not connect."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_PROBE_S)
         probe.connect(os.fspath(path))

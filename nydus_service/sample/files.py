@@ -1,8 +1,8 @@
-"""Which of this machine's own files a sample image takes: readable by everybody, and no secrets.
+"""Selects the machine's own files for a sample image: world-readable files without secrets.
 
-The choice depends on names, sizes and permission bits alone, in one fixed order, so two runs on an
-unchanged machine take the same files, whoever runs them. Compiled Python is left out: the first
-import of a module by anyone would change the choice.
+The selection depends only on names, sizes and permission bits, in a fixed order. So two runs on an unchanged
+machine select the same files, whichever user runs them. Compiled Python is left out, because any first import
+of a module would change the selection.
 """
 
 import os
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 MAX_FILES = 20_000
-"""Files of one layer, so that a tree of tiny files cannot make a layer's list endless."""
+"""Maximum files of one layer, which bounds the list for a tree of tiny files."""
 
 _SKIP = (
     ".*", "__pycache__", "*.pyc", "*.a", "test", "tests", "idlelib", "config-3*", "site-packages",
     "dist-packages", "__editable__*", "*.egg-link", "*.pth", "direct_url.json", "node_modules",
     "*.key", "*.pem", "*shadow*", "*secret*", "*credential*", "*password*", "id_rsa*", "private",
 )  # fmt: skip
-"""Names that are never taken: caches, parts of no use in an image, and whatever may be private."""
+"""Names that are never taken: caches, parts that are useless in an image, and possibly private files."""
 
 _ETC = (
     "adduser.conf", "alternatives", "bash.bashrc", "debconf.conf", "debian_version", "deluser.conf",
@@ -28,12 +28,12 @@ _ETC = (
     "mime.types", "networks", "nsswitch.conf", "os-release", "protocols", "rpc", "services", "shells",
     "terminfo", "xattr.conf",
 )  # fmt: skip
-"""What is taken of /etc: a list of what is known to be the distribution's, since all else may be private."""
+"""The files taken of /etc: only known files of the distribution, because all others may be private."""
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A directory or file of this machine, and where it goes in the image (no leading slash)."""
+    """A directory or file of this machine, and its path in the image (no leading slash)."""
 
     source: str
     path: str
@@ -41,9 +41,9 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class MachineFile:
-    """A regular file or symlink that was chosen. `size` in bytes, 0 for a symlink.
+    """A selected regular file or symlink. `size` is in bytes, 0 for a symlink.
 
-    `identity` is (device, inode) of a file that has several names, else None.
+    `identity` is (device, inode) of a file with several names, otherwise None.
     """
 
     source: str
@@ -56,9 +56,9 @@ class MachineFile:
 
 
 def take_files(roots: Iterable[Root], budget: int) -> list[MachineFile]:
-    """Choose files below `roots`, in order, as long as their sizes fit into `budget` bytes.
+    """Select files below `roots`, in order, as long as their sizes fit `budget` bytes.
 
-    A file that does not fit, or that alone would take more than a quarter, is passed over.
+    A file that does not fit, or that is larger than a quarter of the budget, is skipped.
     """
     taken: list[MachineFile] = []
     paths: set[str] = set()
@@ -71,7 +71,7 @@ def take_files(roots: Iterable[Root], budget: int) -> list[MachineFile]:
                 continue
             paths.add(file.path)
             taken.append(file)
-            budget -= max(file.size, 512)  # its header counts: a million symlinks are not free
+            budget -= max(file.size, 512)  # the header counts, which bounds the number of symlinks
     return taken
 
 
@@ -80,14 +80,14 @@ def text_roots() -> list[Root]:
 
 
 def library_roots() -> list[Root]:
-    """Shared libraries: Debian's multi-arch directory, or what other distributions have instead."""
+    """Shared libraries: Debian's multi-arch directory, and the directories of other distributions."""
     multiarch = sysconfig.get_config_var("MULTIARCH")
     names = [f"usr/lib/{multiarch}"] if multiarch else []
     return [Root(f"/{name}", name) for name in [*names, "usr/lib64", "usr/lib"]]
 
 
 def python_path() -> str:
-    """Where the standard library goes in the image: "usr/lib/python3.11"."""
+    """The path of the standard library in the image: "usr/lib/python3.11"."""
     return f"usr/lib/python{sysconfig.get_python_version()}"
 
 
@@ -104,14 +104,14 @@ def data_roots() -> list[Root]:
 
 
 def package_roots() -> list[Root]:
-    """Installed Python packages: of this environment, then pip's own of the base installation."""
+    """Installed Python packages: those of this environment, then pip's own of the base installation."""
     base = os.path.join(sysconfig.get_path("stdlib"), "site-packages")
     target = f"{python_path()}/site-packages"
     return [Root(sysconfig.get_path("platlib"), target), Root(base, target)]
 
 
 def _walk(root: Root) -> Iterator[MachineFile]:
-    """Yield what may be taken below `root`, sorted by name; unreadable or vanished parts are passed over."""
+    """Yield the files below `root` that may be taken, sorted by name; skip unreadable or vanished parts."""
     if found := _look(root.source, root.path):
         yield found
         return
@@ -148,5 +148,5 @@ def _look(source: str, path: str) -> MachineFile | None:
             if not target.startswith("/") or target.startswith(("/usr/", "/etc/", "/lib/", "/bin/")):
                 return MachineFile(source, path, 0o777, 0, status.st_mtime_ns, target, None)
     except OSError:
-        pass  # it vanished, or its directory may not be searched: not ours to take
+        pass  # it vanished, or its directory may not be searched
     return None

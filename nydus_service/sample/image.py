@@ -1,4 +1,4 @@
-"""Writes the sample image into a store: layers, config, manifest, index, name."""
+"""Writes the sample image to a store: layers, config, manifest, index, name."""
 
 import platform
 import uuid
@@ -20,7 +20,7 @@ from nydus_service.sample.recipe import RECIPES, LayerRecipe
 from nydus_service.sample.tarwriter import SAMPLE_TIME, Compression, LayerSummary, write_layer
 
 DEFAULT_SIZE = 160_000_000
-"""Bytes of all layers before compression, about."""
+"""Approximate bytes of all layers before compression."""
 
 _MEDIA_TYPES: dict[Compression, str] = {
     "gzip": mediatypes.OCI_LAYER_GZIP,
@@ -31,7 +31,7 @@ _MEDIA_TYPES: dict[Compression, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SampleLayer:
-    """A layer that was written. `tar_size` is its size in bytes before compression."""
+    """A written layer. `tar_size` is its size in bytes before compression."""
 
     descriptor: Descriptor
     diff_id: Digest
@@ -41,7 +41,7 @@ class SampleLayer:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample that has its name."""
+    """A complete sample image with its name."""
 
     image: Image
     layers: tuple[SampleLayer, ...]
@@ -51,9 +51,9 @@ async def write_sample(stores: Stores, name: str, size_bytes: int = DEFAULT_SIZE
     """Make the sample image of this machine and give it `name`.
 
     Args:
-        size_bytes: of all layers before compression; less if the machine has not as much.
+        size_bytes: approximate size of all layers before compression; less if the machine has fewer files.
     Raises:
-        NydusServiceError: a file of the machine vanished meanwhile, or the store cannot be written.
+        NydusServiceError: a file of the machine has vanished, or the store cannot be written.
     """
     async with stores.leases.open_lease(f"sample-{uuid.uuid4().hex}") as lease:
         layers = []
@@ -70,7 +70,7 @@ async def write_sample(stores: Stores, name: str, size_bytes: int = DEFAULT_SIZE
 
 
 async def _write_layer(store: ContentStore, recipe: LayerRecipe, budget: int) -> SampleLayer:
-    """Write one layer: made in a thread, which waits while the store takes each piece."""
+    """Write one layer. A thread makes it, and waits while the store writes each piece."""
     async with store.open_ingest(f"sample-layer-{uuid.uuid4().hex}") as ingest:
         stored = Digester()
         summary = await anyio.to_thread.run_sync(_make_layer, recipe, budget, ingest, stored)
@@ -90,10 +90,10 @@ def _make_layer(recipe: LayerRecipe, budget: int, ingest: Ingest, stored: Digest
 
 
 async def _write_whole(ingest: Ingest, piece: bytes) -> None:
-    """Write one piece for a thread, to its end.
+    """Write one piece completely, for a thread.
 
-    anyio (4.16) forgets to cancel what a thread starts in a scope that was cancelled some cycles ago:
-    unshielded, it would spin in a checkpoint for ever, waiting for that.
+    anyio (4.16) does not cancel tasks that a thread starts in a scope that was cancelled some cycles before.
+    Unshielded, such a task would spin in a checkpoint forever.
     """
     with anyio.CancelScope(shield=True):
         await ingest.write(piece)
@@ -117,7 +117,7 @@ async def _write_document(store: ContentStore, media_type: str, document: Docume
 
 
 def _config(here: Platform, layers: list[SampleLayer]) -> dict[str, Any]:
-    """Describe the image as builders do; the health check is a field that the image-spec does not know."""
+    """Make the config as builders do; the health check is a field that the image-spec does not define."""
     created = datetime.fromtimestamp(SAMPLE_TIME, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     history: list[dict[str, Any]] = [{"created": created, "created_by": layer.created_by} for layer in layers]
     history.insert(1, {"created": created, "created_by": "ENV PATH=/usr/bin:/bin", "empty_layer": True})

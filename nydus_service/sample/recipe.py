@@ -1,8 +1,8 @@
-"""What the sample image holds: six layers as a Dockerfile would leave them, of this machine's own files.
+"""The contents of the sample image: six layers, as from a Dockerfile, of this machine's own files.
 
-Besides real files the layers have all that layers may do to each other: whiteouts, an opaque
-directory, files replaced, a parent directory that an upper layer only implies; and hard links,
-symlinks, xattrs, capabilities, odd names. Those are made here, so every machine's sample has them.
+In addition to real files, the layers cover all interactions between layers: whiteouts, an opaque directory,
+replaced files, a parent directory that an upper layer only implies. They also have hard links, symlinks,
+xattrs, capabilities and unusual names. These are generated here, so the sample of every machine has them.
 """
 
 import tarfile
@@ -27,10 +27,10 @@ _NET_RAW = "\x01\x00\x00\x02\x00\x20\x00\x00" + "\x00" * 12
 
 @dataclass(frozen=True, slots=True)
 class LayerRecipe:
-    """A layer to make: what its history entry says, and its entries given a budget of bytes.
+    """A layer to make: the text of its history entry, and its entries for a budget of bytes.
 
-    `share` is its part of the budget that is left when its turn comes, out of the shares that are left.
-    `implied` are directories that it has something in, and no entry for.
+    `share` is its part of the remaining budget, relative to the sum of the remaining shares. `implied` are
+    directories with entries in them, but without an entry of their own.
     """
 
     created_by: str
@@ -44,7 +44,7 @@ class LayerRecipe:
 
 
 def _base(budget: int) -> Iterable[Entry]:
-    """A root file system's frame, the distribution's own texts, and shared libraries."""
+    """The skeleton of a root file system, the distribution's own text files, and shared libraries."""
     yield make_directory("./")
     for name in ("bin", "sbin", "lib"):
         yield make_entry(name, tarfile.SYMTYPE, mode=0o777, target=f"usr/{name}")
@@ -63,7 +63,7 @@ def _python(budget: int) -> Iterable[Entry]:
 
 
 def _programs(budget: int) -> Iterable[Entry]:
-    """Programs; with them a hard link, a set-user-id bit and a file capability."""
+    """Programs, with a hard link, a set-user-id bit and a file capability."""
     yield from machine_entries(files.take_files(files.program_roots(), budget))
     script = b'#!/bin/sh\nexec echo "sample: $0 $*"\n'
     yield make_entry("usr/bin/sample", mode=0o755, content=script)
@@ -74,12 +74,12 @@ def _programs(budget: int) -> Iterable[Entry]:
 
 
 def _data(budget: int) -> Iterable[Entry]:
-    """Many small files, their times to the nanosecond where the file system has them."""
+    """Many small files, with times to the nanosecond if the file system has them."""
     yield from machine_entries(files.take_files(files.data_roots(), budget), nanoseconds=True)
 
 
 def _application(budget: int) -> Iterable[Entry]:
-    """Python packages, and an application of our own that the last layer changes."""
+    """Python packages, and a generated application that the last layer changes."""
     yield from machine_entries(files.take_files(files.package_roots(), budget))
     yield make_directory("srv/app", owner=APP_OWNER)
     yield make_directory("srv/app/cache", 0o2750, APP_OWNER, {"user.sample.kind": "cache"})
@@ -101,15 +101,15 @@ def _application(budget: int) -> Iterable[Entry]:
 
 
 def _upgrade(budget: int) -> Iterable[Entry]:
-    """The next version: it removes, hides and replaces what is below, and implies two parents."""
-    del budget  # nothing here comes from the machine
+    """The next version: removes, hides and replaces entries of lower layers, and implies two parents."""
+    del budget  # no files of the machine are used
     yield make_directory("srv/app", owner=APP_OWNER)
     yield make_entry("srv/app/.wh.old.py")
     yield make_entry("srv/app/main.py", mode=0o755, owner=APP_OWNER, content=b'print("version 2")\n')
     yield make_directory("srv/app/config")
     yield make_entry("srv/app/config/.wh..wh..opq")
     yield make_entry("srv/app/config/site.toml", content=b'name = "site"\n')
-    # Both parents are implied: cache is below, with its own owner, mode and xattr, and warm is new.
+    # Both parents are implied: cache is in a lower layer, with its own owner, mode and xattr; warm is new.
     yield make_entry("srv/app/cache/warm/index.json", owner=APP_OWNER, content=b"[]\n")
     yield make_entry("srv/app/plugins", owner=APP_OWNER, content=b"a file where a directory was\n")
     yield make_directory("srv/app/empty", owner=APP_OWNER)

@@ -1,7 +1,7 @@
-"""Writes one layer of a sample image: tar entries in, compressed layer out, its digests on the way.
+"""Writes one layer of a sample image: tar entries in, compressed layer out, with its digests.
 
-The tar itself is the standard library's (PAX form). xattrs become `SCHILY.xattr.*` records, as image
-builders write them, so the file systems of this machine need not know any.
+The standard library writes the tar (PAX format). xattrs become `SCHILY.xattr.*` records, as in other image
+builders, so the file systems of this machine need not support xattrs.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from nydus_service.errors import from_os_error
 from nydus_service.sample.files import MachineFile
 
 SAMPLE_TIME = 1_700_000_000
-"""Time of all that is not a machine's own file, in seconds since 1970: the same in every run."""
+"""Time of all generated entries, in seconds since 1970: the same in every run."""
 
 BUFFER_SIZE = 1 << 18
 
@@ -27,7 +27,7 @@ Compression = Literal["gzip", "zstd", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tar entry, and a regular file's content or where on this machine to read it."""
+    """One tar entry, with a regular file's content or the file of this machine to read."""
 
     info: tarfile.TarInfo
     content: bytes | MachineFile
@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class LayerSummary:
-    """What a layer became: sha256 (hex) and bytes of the plain tar."""
+    """The result of a layer: sha256 (hex) and bytes of the plain tar."""
 
     diff_hex: str
     tar_size: int
@@ -51,7 +51,7 @@ def make_entry(
     content: bytes = b"",
     xattrs: dict[str, str] | None = None,
 ) -> Entry:
-    """Make an entry of the sample's own. `owner` is user and group, `target` a hard link's or symlink's."""
+    """Make a generated entry. `owner` is user and group; `target` is that of a hard link or symlink."""
     info = tarfile.TarInfo(path)
     info.type, info.mode, info.linkname = kind, mode, target
     info.uid = info.gid = owner
@@ -67,10 +67,10 @@ def make_directory(
 
 
 def machine_entries(files: Iterable[MachineFile], *, nanoseconds: bool = False) -> Iterator[Entry]:
-    """Yield entries of machine files, owned by root; further names of a file that has several are hard links.
+    """Yield entries of machine files, owned by root. Further names of a file become hard links.
 
     Args:
-        nanoseconds: give times in PAX records, to the nanosecond, as BuildKit may; else whole seconds.
+        nanoseconds: write times to the nanosecond in PAX records, as BuildKit may; False: whole seconds.
     """
     first_names: dict[tuple[int, int], str] = {}
     for file in files:
@@ -89,10 +89,10 @@ def machine_entries(files: Iterable[MachineFile], *, nanoseconds: bool = False) 
 
 
 def with_parents(entries: Iterable[Entry], *, implied: frozenset[str] = frozenset()) -> Iterator[Entry]:
-    """Put an entry for each parent directory before the first one in it, as tar does.
+    """Insert an entry for each parent directory before the first entry in it, as tar does.
 
     Args:
-        implied: directories that stay without one.
+        implied: directories that get no entry.
     """
     seen = set(implied)
     for entry in entries:
@@ -114,7 +114,7 @@ def write_layer(
     """Write a layer in pieces to `emit`; memory does not depend on its size.
 
     Raises:
-        NydusServiceError: a machine file cannot be read any more, or it changed meanwhile.
+        NydusServiceError: a machine file cannot be read any more, or has become shorter.
     """
     sink = _Sink(_COMPRESSORS[compression](), emit)
     with tarfile.TarFile(
@@ -135,7 +135,7 @@ def _add(tar: tarfile.TarFile, entry: Entry) -> None:
         try:
             with open(entry.content.source, "rb") as file:
                 tar.addfile(entry.info, file)
-        except OSError as exc:  # gone, or shorter than it was: tarfile raises OSError for that too
+        except OSError as exc:  # vanished or truncated: tarfile raises OSError for both
             raise from_os_error(exc, f"copy {entry.content.source!r} into the sample") from exc
 
 
@@ -145,7 +145,7 @@ class _Compressor(Protocol):
 
 
 class _Uncompressed:
-    """No compression, in the shape of the others."""
+    """Passes data through, with the interface of the compressors."""
 
     def compress(self, data: bytes, /) -> bytes:
         return data
@@ -162,7 +162,7 @@ _COMPRESSORS: dict[Compression, Callable[[], _Compressor]] = {
 
 
 class _Sink(io.RawIOBase):
-    """Takes the plain tar, gathers it into pieces, hashes them, and passes them on compressed."""
+    """Receives the plain tar, joins it into pieces, hashes them, and emits them compressed."""
 
     def __init__(self, compressor: _Compressor, emit: Callable[[bytes], object]) -> None:
         self.digest = hashlib.sha256()
@@ -174,7 +174,7 @@ class _Sink(io.RawIOBase):
     def tell(self) -> int:
         return self.size
 
-    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # tarfile gives nothing else
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]  # tarfile passes only bytes
         self._gathered += data
         self.size += len(data)
         if len(self._gathered) >= BUFFER_SIZE:

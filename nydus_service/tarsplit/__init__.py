@@ -1,7 +1,6 @@
-"""What a layer's tar says, kept without its content: raw headers and digests, as tar-split keeps them. Pure.
+"""Records a layer's tar without its content: raw headers and digests, similar to tar-split. Pure.
 
-There are two parsers of layer tars. This one records the source side of a verification while the bytes
-pass on their way to any builder; treeverify/ reads the record later. The other one, layertar/, is the
-embedded builder's. Neither imports the other, so that a header that one of them misreads shows as a
-difference.
+This project has two parsers of layer tars. This one records the source side of a verification while the bytes
+pass to any builder; treeverify/ reads the record later. The other, layertar/, is part of the embedded
+builder. Neither imports the other, so that a header misread by one of them shows as a difference.
 """

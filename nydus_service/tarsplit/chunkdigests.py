@@ -1,4 +1,4 @@
-"""The digests of a file's chunks from its content in a tar, which may come in any pieces and with holes."""
+"""Computes the digests of a file's chunks from its content in a tar, in pieces of any size, with holes."""
 
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -13,14 +13,14 @@ _HOLE_CHUNKS: Final = 8192
 
 
 class Hasher(Protocol):
-    """What blake3 and hashlib have in common."""
+    """The common interface of blake3 and hashlib."""
 
     def update(self, data: bytes | memoryview, /) -> object: ...
     def digest(self) -> bytes: ...
 
 
 def open_hasher(digester: str) -> Callable[..., Hasher]:
-    """The constructor of a digester: called with all bytes, or with none and then updated."""
+    """Return the constructor of a digester: call it with all bytes, or with none and then update it."""
     if digester == "blake3":
         from blake3 import blake3
 
@@ -35,8 +35,8 @@ def open_hasher(digester: str) -> Callable[..., Hasher]:
 class ChunkDigests:
     """Appends to `out` the digest of each chunk of one file after another.
 
-    `begin` a file, then `take` what is stored of it, in order. A chunk that a piece holds whole is
-    hashed where it lies, without a copy. `spill` is called now and then in a large hole, to empty `out`.
+    Call `begin` for a file, then `take` with its stored bytes, in order. A chunk that lies within one piece
+    is hashed without a copy. In a large hole, `spill` is called from time to time to empty `out`.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class ChunkDigests:
         self._chunk_size = chunk_size
         self._hasher = hasher
         self._hole_digest = b""
-        self._size = self._left = 0  # of the file, holes included: all, and not yet hashed
-        self._room = 0  # of the chunk that comes
-        self._open: Hasher | None = None  # that chunk's, if a part of it has come
-        self._runs: list[tuple[int, int]] = []  # the next one last
-        self._run = 0  # bytes to come of the current run
+        self._size = self._left = 0  # bytes of the file, holes included: all, and not yet hashed
+        self._room = 0  # bytes missing in the current chunk
+        self._open: Hasher | None = None  # the hasher of the current chunk, if a part of it has come
+        self._runs: list[tuple[int, int]] = []  # in reverse order
+        self._run = 0  # bytes missing in the current run
 
     def begin(self, size: int, runs: list[tuple[int, int]] | None) -> None:
-        """Begin a file of `size` bytes; `runs` (offset, length) are stored, None is all of it."""
+        """Begin a file of `size` bytes. `runs` (offset, length) are the stored parts; None: all of it."""
         self._size = self._left = size
         self._room = min(self._chunk_size, size)
         self._runs = [(0, size)] if runs is None else runs[::-1]
@@ -62,7 +62,7 @@ class ChunkDigests:
         self._next_run()
 
     def take(self, data: memoryview) -> None:
-        """Take in the next of the stored bytes."""
+        """Hash the next stored bytes."""
         while len(data):
             part = data[: self._run]
             data = data[len(part) :]
@@ -98,7 +98,7 @@ class ChunkDigests:
                 self._hash(part)
 
     def _hash(self, data: memoryview) -> None:
-        """Take in the next bytes of the file, be they stored or of a hole."""
+        """Hash the next bytes of the file, whether stored or of a hole."""
         while len(data):
             part = data[: self._room]
             data = data[len(part) :]

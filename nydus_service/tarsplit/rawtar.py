@@ -1,7 +1,7 @@
-"""Raw parts of a tar, as verification reads them: fields, PAX records, sparse maps. Pure.
+"""Parses the raw parts of a tar for verification: fields, PAX records, sparse maps. Pure.
 
-The builder's counterparts are layertar/header.py and layertar/sparse.py. The code is separate on purpose, as
-the package says.
+The builder's counterparts are layertar/header.py and layertar/sparse.py. The code is separate on purpose; see
+the docstring of the package.
 Source: POSIX pax, GNU tar manual ("Basic Tar Format", "Storing Sparse Files"), Go archive/tar.
 """
 
@@ -13,21 +13,21 @@ from nydus_service.errors import FormatError, UnsupportedError
 BLOCK: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK)
 RUNS_MAX: Final = 1 << 20
-"""Data runs of one sparse file: they are held in memory."""
+"""The maximum number of data runs of a sparse file, which are held in memory."""
 
 _DIGITS_MAX: Final = 20
 _SPACES_IN_SUM: Final = 8 * 0x20
 
 Runs = list[tuple[int, int]]
-"""Offset in the file and length, bytes, of each piece of a sparse file that is stored."""
+"""Offset in the file and length, in bytes, of each stored piece of a sparse file."""
 Records = dict[bytes, bytes]
 
 
 def header_number(field: bytes) -> int:
-    """A numeric header field: octal, padded with spaces and NULs, blank for 0; or GNU's base-256.
+    """Read a numeric header field: octal, padded with spaces and NULs, blank for 0; or GNU's base-256.
 
     Raises:
-        FormatError: it is neither, or outside of 64 bits.
+        FormatError: the field has neither form, or its value does not fit 64 bits.
     """
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
@@ -45,7 +45,7 @@ def header_number(field: bytes) -> int:
 
 
 def decimal(digits: bytes) -> int:
-    """A number in a PAX record or a sparse map, not negative. Raises: FormatError: it is none."""
+    """Read a number of a PAX record or a sparse map, not negative. Raises: FormatError: not a number."""
     if not digits.isdigit() or len(digits) > _DIGITS_MAX:
         raise FormatError(f"{digits[:40]!r} is no decimal number")
     return int(digits)
@@ -54,7 +54,7 @@ def decimal(digits: bytes) -> int:
 def check_checksum(header: bytes) -> None:
     """Compare a header's checksum with its bytes. Raises: FormatError: they differ.
 
-    The checksum counts its own field as spaces. Some old programs summed signed bytes.
+    The checksum counts its own field as spaces. Sums of signed bytes, by some old programs, are accepted.
     """
     # The low half of Adler-32 is one more than the sum of the bytes, modulo a prime near 2**16.
     digits = header[148:154]
@@ -71,10 +71,10 @@ def check_checksum(header: bytes) -> None:
 
 
 def pax_records(body: bytes) -> list[tuple[bytes, bytes]]:
-    """The (key, value) of each record of a PAX header: `LENGTH KEY=VALUE\\n`, cut by length alone.
+    """The (key, value) of each record of a PAX header: `LENGTH KEY=VALUE\\n`, split by length alone.
 
     Raises:
-        FormatError: a record breaks this form.
+        FormatError: a record does not have this form.
     """
     records = []
     at, end = 0, len(body)
@@ -93,7 +93,7 @@ def pax_records(body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def is_pax_sparse(records: Records) -> bool:
-    """Whether records tell of a sparse file. Raises: UnsupportedError: of an unknown kind."""
+    """Whether records describe a sparse file. Raises: UnsupportedError: its version is unknown."""
     version = records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")
     if version not in ((None, None), (b"0", b"0"), (b"0", b"1"), (b"1", b"0")):
         raise UnsupportedError(f"GNU.sparse version {version} is not known")
@@ -101,7 +101,7 @@ def is_pax_sparse(records: Records) -> bool:
 
 
 def pax_sparse_size(records: Records) -> int:
-    """The size of a sparse file, holes filled. Raises: FormatError: no record tells."""
+    """The size of a sparse file including holes. Raises: FormatError: no record has it."""
     size = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
     if size is None:
         raise FormatError("a sparse file without its size")
@@ -109,9 +109,9 @@ def pax_sparse_size(records: Records) -> int:
 
 
 def pax_runs(records: Records, pairs: list[bytes]) -> Runs:
-    """The map of PAX version 0.1, or of 0.0, whose repeated offset and numbytes records are `pairs`.
+    """Read the map of PAX version 0.1, or of 0.0, whose repeated offset and numbytes records are `pairs`.
 
-    Raises: FormatError: it is not what it claims to be.
+    Raises: FormatError: the map does not match its number of runs.
     """
     listed = records.get(b"GNU.sparse.map", b"")
     numbers = pairs or (listed.split(b",") if listed else [])
@@ -122,7 +122,7 @@ def pax_runs(records: Records, pairs: list[bytes]) -> Runs:
 
 
 def gnu_runs(area: bytes) -> Runs:
-    """Runs in one part of an old GNU map: 24 bytes each, up to the first blank one."""
+    """Read the runs of one part of an old GNU map: 24 bytes each, up to the first blank one."""
     runs: Runs = []
     for at in range(0, len(area), 24):
         if not area[at]:
@@ -132,7 +132,7 @@ def gnu_runs(area: bytes) -> Runs:
 
 
 def check_runs(runs: Runs, size: int, stored: int) -> None:
-    """Whether a map describes a file of `size` bytes, `stored` of them not in holes.
+    """Check that a map describes a file of `size` bytes, `stored` of them outside of holes.
 
     Raises: FormatError: it does not.
     """
@@ -149,21 +149,23 @@ def check_runs(runs: Runs, size: int, stored: int) -> None:
 
 
 class StoredMap:
-    """The map of PAX version 1.0, which stands before the data: a number a line, the first counts
-    the runs; filled up to whole blocks. Comes in pieces that end with a block, at the latest."""
+    """Reads the map of PAX version 1.0, which precedes the data: one number per line, padded to whole blocks.
+
+    The first number is the count of runs. A piece must not go beyond the end of the current block.
+    """
 
     def __init__(self) -> None:
         self._text = bytearray()
         self._lines = 0
 
     def room(self) -> int:
-        """Bytes up to the end of the block."""
+        """Bytes up to the end of the current block."""
         return BLOCK - len(self._text) % BLOCK
 
     def take(self, piece: bytes) -> Runs | None:
-        """Take in at most `room()` bytes; returns the runs once all are there.
+        """Add at most `room()` bytes. Returns the runs once the map is complete.
 
-        Raises: FormatError: this is no map.
+        Raises: FormatError: the bytes are not a map.
         """
         self._text += piece
         self._lines += piece.count(b"\n")

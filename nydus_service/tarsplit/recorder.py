@@ -1,15 +1,15 @@
-"""What a layer's tar says, recorded while its bytes go by: the source side of verification.
+"""Records the tar-split of a layer while its bytes pass by: the source side of verification.
 
-A recorder is fed the decompressed bytes that the builder gets, in pieces of any size. It finds the
-entries itself, writes their headers as they are, and the digests of their content, holes filled, cut
-at the chunk size. It shares no code with the builder's tar reader, so that a mistake of that one
-shows. What the headers mean is read later, in the verifying process (treeverify/source.py), so that
-noting costs the builder little: some two microseconds for a small file.
+A recorder receives the decompressed bytes that the builder reads, in pieces of any size. It finds the entries
+itself, and writes their raw headers and the digests of their content, with holes filled, cut at the chunk
+size. It shares no code with the builder's tar reader, so that a mistake of the reader shows. The headers are
+interpreted later, in the verifying process (treeverify/source.py), so recording costs the builder little:
+about two microseconds for a small file.
 
-Most entries have little content and lie whole in one piece: `_scan` is a loop over those, and leaves
-all others to `_header`. The recorder is always in one of these states, by what it wants next:
-`_extension_left` bytes of an extension header; more of an old GNU sparse map (`_map_goes_on`);
-`_stored` bytes of content, the first of which may be a sparse map; `_padding`; else a header.
+Most entries have little content and lie within one piece. `_scan` is a loop over those; `_header` handles all
+others. The recorder is always in one of these states, by the input that it expects next: `_extension_left`
+bytes of an extension header; more of an old GNU sparse map (`_map_goes_on`); `_stored` bytes of content, the
+first of which may be a sparse map; `_padding`; otherwise a header.
 
 The tar-split is one zstd frame with a checksum, over this, little-endian:
 
@@ -22,7 +22,7 @@ The tar-split is one zstd frame with a checksum, over this, little-endian:
                blocks == 0, count > 0  here the tar has `count` zero blocks
                blocks == count == 0    the end: u64 entries, u64 bytes of content, u64 bytes of the tar
 
-A tar-split without its end is of a tar that was not read to its end.
+A tar-split without the end record belongs to a tar that was not read to its end.
 """
 
 from collections.abc import Callable
@@ -58,41 +58,41 @@ RECORD: Final = Struct("<II")
 END: Final = Struct("<QQQ")
 
 EXTENSION_MAX: Final = 8 << 20
-"""Bytes of one extension header: many extended attributes of 64 KiB fit."""
+"""Maximum bytes of one extension header: many extended attributes of 64 KiB fit."""
 HEADERS_MAX: Final = 64 << 20
-"""Bytes of all headers of one entry: they are held in memory."""
+"""Maximum bytes of all headers of one entry, which are held in memory."""
 CHUNKS_MAX: Final = 0xFF_FFFF
-"""Chunks of one file: no blob has more."""
+"""Maximum chunks of one file: no blob has more."""
 
 _LEVEL: Final = -1  # a sixth of the time of level 3, for headers that are mostly zeros
 _FLUSH_SIZE: Final = 256 << 10
 _FIELDS: Final = Struct("124x12s12x8sB")
-"""Of a header: size, checksum, typeflag."""
+"""The fields of a header that are read: size, checksum, typeflag."""
 _ADLER_PRIME: Final = 65521
 _FIELDS_KEPT: Final = 1 << 14
-"""Different bytes of a field whose meaning is remembered."""
+"""The number of distinct field values whose meaning is cached."""
 _ONE_BLOCK_NO_CHUNK: Final = RECORD.pack(1, 0)
 _ONE_BLOCK_ONE_CHUNK: Final = RECORD.pack(1, 1)
 
 _PLAIN_FILE, _PAX, _LONG_NAME = b"0xL"
 _OLD_FILE, _SPARSE_FILE = b"\0S"
 _LONG_NAME_KEY: Final = b"=L"
-"""Where a GNU long name is kept among PAX records: no key of those has an equals sign."""
+"""The key of a GNU long name among the PAX records, whose own keys never have an equals sign."""
 _EXTENSIONS: Final = frozenset(b"xgLK")
 _FILES: Final = frozenset(b"\x0007S")
 _BARE: Final = frozenset(b"123456")
-"""Entries without content, whatever size they claim."""
+"""Typeflags of entries without content, regardless of their size field."""
 
 
 class TarSplitRecorder:
-    """Records the tar-split of one layer. `finish` is called once, after the last byte."""
+    """Records the tar-split of one layer. Call `finish` once, after the last byte."""
 
     def __init__(self, write: Callable[[bytes], object], chunk_size: int, digester: str) -> None:
         """Begin the tar-split.
 
         Args:
-            write: takes the tar-split, in pieces.
-            chunk_size: where content is cut, bytes.
+            write: receives the tar-split, in pieces.
+            chunk_size: bytes of a chunk of content.
             digester: "blake3" or "sha256".
         """
         self._write = write
@@ -102,13 +102,13 @@ class TarSplitRecorder:
         self._chunks = ChunkDigests(self._out, chunk_size, self._hasher, self._flush)
         self._frame = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
 
-        self._position = 0  # in the tar, of the first byte that is not in `_held` and was not taken in
-        self._held = b""  # a part of a block
+        self._position = 0  # offset in the tar of the first byte that was not fed yet
+        self._held = b""  # an incomplete block
         self._zero_blocks = 0
         self._entries = 0
         self._content_bytes = 0
 
-        # Of the entry that is begun, until it is complete.
+        # State of the current entry, until it is complete.
         self._headers = bytearray()
         self._offset = 0
         self._name = b""
@@ -124,11 +124,11 @@ class TarSplitRecorder:
         self._adlers = _Meanings(_plain_adler)
 
     def feed(self, piece: bytes) -> None:
-        """Note what the next bytes of the tar say.
+        """Record the next bytes of the tar.
 
         Raises:
-            FormatError: they are not those of a sound tar; the message names the entry and its offset.
-            UnsupportedError: a sparse file of an unknown version, or one of too many chunks.
+            FormatError: the tar is damaged; the message names the entry and its offset.
+            UnsupportedError: a sparse file has an unknown version, or a file has too many chunks.
         """
         if self._held:
             piece = self._held + piece
@@ -146,7 +146,7 @@ class TarSplitRecorder:
 
     def finish(self) -> None:
         """Complete the tar-split. Raises: FormatError: the tar ends inside an entry, or is empty."""
-        if self._held or self._headers or self._stored:  # padding behind the last content may be missing
+        if self._held or self._headers or self._stored:  # padding after the last content may be missing
             name = self._name.decode(errors="backslashreplace")[:300]
             where = f"in tar entry {name!r} at offset {self._offset}" if name else "in the header of an entry"
             raise FormatError(f"the tar is cut off after {self._position} bytes, {where}")
@@ -164,7 +164,7 @@ class TarSplitRecorder:
             self._write(packed)
 
     def _take(self, piece: bytes) -> int:
-        """Take in a piece, but for a part of a block at its end; returns where that begins."""
+        """Process a piece, except for an incomplete block at its end. Returns the offset of that block."""
         at, end = 0, len(piece)
         while at < end:
             if self._extension_left:
@@ -185,7 +185,7 @@ class TarSplitRecorder:
         return at
 
     def _scan(self, piece: bytes, at: int) -> int:
-        """Note the plain entries that lie whole in this piece; returns where another one begins."""
+        """Record the plain entries that lie within this piece. Returns the offset of the next other entry."""
         out, hasher, chunk_size, adler, fields = (
             self._out, self._hasher, self._chunk_size, adler32, _FIELDS.unpack_from
         )  # fmt: skip
@@ -200,7 +200,7 @@ class TarSplitRecorder:
             size = sizes[size_field]
             header = view[at:begin]
             if size < 0 or adler(header) & 0xFFFF != adlers[sum_field]:
-                break  # not a plain one; `_header` looks again, exactly
+                break  # not a plain entry; `_header` checks it exactly
             if kind in _BARE:
                 size = 0
             stop = begin + size
@@ -232,11 +232,11 @@ class TarSplitRecorder:
 
     @staticmethod
     def _changes_size(extension: bytes) -> bool:
-        """Whether a PAX header may change where its entry's content ends."""
+        """Whether a PAX header may change the size of its entry's content."""
         return b"size=" in extension or b"GNU.sparse." in extension
 
     def _header(self, block: bytes, offset: int) -> None:
-        """Take in one header block: an extension, an entry's own, or more of its sparse map."""
+        """Process one header block: an extension, an entry's own, or more of its sparse map."""
         if self._map_goes_on:
             assert self._runs is not None
             self._headers += block
@@ -265,7 +265,7 @@ class TarSplitRecorder:
         if kind in _EXTENSIONS:
             self._begin_extension(kind, header_number(block[124:136]))
         elif kind in _BARE or (kind == _OLD_FILE and self._name.endswith(b"/")):
-            # Before POSIX, a directory had no typeflag, only a slash at the end of its name.
+            # Before POSIX, a directory had no typeflag of its own, only a trailing slash in its name.
             self._begin_record(0)
             self._end_entry()
         elif kind in _FILES:
@@ -292,11 +292,11 @@ class TarSplitRecorder:
         return len(piece)
 
     def _end_extension(self, body: bytes) -> None:
-        """Keep what tells where the entry's content ends, and what its name is."""
+        """Keep the records that decide the size of the entry's content, and its name."""
         if self._extension_kind == _LONG_NAME:
             self._pax[_LONG_NAME_KEY] = body.partition(b"\0")[0]
         elif self._extension_kind == _PAX:
-            # The last PAX header of several is the one that counts.
+            # Of several PAX headers, the last one applies.
             self._pax = {key: name for key, name in self._pax.items() if key == _LONG_NAME_KEY}
             self._sparse_pairs = []
             for key, value in pax_records(body):
@@ -326,7 +326,7 @@ class TarSplitRecorder:
             self._begin_content()
 
     def _begin_content(self) -> None:
-        """Everything about the file is known but its content, or first a sparse map."""
+        """Begin the content of a file whose headers are complete, or first the sparse map stored with it."""
         if self._stored_map is not None:
             if not self._stored:
                 raise FormatError("its sparse map is missing")
@@ -346,7 +346,7 @@ class TarSplitRecorder:
             self._end_entry()
 
     def _take_content(self, piece: bytes, at: int) -> int:
-        """Take in what the piece has of the stored bytes; returns how many that is."""
+        """Process the stored bytes that the piece has. Returns their number."""
         length = min(self._stored, len(piece) - at)
         if self._stored_map is not None:
             length = min(length, self._stored_map.room())
@@ -384,7 +384,7 @@ class TarSplitRecorder:
 
 
 class _Meanings(dict[bytes, int]):
-    """What a header's field means, by its bytes: in few headers they are new."""
+    """A cache of parsed header fields by their bytes, which repeat in most headers."""
 
     def __init__(self, parse: Callable[[bytes], int]) -> None:
         self._parse = parse
@@ -397,15 +397,15 @@ class _Meanings(dict[bytes, int]):
 
 
 def _plain_size(field: bytes) -> int:
-    """A size of eleven digits; -1 for any other form, which `header_number` reads."""
+    """Read a size of eleven digits; -1 for any other form, which `header_number` reads."""
     return _octal(field[:11]) if field[11] <= 0x20 else -1
 
 
 def _plain_adler(field: bytes) -> int:
     """The low half of Adler-32 of a header with this checksum of six digits; -1 for any other form.
 
-    It is one more than the sum of all bytes, modulo a prime near 2**16, which few headers exceed; the
-    checksum counts its own field as spaces.
+    It is the sum of all bytes plus one, modulo a prime near 2**16, which few headers exceed. The checksum
+    counts its own field as spaces.
     """
     checksum = _octal(field[:6]) if field[6] <= 0x20 else -1
     adler = 1 + checksum - 8 * 0x20 + sum(field)

@@ -1,8 +1,9 @@
 """Compares the file tree of a result with that of its source: `python -m nydus_service.treeverify REQUEST`.
 
-It knows tar-splits and RAFS, and neither images nor stores: conversions and imagecheck/ run it as a process.
+It handles tar-splits and RAFS, but neither images nor stores. Conversions and imagecheck/ run it as a
+process.
 
-The source is what the tar-splits of the layers say (tarsplit/), the result what a bootstrap and its blobs
-hold. `apply.py` does to the tar-splits what containerd does to the layers, `compare.py` holds the two
-trees against each other. Nothing here shares code with the builder but how RAFS is read.
+The source tree comes from the tar-splits of the layers (tarsplit/), the result tree from a bootstrap and its
+blobs. `apply.py` applies the tar-splits as containerd applies the layers; `compare.py` compares the trees.
+The only code shared with the builder is the reader of RAFS.
 """

@@ -1,8 +1,8 @@
-"""`python -m nydus_service.treeverify REQUEST.json`, or `-` for stdin; the request is one line or two.
+"""`python -m nydus_service.treeverify REQUEST.json`, or `-` for stdin; the request has one or two lines.
 
-Prints the report, one JSON object, on standard output. Exit status as in errors.py: 0 equal or sound,
-3 differs or damaged, 6 the tar-split is corrupt. Whatever is not 0 ends with {"error": {"code", "message"}}
-as the last line on standard error.
+Prints the report, one JSON object, on standard output. The exit status is as in errors.py: 0 equal or sound,
+3 differs or damaged, 6 the tar-split is corrupt. If it is not 0, the last line on standard error is
+{"error": {"code", "message"}}.
 """
 
 import gc
@@ -23,7 +23,7 @@ from nydus_service.errors import (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verification; returns the exit status."""
+    """Run one verification. Returns the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         if len(arguments) != 1:
@@ -80,7 +80,7 @@ def _fail(code: str, message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    # The trees are hundreds of thousands of objects, none of them in a cycle, and live until the end:
-    # looking for garbage among them, and taking them apart at the end, would take longer than comparing.
+    # The trees have hundreds of thousands of objects without cycles, which live until the end. Collecting
+    # garbage among them, and freeing them at the end, would take longer than the comparison.
     gc.disable()
     os._exit(main())

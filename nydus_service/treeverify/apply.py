@@ -1,15 +1,14 @@
-"""What containerd's application of an image's layers leaves on disk, as a tree in memory.
+"""Applies an image's layers as containerd does, to a tree in memory instead of a directory.
 
-There is one tree, and each layer's entries change it in the order of the tar, as an apply onto one
-directory does (containerd archive/tar.go, the native snapshotter's case). The merge of the builder
-puts finished trees of layers on one another instead; that both come to the same is what verifying
-means, so nothing here may come from there.
+Each layer's entries change a single tree in the order of the tar, as in an apply onto one directory
+(containerd archive/tar.go, with the native snapshotter). The builder merges finished trees of layers instead.
+The verification checks that both give the same result, so this module must not share code with the builder.
 
-Where snapshotters differ, as the overlay snapshotter has it: an upper layer's directory entry
-replaces the extended attributes, and an opaque mark spares all of its own layer, directories too that
-the layer only implies. Where containerd stumbles over its own tracks, not as it does: a directory's
-time is not set on what replaced it later in the same tar. And the root takes what its entry says;
-containerd leaves it as the snapshotter made it.
+Where snapshotters differ, this follows the overlay snapshotter: an upper layer's directory entry replaces the
+extended attributes, and an opaque mark keeps everything of its own layer, including directories that the
+layer only implies. This deviates from containerd in two cases. A directory's time is not set on an entry that
+replaces the directory later in the same tar. The root takes the metadata of its own entry; containerd leaves
+the root as the snapshotter made it.
 """
 
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISGID
@@ -25,11 +24,11 @@ OPAQUE: Final = b".wh..wh..opq"
 NAME_MAX: Final = 255
 XATTR_VALUE_MAX: Final = 65535
 LINKS_MAX: Final = 255
-"""Symlinks that one path may lead through (containerd continuity/fs/path.go)."""
+"""The maximum number of symlinks that one path may traverse (containerd continuity/fs/path.go)."""
 
 ESTARGZ_ENTRIES: Final = frozenset((b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"))
 NO_XATTRS: Final[dict[bytes, bytes]] = {}
-"""Shared by all nodes without any: replace, never change."""
+"""Shared by all nodes without extended attributes: replace it, never change it."""
 
 _NO_NAME: Final = frozenset((b"", b".", b".."))
 _TYPE: Final = 0o170000
@@ -38,12 +37,12 @@ _CAPABILITY: Final = b"security.capability"
 
 
 class SourceInode:
-    """A file of any type; a hard link is one node under several names.
+    """A file of any type. Hard links share one node under several names.
 
-    `mode` is a full st_mode; a hard link's own entry, before it is applied, has no type bits and the
-    path that it names as `target`. `digests` of the chunks are joined. `children` is None unless it
-    is a directory. `layer` is the last that had something to do with it, `described` the last with an
-    entry for it. `twin` is for the comparison.
+    `mode` is a full st_mode. Before it is applied, a hard link's own entry has no type bits, and `target` is
+    the path that it links to. `digests` are the concatenated digests of the chunks. `children` is None unless
+    the node is a directory. `layer` is the last layer that touched it, `described` the last layer with an
+    entry for it. `twin` is used by the comparison.
     """
 
     __slots__ = (
@@ -80,9 +79,9 @@ class SourceInode:
 
 
 def clean(path: bytes) -> list[bytes]:
-    """The components of a path, `.` and `..` resolved by the text alone; `..` stops at the root.
+    """The components of a path, with `.` and `..` resolved lexically; `..` stops at the root.
 
-    Raises: FormatError: a component is too long for any file system, or has a NUL.
+    Raises: FormatError: a component is longer than 255 bytes, or has a NUL.
     """
     parts: list[bytes] = []
     for part in path.split(b"/"):
@@ -100,41 +99,41 @@ def clean(path: bytes) -> list[bytes]:
 
 
 def shown(path: bytes) -> str:
-    """A path for a message."""
+    """Format a path for a message."""
     text = path.decode(errors="backslashreplace")
     return repr(text if len(text) <= 300 else f"{text[:300]}…")
 
 
 class Overlay:
-    """The tree so far. Call `begin_layer`, then `apply` for each entry, lowest layer first.
+    """The tree of the layers so far. Call `begin_layer`, then `apply` for each entry, lowest layer first.
 
-    `set_aside` counts what was left out, by its reason.
+    `set_aside` counts the items left out, by reason.
     """
 
     def __init__(self) -> None:
         self.root = SourceInode(S_IFDIR | 0o755, 0, 0, 0, 0)
         self.set_aside: dict[str, int] = {}
         self._layer = -1
-        # Directories by a path as it is written in the tar: entries of one come together. A path found
-        # once stays right until a directory or symlink goes away.
+        # Directories by path as written in the tar, because entries of a directory are adjacent. A path stays
+        # valid until a directory or symlink is removed.
         self._parents: dict[bytes, SourceInode] = {}
-        # Names that this layer gave to inodes of a lower one.
+        # Names of this layer's hard links to inodes of lower layers.
         self._linked: set[tuple[int, bytes]] = set()
 
     def begin_layer(self) -> None:
-        """The entries that follow are of the next layer."""
+        """Start the next layer; the entries that follow belong to it."""
         self._layer += 1
         self._parents.clear()
         self._linked.clear()
 
     def apply(self, name: bytes, node: SourceInode) -> None:
-        """Take in one entry.
+        """Apply one entry.
 
         Args:
-            name: its path as the tar has it.
-            node: what it describes; becomes part of the tree.
+            name: its path as written in the tar.
+            node: the file that it describes; becomes part of the tree.
         Raises:
-            FormatError: containerd could not apply it; the message does not name it.
+            FormatError: containerd could not apply the entry; the message does not name it.
         """
         if name[-1:] == b"/":
             name = name.rstrip(b"/")
@@ -181,7 +180,7 @@ class Overlay:
         self._describe(self.root, node)
 
     def _describe(self, directory: SourceInode, entry: SourceInode) -> None:
-        """Give a directory the metadata of an entry; a second one of the same layer adds to the first."""
+        """Give a directory the metadata of an entry. A second entry in the same layer adds its xattrs."""
         directory.mode = entry.mode
         directory.uid = entry.uid
         directory.gid = entry.gid
@@ -213,7 +212,7 @@ class Overlay:
             self._remove(parent, hidden, old)
 
     def _hide_lower(self, directory: SourceInode) -> None:
-        """Remove what is below `directory` and not of this layer."""
+        """Remove everything below `directory` that does not belong to this layer."""
         pending = [directory]
         while pending:
             here = pending.pop()
@@ -228,14 +227,14 @@ class Overlay:
         self._parents.clear()
 
     def _imply(self, directory: SourceInode, parent: SourceInode) -> None:
-        """Give a directory that nothing describes what mkdir and chmod 0755 give it."""
+        """Give a directory without an entry the metadata that mkdir and chmod 0755 set."""
         directory.mode = S_IFDIR | 0o755
         directory.uid = directory.mtime = directory.mtime_nsec = 0
         directory.gid = parent.gid if parent.mode & S_ISGID else 0
         directory.xattrs = NO_XATTRS
 
     def _walk(self, parts: list[bytes]) -> list[tuple[bytes, SourceInode | None]]:
-        """The way to a directory, free of symlinks; None for what is not there."""
+        """The path to a directory, with symlinks resolved; None for missing components."""
         trail: list[tuple[bytes, SourceInode | None]] = []
         pending = parts[::-1]
         links = 0
@@ -261,7 +260,7 @@ class Overlay:
         return trail
 
     def _make_directory(self, parts: list[bytes]) -> SourceInode:
-        """The directory at a path; what is missing of it is made, what is there becomes this layer's."""
+        """The directory at a path. Missing directories are made; existing ones become this layer's."""
         here = self.root
         for name, child in self._walk(parts):
             if child is None:
@@ -274,7 +273,7 @@ class Overlay:
         return here
 
     def _link(self, entry: SourceInode) -> SourceInode:
-        """The node that a hard link names, with the metadata of the link's own entry."""
+        """The node that a hard link refers to, with the metadata of the link's own entry."""
         parts = clean(entry.target)
         trail = self._walk(parts[:-1]) if parts else []
         parent = trail[-1][1] if trail else self.root
@@ -290,13 +289,13 @@ class Overlay:
         node.mtime = entry.mtime
         node.mtime_nsec = entry.mtime_nsec
         if node.xattrs or entry.xattrs:
-            # A chown, even to the same owner, takes the capabilities away.
+            # A chown, even to the same owner, removes the capabilities.
             kept = {name: value for name, value in node.xattrs.items() if name != _CAPABILITY}
             node.xattrs = kept | self._settable(entry.xattrs, node.mode)
         return node
 
     def _settable(self, xattrs: dict[bytes, bytes], mode: int) -> dict[bytes, bytes]:
-        """The extended attributes that containerd sets on a file of this type; others it leaves out."""
+        """The extended attributes that containerd sets on a file of this type; it leaves out others."""
         kept = {}
         for name, value in xattrs.items():
             if len(name) > NAME_MAX or len(value) > XATTR_VALUE_MAX:

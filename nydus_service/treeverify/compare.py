@@ -1,9 +1,8 @@
-"""The tree that the source's layers make against the tree that the result has.
+"""Compares the tree that results from the source's layers with the tree of the result.
 
-Compared: which paths there are, and of each its type, mode, owner, size, time, device number, link
-target, extended attributes, content by the digests of its chunks, and which names are one file.
-Not compared: permissions of symlinks, which Linux ignores, and what only the format has (inode
-numbers, sizes of directories).
+Compared: the set of paths, and for each path its type, mode, owner, size, time, device number, link target,
+extended attributes, content by the digests of its chunks, and hard links. Not compared: permissions of
+symlinks, which Linux ignores, and properties of the format only (inode numbers, sizes of directories).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,11 +29,11 @@ _NAMES_SHOWN: Final = 8
 
 
 _SINGLE: Final = Inode(S_IFREG)
-"""The twin of a node whose file in the result has no other name."""
+"""The twin of nodes whose file in the result has a single name."""
 
 
 class ResultTree(Protocol):
-    """A tree as `rafs.listing.Listing` reads it."""
+    """A tree as read by `rafs.listing.Listing`."""
 
     @property
     def root(self) -> Inode: ...
@@ -44,7 +43,7 @@ class ResultTree(Protocol):
 
 
 class Comparison:
-    """One comparison of two trees; `run` once."""
+    """One comparison of two trees; call `run` once."""
 
     def __init__(
         self,
@@ -58,24 +57,24 @@ class Comparison:
         """Prepare to compare.
 
         Args:
-            wanted: the root that the source makes. Its nodes get their twins.
-            found: the result.
-            layers: digests, lowest first; a node's `described` is an index.
-            report: takes the differences.
-            content: False leaves the digests out, which can't be compared if chunks are cut in another way.
+            wanted: the root of the source's tree. Sets the twins of its nodes.
+            found: the tree of the result.
+            layers: digests, lowest first; a node's `described` is an index of it.
+            report: receives the differences.
+            content: False skips the digests, which are not comparable if the chunking differs.
         """
         self._wanted = wanted
         self._found = found
         self._layers = layers
         self._report = report
         self._content = content
-        # An inode that was met is its node's twin. Both ways: two nodes may not have one twin.
+        # Each inode seen is the twin of exactly one node: two nodes must not share a twin.
         self._met: set[Inode] = set()
         self._unlike: list[tuple[bytes, SourceInode, Inode]] = []
         self._unlike_count = 0
 
     def run(self) -> None:
-        """Compare everything; what differs goes into the report.
+        """Compare everything, and add the differences to the report.
 
         Raises: FormatError: the result is damaged.
         """
@@ -92,7 +91,7 @@ class Comparison:
     def _compare_directory(
         self, path: bytes, wanted: Mapping[bytes, SourceInode], found: Mapping[bytes, Inode | PlainFile]
     ) -> list[tuple[bytes, SourceInode, Inode]]:
-        """Compare what is in a directory; returns what may have more below it."""
+        """Compare the entries of a directory. Returns those that may have entries below them."""
         below: list[tuple[bytes, SourceInode, Inode]] = []
         content_bytes = missing = 0
         for name, node in wanted.items():
@@ -116,7 +115,7 @@ class Comparison:
                 self._differs(path + name, node, "path", _type_of(node.mode), None)
                 continue
             elif node.twin is other:
-                continue  # one more name of a file that has been compared
+                continue  # another name of a file that was compared already
             if isinstance(other, tuple):
                 inode, digests = _inode_of(other), other[-1]
             else:
@@ -137,7 +136,7 @@ class Comparison:
         return below
 
     def _is_equal(self, node: SourceInode, inode: Inode, digests: bytes) -> bool:
-        """Whether all is equal at first sight."""
+        """Whether all fields are equal; the fast path of `_compare`."""
         if (
             node.mode != inode.mode
             or node.mtime != inode.mtime
@@ -154,7 +153,7 @@ class Comparison:
         return node.digests == digests or not self._content
 
     def _compare(self, path: bytes, node: SourceInode, inode: Inode, digests: bytes) -> None:
-        """Find in what two files of one path differ, if they do."""
+        """Report the fields in which two files of one path differ."""
         kind = node.mode & _TYPE
         if kind != inode.mode & _TYPE:
             self._differs(path, node, "type", _type_of(node.mode), _type_of(inode.mode))
@@ -189,7 +188,7 @@ class Comparison:
                 return
 
     def _pair(self, path: bytes, node: SourceInode, inode: Inode) -> None:
-        """Note that these are one file, or that they can't be: one of them is another's twin."""
+        """Pair a node with an inode, or record a conflict: one of them is already paired with another."""
         if node.twin is None and inode not in self._met:
             node.twin = inode
             self._met.add(inode)
@@ -199,14 +198,14 @@ class Comparison:
                 self._unlike.append((path, node, inode))
 
     def _report_links(self) -> None:
-        """Name, for each name that is not the same file as another one should be, what it is linked with."""
+        """Report the wanted and found hard links of each name whose node and inode could not be paired."""
         if not self._unlike:
             return
         wanted = self._names_wanted({id(node) for _, node, _ in self._unlike})
         found = self._names_found({inode for _, _, inode in self._unlike})
         self._report.total += self._unlike_count - len(self._unlike)
         for path, node, inode in self._unlike:
-            linked = found[inode] or [path]  # a file with one name is another inode each time it is read
+            linked = found[inode] or [path]  # a file with one name gets a new inode object on each read
             self._differs(path, node, "hard links", _listed(wanted[id(node)]), _listed(linked))
 
     def _names_wanted(self, nodes: set[int]) -> dict[int, list[bytes]]:

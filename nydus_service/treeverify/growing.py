@@ -1,4 +1,4 @@
-"""Reads what another process is still writing: lines from a pipe, and a file that grows."""
+"""Reads data that another process is still writing: lines from a pipe, and a growing file."""
 
 import os
 import select
@@ -10,11 +10,11 @@ _READ_SIZE: Final = 1 << 16
 _POLL_S: Final = 0.02
 
 HasEnded = Callable[[float], bool]
-"""Whether the writing has come to its end; waits for that, up to some seconds."""
+"""Waits up to the given seconds for the writing to end. Returns whether it has ended."""
 
 
 class Lines:
-    """The lines of a pipe, taken one by one: what follows the line at hand need not be there yet."""
+    """Reads the lines of a pipe one by one, without waiting for the lines after the current one."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -23,22 +23,22 @@ class Lines:
         self._poll.register(fd, select.POLLIN)
 
     def next(self) -> bytes:
-        """Wait for a line, or for the end: b"" is there, or what the last line lacks a newline behind."""
+        """Wait for a line, returned without its newline. At the end: an unterminated last line, then b""."""
         while b"\n" not in self._held and (data := os.read(self._fd, _READ_SIZE)):
             self._held += data
         line, _, self._held = self._held.partition(b"\n")
         return line
 
     def wait(self, seconds: float) -> bool:
-        """Wait for more, or for the end. Returns whether one of them is there."""
+        """Wait for more data or for the end. Returns whether either has come."""
         return bool(self._held) or bool(self._poll.poll(seconds * 1000))
 
 
 class GrowingFile(FileIO):
-    """A file that is read while it is written; at its end, `read` waits for more of it."""
+    """A file that is read while it is written; at its end, `read` waits for more data."""
 
     def __init__(self, path: str, has_ended: HasEnded) -> None:
-        """Wait until it is there. Raises: OSError: it cannot be opened, or the writing ended without it."""
+        """Wait until the file exists. Raises: OSError: it cannot be opened, or was not written at all."""
         self._has_ended = has_ended
         ended = False
         while True:
@@ -52,11 +52,11 @@ class GrowingFile(FileIO):
                 return
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes, `size` at most; b"" only when nothing more can come."""
+        """Read the next bytes, at most `size`; b"" only when the writing has ended."""
         data = super().read(size)
         while not data:
             ended = self._has_ended(_POLL_S)
-            data = super().read(size)  # once more: it may have grown until then
+            data = super().read(size)  # again: the file may have grown before the end
             if ended:
                 break
         return data

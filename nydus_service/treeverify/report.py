@@ -1,4 +1,4 @@
-"""What a comparison found: kept up to a number, counted beyond it."""
+"""The result of a comparison: the first differences, and the number of all."""
 
 from typing import Final, NamedTuple
 
@@ -8,10 +8,10 @@ KEPT_MAX: Final = 100
 
 
 class Difference(NamedTuple):
-    """One thing that is not as it should be.
+    """One difference.
 
-    `path` is absolute; b"" if this is about the image as a whole. `layer` is the digest of the layer
-    that what is wanted comes from, if that is known.
+    `path` is absolute; b"" if the difference is about the whole image. `layer` is the digest of the layer
+    that the wanted value comes from, if known.
     """
 
     path: bytes
@@ -22,11 +22,11 @@ class Difference(NamedTuple):
 
 
 class Report:
-    """Grows while the comparison goes on; `close` makes the report that the process prints.
+    """Collects the result during a comparison; `close` makes the report that the process prints.
 
-    `entries` counts the names looked at, `content_bytes` the bytes of their files (a hard link's once),
-    `read_bytes` those read from blobs. `set_aside` counts, by reason, what rightly differs and was not
-    compared.
+    `entries` counts the names examined, `content_bytes` the bytes of their files (hard links once),
+    `read_bytes` those read from blobs. `set_aside` counts the legitimate differences, which are not compared,
+    by reason.
     """
 
     def __init__(self, mode: str) -> None:
@@ -39,32 +39,32 @@ class Report:
         self._kept: list[Difference] = []
 
     def add(self, difference: Difference) -> None:
-        """Take in one difference."""
+        """Count a difference, and keep it if there are fewer than `KEPT_MAX`."""
         self.total += 1
         if len(self._kept) < KEPT_MAX:
             self._kept.append(difference)
 
     @property
     def differences(self) -> list[Difference]:
-        """Those that were kept, by path."""
+        """The kept differences, by path."""
         return sorted(self._kept, key=_order)
 
     @property
     def verdict(self) -> str:
-        """With a source: equal or differs; without one: sound or damaged."""
+        """With a source "equal" or "differs", without one "sound" or "damaged"."""
         if self.mode == "read":
             return "damaged" if self.total else "sound"
         return "differs" if self.total else "equal"
 
     def summary(self) -> str:
-        """The differences in one line, for an error."""
+        """Summarize the differences in one line, for an error."""
         first = self.differences[0]
         where = f"{text_of(first.path)}: " if first.path else ""
         more = f"; {self.total - 1} more differences" if self.total > 1 else ""
         return f"{where}{first.field} should be {first.wanted!r}, and is {first.found!r}{more}"
 
     def close(self) -> VerificationReport:
-        """The report as others read it. Text that is no UTF-8 has its bytes escaped."""
+        """Make the final report. Bytes that are not UTF-8 are escaped."""
         return VerificationReport(
             verdict=self.verdict,
             mode=self.mode,
@@ -78,7 +78,7 @@ class Report:
 
 
 def text_of(name: bytes) -> str:
-    """A name as text, of whatever bytes it is."""
+    """Decode a name; bytes that are not UTF-8 are escaped."""
     return name.decode(errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""What the process is asked to do: one JSON object, or two, a line each.
+"""Parses the request to the process: one JSON object or two, on one line each.
 
     {"mode": "tree",                                    a builder.verification.VerificationRequest
      "layers": [{"digest": "sha256:…", "tar_split": "1.tar-split"}, …],
@@ -6,11 +6,11 @@
      "blobs": {"<hex>": "/proc/self/fd/9", "<hex>": null, …},
      "blob_id": "<hex>"}
 
-Mode read takes no `layers`, the other modes require them. Keys of the image may be missing or null where the
+Mode read takes no `layers`; the other modes require them. Keys of the image may be missing or null if the
 dataclass has a default.
 
-If the first object has no key of the image, the image follows in a second object as soon as there is one.
-Until then the tar-splits may still be growing, or not be there yet; they are read as they come.
+If the first object has no key of the image, the image follows in a second object as soon as it exists. Until
+then the tar-splits may be missing or still growing; they are read as they are written.
 """
 
 from typing import Any, Final
@@ -24,9 +24,9 @@ _IMAGE_KEYS: Final = {"bootstrap", "blobs", "blob_id"}
 
 
 def parse_request(value: object) -> tuple[VerificationRequest, VerifiedImage | None]:
-    """Read the first object. The image is None if it follows in another one.
+    """Read the first object. The image is None if it follows in a second object.
 
-    Raises: UsageError: it is no request; the message names what is wrong.
+    Raises: UsageError: the object is not a valid request; the message names the fault.
     """
     fields = _object(value, "the request", _REQUEST_KEYS | _IMAGE_KEYS)
     mode = fields.pop("mode", None)
@@ -40,7 +40,7 @@ def parse_request(value: object) -> tuple[VerificationRequest, VerifiedImage | N
 
 
 def parse_image(value: object, mode: str) -> VerifiedImage:
-    """Read the second object, or the rest of the first. Raises: UsageError: as `parse_request`."""
+    """Read the second object, or the rest of the first. Raises: UsageError: as for `parse_request`."""
     fields = _object(value, "the image", _IMAGE_KEYS)
     blobs = fields.get("blobs")
     if blobs is not None:
@@ -66,7 +66,7 @@ def _layer(value: object) -> SourceLayer:
 
 
 def _object(value: object, what: str, keys: set[str] | None = None) -> dict[str, Any]:
-    """A copy of an object; with `keys`, of one that has no others."""
+    """Copy a JSON object; with `keys`, it must not have other keys."""
     if not isinstance(value, dict):
         raise UsageError(f"{what} is no JSON object")
     unknown = sorted(value.keys() - keys) if keys else []

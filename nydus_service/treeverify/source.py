@@ -1,7 +1,7 @@
-"""The layers of an image, from their tar-splits to the tree that applying them would leave.
+"""Applies the layers of an image, read from their tar-splits, to a tree.
 
-The headers are parsed in full here: names, owners, times, devices, PAX records. What is accepted, and
-what counts where a tar says something twice, follows Go's archive/tar, which containerd reads with.
+The headers are parsed completely: names, owners, times, devices, PAX records. The accepted input, and the
+precedence of values given twice, follow Go's archive/tar, which containerd uses.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ _KINDS: Final = {
     b"\0": S_IFREG,
     b"7": S_IFREG,
     b"S": S_IFREG,
-    b"1": 0,  # a hard link: of whatever it names
+    b"1": 0,  # a hard link: has the type of its target
     b"2": S_IFLNK,
     b"3": S_IFCHR,
     b"4": S_IFBLK,
@@ -47,7 +47,7 @@ _SYMLINK_MAX: Final = 4095
 _ID_MAX: Final = 2**32 - 1
 _NANOSECONDS: Final = 10**9
 _TIME_MAX: Final = 2**63 - 1
-"""The latest time that containerd sets, nanoseconds since 1970; it sets 0 for later and earlier ones."""
+"""The latest time that containerd sets, in nanoseconds since 1970; it sets 0 for times out of range."""
 _XATTR: Final = b"SCHILY.xattr."
 _CACHED_MAX: Final = 1 << 14
 
@@ -59,12 +59,12 @@ def apply_layer(overlay: Overlay, tar_split: TarSplitReader, layer: str) -> None
     """Apply all entries of one layer.
 
     Args:
-        overlay: the tree of the layers below; changed.
-        tar_split: of the layer, not yet iterated.
-        layer: its digest, for messages.
+        overlay: the tree of the layers below; modified.
+        tar_split: the tar-split of the layer, not yet iterated.
+        layer: the digest of the layer, for messages.
     Raises:
-        FormatError, UnsupportedError: the tar-split is damaged, or says what containerd could not apply;
-            the message names layer, entry and offset.
+        FormatError, UnsupportedError: the tar-split is damaged, or has an entry that containerd could not
+            apply; the message names layer, entry and offset.
     """
     reader = EntryReader(tar_split)
     overlay.begin_layer()
@@ -84,10 +84,10 @@ def apply_layer(overlay: Overlay, tar_split: TarSplitReader, layer: str) -> None
 
 
 class EntryReader:
-    """The entries of one layer's tar-split: iterate once over (name as the tar has it, node).
+    """The entries of one layer's tar-split: iterate once over (name as written in the tar, node).
 
-    `name` and `offset` (in the tar) are those of the entry at hand; `entries` and `content_bytes`
-    count what came so far.
+    `name` and `offset` (in the tar) are those of the current entry; `entries` and `content_bytes` are the
+    totals so far.
     """
 
     def __init__(self, tar_split: TarSplitReader) -> None:
@@ -96,16 +96,16 @@ class EntryReader:
         self.entries = 0
         self.content_bytes = 0
         self._tar_split = tar_split
-        # Most entries have the owner of another one, and many its time.
+        # Most entries share their owner with others, and many their time.
         self._owners: dict[bytes, Owner] = {}
         self._times: dict[bytes, int] = {}
 
     def where(self) -> str:
-        """The entry at hand, for a message."""
+        """Describe the current entry for a message."""
         return f"tar entry {shown(self.name)} at offset {self.offset}" if self.entries else "its tar-split"
 
     def __iter__(self) -> Iterator[tuple[bytes, SourceInode]]:
-        """Raises: FormatError, UnsupportedError, ValueError: without saying which entry it is about."""
+        """Raises: FormatError, UnsupportedError, ValueError: the message does not name the entry."""
         tar_split, unpack, adler = self._tar_split, _HEADER.unpack, adler32
         owners, times = self._owners, self._times
         chunk_size = tar_split.chunk_size
@@ -181,7 +181,7 @@ class EntryReader:
 
 
 class _Extensions:
-    """The headers before an entry's own, and what they change in it. `xattrs` by full name."""
+    """The extension headers before an entry's own header, and their effects. `xattrs` are by full name."""
 
     __slots__ = ("_long_name", "_long_target", "_pax", "_sparse", "header", "xattrs")
 
@@ -220,11 +220,11 @@ class _Extensions:
                     self._pax[key] = value
 
     def rename(self, name: bytes) -> bytes:
-        """The entry's name; an empty record changes nothing, here and below."""
+        """The entry's name. An empty record has no effect, here and below."""
         return self._long_name or self._pax.get(b"path") or name
 
     def rename_sparse(self, name: bytes) -> bytes:
-        """PAX sparse files are stored under another name, for programs that don't know them."""
+        """The real name of a PAX sparse file, which is stored under another name for older programs."""
         return (self._sparse and self._pax.get(b"GNU.sparse.name")) or name
 
     def change_target(self, target: bytes) -> bytes:
@@ -235,7 +235,7 @@ class _Extensions:
         return owner[0], _pax_id(uid) if uid else owner[1], _pax_id(gid) if gid else owner[2]
 
     def change_time(self, mtime: int) -> tuple[int, int]:
-        """Seconds and nanoseconds: `[-]DIGITS[.DIGITS]`, what is finer is cut off."""
+        """Seconds and nanoseconds, from `[-]DIGITS[.DIGITS]`; finer digits are cut off."""
         value = self._pax.get(b"mtime")
         if not value:
             return mtime, 0
@@ -248,7 +248,7 @@ class _Extensions:
         return _settable_time(-nanoseconds if negative else nanoseconds)
 
     def change_size(self, stored: int, flag: bytes) -> tuple[int, int]:
-        """Bytes that are stored, and bytes of the file, holes filled."""
+        """The stored size, and the size of the file including holes, in bytes."""
         size = self._pax.get(b"size")
         if size:
             stored = decimal(size)
@@ -258,13 +258,13 @@ class _Extensions:
 
 
 def _prefixed(prefix: bytes, magic: bytes, header: bytes) -> bytes:
-    """What stands before the name, with its slash."""
+    """The prefix of the name, with its slash."""
     if magic[:6] == _USTAR:
-        if header[508:] == b"tar\0":  # star keeps times behind a shorter prefix
+        if header[508:] == b"tar\0":  # star stores times after a shorter prefix
             prefix = prefix[:131]
         return prefix.partition(b"\0")[0] + b"/"
     if magic == _GNU:
-        try:  # two times; but programs in Go before 1.8 wrote a prefix into this format, too
+        try:  # two times; but Go before 1.8 also wrote a prefix in this format
             header_number(prefix[:12])
             header_number(prefix[12:24])
         except FormatError:
@@ -274,14 +274,14 @@ def _prefixed(prefix: bytes, magic: bytes, header: bytes) -> bytes:
 
 
 def _read_special(node: SourceInode, kind: int, target: bytes, major: bytes, minor: bytes) -> None:
-    """Complete what is neither a regular file nor a directory."""
+    """Set the target or device number of a node that is neither a regular file nor a directory."""
     if kind == S_IFLNK or not kind:
         node.target = target = target.partition(b"\0")[0]
         if kind and not 0 < len(target) <= _SYMLINK_MAX:
             raise FormatError(f"a symlink with a target of {len(target)} bytes, 1 to {_SYMLINK_MAX} fit")
     elif kind != S_IFIFO:
         high, low = header_number(major), header_number(minor)
-        # As makedev and the 32 bits that the kernel takes of it.
+        # As makedev, reduced to the 32 bits that the kernel uses.
         node.rdev = (low & 0xFF) | ((high & 0xFFF) << 8) | ((low & 0xFFF00) << 12)
 
 

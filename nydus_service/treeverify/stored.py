@@ -1,7 +1,7 @@
-"""Reads the chunks of an image back from its blobs: each is decompressed and its digest checked.
+"""Reads the chunks of an image back from its blobs, decompresses them and checks their digests.
 
-A blob is read once, front to back, so that a pipe will do. Threads decompress and digest: both
-release the interpreter for large chunks, and small ones go in batches.
+A blob is read once, front to back, so that it may be a pipe. Threads decompress and digest: both release the
+GIL for large chunks, and small chunks are batched.
 """
 
 from collections import deque
@@ -31,21 +31,21 @@ _BATCH_SIZE: Final = 2 << 20
 _SKIP_SIZE: Final = 1 << 20
 
 Batch = list[tuple[Chunk, bytes]]
-"""Chunks and what is stored of each."""
+"""Chunks with their stored bytes."""
 Problem = tuple[Chunk, str, str, str]
-"""A chunk that is not as it should be: field, wanted, found."""
+"""A damaged chunk, with the field, the wanted and the found value."""
 
 
 def check_stored(bootstrap: Bootstrap, paths: Mapping[str, str], report: Report) -> None:
     """Read every chunk that a file of the image uses.
 
     Args:
-        bootstrap: says where the chunks are.
-        paths: of the blobs, by their ids; files or pipes.
-        report: takes what is damaged.
+        bootstrap: has the places of the chunks.
+        paths: paths of the blobs by id; files or pipes.
+        report: receives the damaged chunks.
     Raises:
-        NotFoundError: a blob is not among them, or not there.
-        UnsupportedError: a blob cannot be read without more than itself.
+        NotFoundError: `paths` does not have a blob, or its file does not exist.
+        UnsupportedError: the chunks of a blob are encrypted, batched or in a tar.
     """
     problems: list[Problem] = []
     for blob, chunks in _used_chunks(bootstrap).items():
@@ -63,7 +63,7 @@ def check_stored(bootstrap: Bootstrap, paths: Mapping[str, str], report: Report)
 
 
 def _used_chunks(bootstrap: Bootstrap) -> dict[Blob, list[Chunk]]:
-    """The chunks of all files by their blob, each once, in the order they are stored in."""
+    """The chunks of all files by blob, each once, in the order in which they are stored."""
     chunks = {chunk for _, inode in walk(bootstrap.root) for chunk in inode.chunks}
     by_blob: dict[Blob, list[Chunk]] = {blob: [] for blob in bootstrap.blobs}
     for chunk in chunks:
@@ -74,7 +74,7 @@ def _used_chunks(bootstrap: Bootstrap) -> dict[Blob, list[Chunk]]:
 
 
 def _report(bootstrap: Bootstrap, problems: list[Problem], report: Report) -> None:
-    """Report each damaged chunk under the first file that has it."""
+    """Report each damaged chunk with the first file that uses it."""
     users: dict[int, bytes] = {id(chunk): b"" for chunk, _, _, _ in problems}
     if users:
         for path, inode in walk(bootstrap.root):
@@ -88,7 +88,7 @@ def _report(bootstrap: Bootstrap, problems: list[Problem], report: Report) -> No
 
 class _BlobReader:
     def __init__(self, blob: Blob, chunks: list[Chunk], digester: str) -> None:
-        """Raises: UnsupportedError: the chunks cannot be read one by one."""
+        """Raises: UnsupportedError: the chunks are encrypted, batched or in a tar."""
         special = BLOB_BATCH | BLOB_ENCRYPTED | BLOB_ZRAN | BLOB_TARFS
         if blob.features & special or any(chunk.flags & (CHUNK_BATCH | CHUNK_ENCRYPTED) for chunk in chunks):
             raise UnsupportedError(
@@ -100,7 +100,7 @@ class _BlobReader:
         self._hasher = open_hasher(digester)
 
     def read(self, file: IO[bytes]) -> list[Problem]:
-        """Check all chunks; returns what is wrong with them."""
+        """Check all chunks. Returns the problems."""
         threads = cpu_count() or 1
         problems: list[Problem] = []
         waiting: deque[Future[list[Problem]]] = deque()
@@ -167,7 +167,7 @@ def _crc32c(data: bytes) -> int:
 
 
 def _go_to(file: IO[bytes], position: int, wanted: int, seekable: bool) -> int:
-    """Go to an offset, on a pipe by reading what lies before it; returns how far that got."""
+    """Seek to an offset, on a pipe by reading the bytes before it. Returns the position reached."""
     if seekable:
         return file.seek(wanted)
     while position < wanted:
@@ -179,7 +179,7 @@ def _go_to(file: IO[bytes], position: int, wanted: int, seekable: bool) -> int:
 
 
 def _read_exactly(file: IO[bytes], size: int) -> bytes:
-    """The next `size` bytes, fewer only at the end of the file."""
+    """Read the next `size` bytes; fewer only at the end of the file."""
     parts = []
     while size and (part := file.read(min(size, _BATCH_SIZE * 8))):
         parts.append(part)

@@ -1,4 +1,4 @@
-"""Reads the tar-split of one layer (tarsplit/recorder.py), as a stream: never all of it in memory."""
+"""Reads the tar-split of one layer (tarsplit/recorder.py) as a stream, never all of it in memory."""
 
 from collections.abc import Iterator
 from typing import IO
@@ -17,13 +17,13 @@ _BLOCKS_MAX = (HEADERS_MAX + EXTENSION_MAX) // BLOCK
 class TarSplitReader:
     """The entries of one layer: iterate once over (headers, digests).
 
-    `headers` are whole blocks, the entry's own last but for the rest of an old GNU sparse map;
-    `digests` are joined. `zero_blocks` counts those of the tar up to where the iteration is;
-    `entries`, `content_bytes` and `tar_bytes` are there when it has ended.
+    `headers` are whole blocks. The entry's own header is the last, except that the rest of an old GNU sparse
+    map may follow. `digests` are concatenated. `zero_blocks` counts the zero blocks up to the current entry;
+    `entries`, `content_bytes` and `tar_bytes` are set when the iteration has ended.
     """
 
     def __init__(self, source: IO[bytes]) -> None:
-        """Begin to read. Raises: FormatError: this is no tar-split."""
+        """Read the head. Raises: FormatError: the source is not a tar-split."""
         self._frame = zstandard.ZstdDecompressor().stream_reader(source, read_size=256 << 10)
         self._buffer = b""
         self._at = 0
@@ -68,7 +68,7 @@ class TarSplitReader:
         return self._buffer[self._at - size : self._at]
 
     def _fill(self, size: int) -> None:
-        """Make the buffer begin where we are and hold at least `size` bytes."""
+        """Make the buffer begin at the current position and hold at least `size` bytes."""
         parts = [self._buffer[self._at :]]
         missing = size - len(parts[0])
         while missing > 0:

@@ -1,4 +1,4 @@
-"""One verification from request to report."""
+"""Runs one verification from request to report."""
 
 from collections.abc import Callable
 
@@ -16,15 +16,14 @@ from nydus_service.treeverify.tarsplit import TarSplitReader
 
 
 def verify(request: VerificationRequest, image: Callable[[], VerifiedImage], has_ended: HasEnded) -> Report:
-    """Do what is asked.
+    """Run a verification.
 
     Args:
-        image: called when the source has been read; waits until there is one.
-        has_ended: whether the tar-splits are all there.
+        image: called after the source has been read; waits for the image and returns it.
+        has_ended: whether the tar-splits are complete.
     Raises:
-        DiffersError: the bootstrap is damaged: there is no tree to compare.
-        FormatError, UnsupportedError: a tar-split is damaged, or of a layer that containerd could
-            not apply either.
+        DiffersError: the bootstrap is damaged, so there is no tree to compare.
+        FormatError, UnsupportedError: a tar-split is damaged, or containerd could not apply its layer either.
         NotFoundError, NotAllowedError: a file cannot be read.
     """
     report = Report(request.mode)
@@ -36,7 +35,7 @@ def verify(request: VerificationRequest, image: Callable[[], VerifiedImage], has
             listing = Listing(data, found.blob_id)
             _check_blob_table(listing.blobs, found, report)
             wanted.compare(listing, report)
-            del listing, wanted  # or both trees would be in memory with a third one
+            del listing, wanted  # otherwise both trees would stay in memory with a third one
         if request.mode == "tree":
             return report
         bootstrap = read_bootstrap(data, found.blob_id)
@@ -46,7 +45,7 @@ def verify(request: VerificationRequest, image: Callable[[], VerifiedImage], has
         _check_blob_table(bootstrap.blobs, found, report)
         _count(bootstrap, report)
     if _is_read_back(found, request.mode):
-        # Only here: its thread pool takes a moment to import.
+        # Imported here, because its thread pool is slow to import.
         from nydus_service.treeverify.stored import check_stored
 
         blobs = found.blobs or {}
@@ -56,12 +55,12 @@ def verify(request: VerificationRequest, image: Callable[[], VerifiedImage], has
 
 
 def _is_read_back(image: VerifiedImage, mode: str) -> bool:
-    """Whether the stored chunks of the blobs are read, too."""
+    """Whether the stored chunks of the blobs are also read."""
     return mode == "full" or (mode == "read" and any((image.blobs or {}).values()))
 
 
 class _Wanted:
-    """What the layers make, and how their content was cut and digested."""
+    """The tree of the source's layers, and the chunking of their content."""
 
     def __init__(self, layers: tuple[SourceLayer, ...]) -> None:
         self.overlay = Overlay()
@@ -111,7 +110,7 @@ def _read(bootstrap: str) -> bytes:
 
 
 def _check_blob_table(blobs: list[Blob], image: VerifiedImage, report: Report) -> None:
-    """Each blob that the image may use has to be there, or a reader cannot mount it."""
+    """Report blobs of the blob table that the image may not use: a reader could not mount the image."""
     if image.blobs is not None:
         for row, blob in enumerate(blobs):
             if blob.blob_id not in image.blobs:
