@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
     check = commands.add_parser(
         "check",
-        help="tell all that is wrong, or else show what holds",
+        help="report every problem, or show the settings in effect",
         description="Reads the configuration as `serve` does, with the same variables, and shows what holds. "
         "What is wrong goes to stderr, all of it, and the exit code is 2.",
         allow_abbrev=False,

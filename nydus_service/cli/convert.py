@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for title in ("what", "nydus blobs", "prefetch", "how"):
         groups.add(row for row in GIVEN if row.option.group == title)
     group = groups.group("how")
-    group.add_argument("--dry-run", action="store_true", help="tell what would be done, and write nothing")
+    group.add_argument("--dry-run", action="store_true", help="print what would be done, and write nothing")
     group.add_argument(
         "--jobs",
         type=positive_count,

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "id", metavar="ID", nargs="?", help=f"{_ID}; none: all jobs, a line for each change of state"
     )
     add("cancel", "end jobs").add_argument("id", metavar="ID", nargs="+", help=_ID)
-    add("retry", "queue failed or cancelled jobs anew").add_argument("id", metavar="ID", nargs="+", help=_ID)
+    add("retry", "queue failed or cancelled jobs again").add_argument("id", metavar="ID", nargs="+", help=_ID)
 
 
 async def run(args: argparse.Namespace) -> int:

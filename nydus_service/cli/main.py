@@ -23,10 +23,10 @@ COMMANDS = {
     "pack": "make one layer into a nydus blob",
     "merge": "make one bootstrap of several nydus blobs",
     "config": "check the daemon's configuration, or make one of acceld's",
-    "serve": "run the daemon beside containerd",
+    "serve": "run the daemon next to containerd",
     "jobs": "list, show, watch, cancel and retry what the daemon does",
     "sweep": "remove what killed runs left behind",
-    "doctor": "tell what this machine has and lacks",
+    "doctor": "report what this machine has and lacks",
     "sample": "make a real image of this machine's own files",
     "demo": "sample, convert, check, and a table of it",
 }

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(verbose=False)
     parser.epilog = (
         "deploy/config.toml documents each key of the file; a variable NYDUS_SERVICE_SECTION_KEY wins over\n"
-        "the file, an option over both. SIGTERM lets running jobs end, SIGHUP reads the rules anew."
+        "the file, an option over both. SIGTERM lets running jobs end, SIGHUP reads the rules again."
     )
 
 

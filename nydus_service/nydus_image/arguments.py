@@ -128,7 +128,7 @@ def _add_common(parser: argparse.ArgumentParser, top: bool = False) -> None:
     parser.add_argument(
         "--error-format",
         choices=("text", "json"),
-        help="json: the last line on stderr tells a failure as JSON",
+        help="json: the last line on stderr reports a failure as JSON",
         **(default or {"default": "text"}),
     )
 
