@@ -23,17 +23,16 @@ class PackRequest:
     Attributes:
         source_digest: digest of the layer as stored, compressed or not; the bytes read must match it.
         source_size: size of the layer as stored.
+        output_json: file to which the process that reads the layer writes its result.
         build: the options that, together with the layer, decide the blob's bytes.
         tar_split: file to write the tar-split of the plain tar to (tarsplit/recorder.py), for verification.
-        output_json: file to which the embedded builder writes its result; None: the outcome has less
-            information.
     """
 
     source_digest: "Digest"
     source_size: int
+    output_json: Path
     build: BuildOptions = BuildOptions()
     tar_split: Path | None = None
-    output_json: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class PackOutcome:
     """A layer was packed completely.
 
     Attributes:
+        diff_id: digest of the plain tar, computed while the layer was read.
         bytes_in: size of the stored layer.
         bytes_out: size of the blob, all of it passed to the sink.
         duration_s: from the start of the first process to the end of the last.
@@ -49,6 +49,7 @@ class PackOutcome:
             if unknown.
     """
 
+    diff_id: "Digest"
     bytes_in: int
     bytes_out: int
     duration_s: float

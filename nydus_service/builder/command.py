@@ -40,8 +40,6 @@ def pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
 def embedded_pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
     """`create` of the embedded builder, which checks the stored layer and records its tar-split itself."""
     *arguments, operand = pack_arguments(request, source, blob)
-    if request.output_json is not None:
-        arguments += ["--output-json", os.fspath(request.output_json)]
     return [*arguments, *JSON_ERRORS, *_source_check(request), operand]
 
 
@@ -92,7 +90,8 @@ def operand(path: Path) -> str:
 
 
 def _source_check(request: PackRequest) -> list[str]:
-    arguments = ["--source-digest", str(request.source_digest), "--source-size", str(request.source_size)]
+    arguments = ["--output-json", os.fspath(request.output_json)]
+    arguments += ["--source-digest", str(request.source_digest), "--source-size", str(request.source_size)]
     if request.tar_split is not None:
         arguments += ["--source-tar-split", os.fspath(request.tar_split)]
     return arguments

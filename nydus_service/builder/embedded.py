@@ -73,8 +73,10 @@ class EmbeddedBuilder:
         if self._fork_server is not None:  # for later commands; during a single pack it only costs memory
             self._fork_server.start()
         # It exited with success, so it has read as many bytes as the request says.
-        alone = request.output_json is not None and invoke.tells_alone(request.output_json)
-        return PackOutcome(request.source_size, done.bytes_out, done.duration_s, done.stderr_tail, alone)
+        diff_id, single_layer = invoke.read_layer(request.output_json)
+        return PackOutcome(
+            diff_id, request.source_size, done.bytes_out, done.duration_s, done.stderr_tail, single_layer
+        )
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:
         return await invoke.merge(None, request, self._limits, self._fork_server)

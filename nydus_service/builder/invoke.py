@@ -63,15 +63,19 @@ async def bootstrap_layer(
     )
 
 
-def tells_alone(output_json: Path) -> bool:
-    """Whether the embedded `create` reports that an image of this layer alone needs no merge.
+def read_layer(output_json: Path) -> tuple[Digest, bool]:
+    """Read what the embedded `create`, or `feed`, reports of a layer.
 
+    Returns:
+        The layer's diffID, and whether an image of this layer alone needs no merge; `feed` does not know
+        that.
     Raises: BuilderFailed: the report is missing or unreadable.
     """
     try:
-        return json.loads(_read(output_json))["single_layer"] is True
-    except (ValueError, LookupError, TypeError) as exc:
-        raise BuilderFailed(f"the builder's {output_json} does not say what it built") from exc
+        report = json.loads(_read(output_json))
+        return Digest.parse(report["diff_id"]), report.get("single_layer") is True
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
+        raise BuilderFailed(f"the builder's {output_json} does not describe the layer") from exc
 
 
 async def ask(program: Path | None, *arguments: str) -> str:

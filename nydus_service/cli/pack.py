@@ -3,6 +3,7 @@
 import argparse
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio.to_thread
 
@@ -39,13 +40,9 @@ async def run(args: argparse.Namespace) -> int:
     identity = await builder.identify()
     begun = time.monotonic()
     source_digest, source_size = await anyio.to_thread.run_sync(digest_file, args.source)
-    request = PackRequest(
-        source_digest,
-        source_size,
-        build,
-    )
     digester = Digester()
-    with open_replacement(args.target) as file:
+    with TemporaryDirectory(prefix="nydus-service-") as scratch, open_replacement(args.target) as file:
+        request = PackRequest(source_digest, source_size, Path(scratch, "create.json"), build)
 
         def keep(piece: bytes | memoryview) -> None:
             digester.update(piece)
@@ -74,6 +71,7 @@ def _report(
                     "path": str(args.source),
                     "digest": request.source_digest,
                     "size": request.source_size,
+                    "diff_id": outcome.diff_id,
                 },
                 "blob": {"path": str(args.target), "digest": blob.digest(), "size": blob.size},
                 "builder": {"name": identity.name, "version": identity.version},

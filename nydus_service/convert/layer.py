@@ -41,6 +41,7 @@ class PackedLayer:
         duration_s: seconds that the builder ran; 0 if none ran.
         warnings: the end of the builder's stderr.
         single_layer: as in `builder.PackOutcome`.
+        diff_id: digest of the layer's plain tar; None if the layer is a nydus blob already.
     """
 
     source: Descriptor
@@ -49,6 +50,7 @@ class PackedLayer:
     duration_s: float
     warnings: str
     single_layer: bool = False
+    diff_id: Digest | None = None
 
 
 class LayerPacker:
@@ -130,7 +132,13 @@ class LayerPacker:
                 with _blaming_builder(outcome):
                     metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
             yield PackedLayer(
-                layer, blob, metadata, outcome.duration_s, outcome.stderr_tail, outcome.single_layer
+                layer,
+                blob,
+                metadata,
+                outcome.duration_s,
+                outcome.stderr_tail,
+                outcome.single_layer,
+                outcome.diff_id,
             )
             if is_in_tail:
                 await _commit(ingest, blob)
@@ -142,9 +150,9 @@ class LayerPacker:
         request = PackRequest(
             source_digest=layer.digest,
             source_size=layer.size,
+            output_json=directory / "create.json",
             build=self._options.build,
             tar_split=tar_split,
-            output_json=directory / "create.json",
         )
         async with self._source.open_reader(layer) as reader:
             source = reader.local_path or flow.pieces(reader)

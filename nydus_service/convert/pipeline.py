@@ -38,7 +38,7 @@ from nydus_service.convert.progress import (
     VerifyFinished,
     VerifyStarted,
 )
-from nydus_service.convert.rewrite import BootstrapLayer, NydusLayers
+from nydus_service.convert.rewrite import BootstrapLayer, NydusLayers, check_diff_id
 from nydus_service.convert.verification import ImageVerification, Verification
 from nydus_service.errors import from_os_error
 from nydus_service.oci.descriptor import Descriptor
@@ -159,9 +159,7 @@ class Pipeline:
                 recorded = [(layer.digest, self._packer.tar_split_of(layer.digest)) for layer in plan.layers]
                 verification = ImageVerification(self._builders.verifier, self._options.verify, recorded)
                 tasks.start_soon(self._read_source, plan, verification)
-            for layer in plan.layers:
-                await self._ready[layer.digest].wait()
-            layers = tuple(self._packed[layer.digest] for layer in plan.layers)
+            layers = await self._packed_layers(plan)
             merged = await self._merge(plan, layers, directory)
             # Both only read the bootstrap, so neither waits for the other.
             tasks.start_soon(self._commit, plan, layers, merged, directory)
@@ -170,6 +168,21 @@ class Pipeline:
                 verified = await self._verify(plan, verification, layers, merged, directory)
         bootstrap_layer = self._bootstrap_layers[plan.descriptor]
         self._converted[plan.descriptor] = ConvertedImage(layers, merged, bootstrap_layer, verified)
+
+    async def _packed_layers(self, plan: ImagePlan) -> tuple[PackedLayer, ...]:
+        """Wait for an image's layers, and compare each with its diffID.
+
+        The images that share a layer can differ in this.
+        """
+        layers: list[PackedLayer] = []
+        for position, layer in enumerate(plan.layers):
+            await self._ready[layer.digest].wait()
+            packed = self._packed[layer.digest]
+            if packed.diff_id is not None:
+                with about(self._shown(plan)):
+                    check_diff_id(plan.config, plan.layers, position, packed.diff_id)
+            layers.append(packed)
+        return tuple(layers)
 
     async def _read_source(self, plan: ImagePlan, verification: ImageVerification) -> None:
         """Run a verification to its end, once the lowest layer is being packed.

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from nydus_service.builder.builder import BuilderIdentity
-from nydus_service.errors import FormatError
+from nydus_service.convert.classify import name_layer
+from nydus_service.errors import DiffersError, FormatError
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
@@ -180,6 +181,26 @@ def check_diff_ids(manifest: Manifest, config: Config) -> None:
     if layers != diff_ids:
         raise FormatError(
             f"{manifest.name}: {layers} layers, but the config {config.name} has {diff_ids} diffIDs"
+        )
+
+
+def check_diff_id(config: Config, layers: Sequence[Descriptor], position: int, found: Digest) -> None:
+    """Compare a layer with its diffID in the config.
+
+    Args:
+        layers: all layers of the manifest, for the message.
+        position: of the layer among them, from 0.
+        found: digest of the layer's plain tar.
+    Raises:
+        DiffersError: they differ; containerd refuses to unpack the image.
+    """
+    wanted = config.diff_ids[position]
+    if found != wanted:
+        name = name_layer(position + 1, len(layers), layers[position])
+        raise DiffersError(
+            f"{name}: its plain tar has the digest {found}, "
+            f"but its diffID in the config {config.name} is {wanted}: containerd refuses to unpack this "
+            "image; build or fetch it again"
         )
 
 

@@ -12,13 +12,14 @@ from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage, Verifier
 from nydus_service.content.store import Provider, ReaderAt, read_pieces
 from nydus_service.convert.failures import about
+from nydus_service.convert.rewrite import check_diff_id, check_diff_ids
 from nydus_service.errors import DiffersError, FormatError, first_cause, from_os_error
 from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
 from nydus_service.imagecheck.manifests import FoundManifest
 from nydus_service.imagecheck.recording import record_tar_split
 from nydus_service.imagecheck.result import Checked
 from nydus_service.oci.descriptor import Descriptor
-from nydus_service.oci.digest import Digester
+from nydus_service.oci.digest import Digest, Digester
 
 
 class ManifestCheck:
@@ -48,6 +49,7 @@ class ManifestCheck:
         self._work_dir = work_dir
         self._limits = limits
         self._tar_splits: dict[str, Path] = {}
+        self._diff_ids: dict[str, Digest] = {}
 
     async def run(self, manifest: FoundManifest, source: FoundManifest | None) -> Checked:
         """Check a manifest, and compare it with its source unless that is None.
@@ -117,6 +119,7 @@ class ManifestCheck:
             cause = first_cause(group)
         if cause is not None:  # outside the handler, or the group would become its context
             raise cause
+        self._compare_diff_ids(source)
         return tuple(
             SourceLayer(
                 str(layer.digest), str(self._tar_splits[f"{layer.digest.hex}-{chunk_size}-{digester}"])
@@ -124,11 +127,22 @@ class ManifestCheck:
             for layer in source.manifest.layers
         )
 
+    def _compare_diff_ids(self, source: FoundManifest) -> None:
+        """Raises: DiffersError: a layer of the source is not the one that its config describes."""
+        assert source.manifest is not None
+        if source.config is None:
+            return
+        layers = source.manifest.layers
+        check_diff_ids(source.manifest, source.config)
+        with about(f"source {source.descriptor.digest}"):
+            for position, layer in enumerate(layers):
+                check_diff_id(source.config, layers, position, self._diff_ids[layer.digest.hex])
+
     async def _record_layer(self, layer: Descriptor, tar_split: Path, chunk_size: int, digester: str) -> None:
         assert self._source is not None
         async with self._limiter:
             with about(f"source layer {layer.digest}"):
-                await record_tar_split(
+                self._diff_ids[layer.digest.hex] = await record_tar_split(
                     self._source,
                     layer,
                     tar_split,

@@ -4,6 +4,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from nydus_service.builder import invoke
 from nydus_service.builder.builder import PackRequest
 from nydus_service.builder.command import feed_arguments, operand
 from nydus_service.builder.limits import UNLIMITED, Limits
@@ -12,6 +13,7 @@ from nydus_service.builder.process import Command
 from nydus_service.builder.supervisor import Input, Spawn, supervise
 from nydus_service.content.store import Provider, read_pieces
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
 from nydus_service.options.build import BuildOptions
 
 
@@ -23,20 +25,26 @@ async def record_tar_split(
     chunk_size: int,
     digester: str,
     limits: Limits = UNLIMITED,
-) -> None:
+) -> Digest:
     """Read a layer in a separate process, and record its tar-split.
 
     Args:
-        tar_split: file to write (tarsplit/recorder.py).
+        tar_split: file to write (tarsplit/recorder.py); one more is written next to it.
         chunk_size: bytes of a chunk, as in the image to compare with.
         digester: blake3 or sha256, as in the image to compare with.
         limits: of the process.
+    Returns:
+        The layer's diffID, the digest of its plain tar.
     Raises:
         FormatError: the layer is damaged, or differs from its descriptor.
         ContentNotFound: the store does not have the layer.
     """
     request = PackRequest(
-        layer.digest, layer.size, BuildOptions(chunk_size=chunk_size, digester=digester), tar_split
+        layer.digest,
+        layer.size,
+        tar_split.with_suffix(".json"),
+        BuildOptions(chunk_size=chunk_size, digester=digester),
+        tar_split,
     )
     async with provider.open_reader(layer) as reader:
         with ExitStack() as descriptors:
@@ -54,3 +62,5 @@ async def record_tar_split(
                 )
             feed = Command(None, tuple(feed_arguments(request, path)))
             await supervise(Spawn(feed, stdin, stdout=nowhere), input=source, limits=limits)
+    diff_id, _ = invoke.read_layer(request.output_json)
+    return diff_id

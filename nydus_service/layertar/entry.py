@@ -3,6 +3,7 @@
 from typing import Final
 
 from nydus_service.layertar.header import (
+    ID_KEPT,
     BadEntryError,
     parse_decimal,
     parse_pax,
@@ -11,8 +12,9 @@ from nydus_service.layertar.header import (
 )
 from nydus_service.layertar.sparse import Runs, is_sparse
 
-REGULAR, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO = range(7)
-"""The kinds of an entry."""
+REGULAR, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO, GLOBAL_HEADER = range(8)
+"""The kinds of an entry. A PAX global header is an entry without a file: containerd makes its parent
+directories, and removes what is at its path."""
 
 NO_XATTRS: Final[dict[bytes, bytes]] = {}
 """Shared by all entries without xattrs; must not be changed."""
@@ -24,8 +26,8 @@ class TarEntry:
     """One file of a layer, as described by its headers.
 
     path: from the root, without leading or trailing slashes, `.` and `..`; b"" is the root.
-    kind: REGULAR, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY or FIFO.
-    mode: the 12 permission bits.    uid, gid: 0..2**32-1.
+    kind: REGULAR, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO or GLOBAL_HEADER.
+    mode: the 12 permission bits.    uid, gid: 0..2**32-1; ID_KEPT sets no owner.
     size: bytes of a regular file's content, holes included; 0 for all other kinds.
     mtime, mtime_nsec: both 0 if containerd would not set the time (before 1970, after 2262).
     target: the target of a symlink, verbatim, or of a hard link, cleaned like `path`; otherwise b"".
@@ -92,21 +94,19 @@ class Extensions:
         self._link: bytes | None = None
 
     def add(self, flag: bytes, body: bytes) -> None:
-        """Add the body of a header of typeflag `x`, `L` or `K`.
+        """Add the body of a header of typeflag `x`, `L` or `K`. It replaces an earlier one of its type.
 
         Raises:
-            BadEntryError: a header of this type was added before, or the PAX records are malformed.
+            BadEntryError: the PAX records are malformed.
         """
-        if flag == b"x" and self.pax is None:
+        if flag == b"x":
             self.pax = parse_pax(body)
             self.sparse = b"GNU.sparse." in body and is_sparse(self.pax)
             self._xattrs = _XATTR in body
-        elif flag == b"L" and self._name is None:
+        elif flag == b"L":
             self._name = text(body)
-        elif flag == b"K" and self._link is None:
-            self._link = text(body)
         else:
-            raise BadEntryError(f"it has two headers of type {flag.decode()} before its own")
+            self._link = text(body)
 
     def path(self) -> bytes:
         """The path that the headers give; b"" if they give no path."""
@@ -131,9 +131,9 @@ class Extensions:
         if not self._link and (value := records.get(b"linkpath")):
             entry.target = value
         if value := records.get(b"uid"):
-            entry.uid = parse_decimal(value, "uid")
+            entry.uid = parse_decimal(value, "uid") & ID_KEPT
         if value := records.get(b"gid"):
-            entry.gid = parse_decimal(value, "gid")
+            entry.gid = parse_decimal(value, "gid") & ID_KEPT
         if value := records.get(b"size"):
             entry.size = parse_decimal(value, "size")
         if value := records.get(b"mtime"):

@@ -14,7 +14,8 @@ NAME_MAX: Final = 255
 """Maximum bytes of one component of a path (Linux NAME_MAX)."""
 PATH_MAX: Final = 4096
 """Maximum bytes of a path, or of a symlink's target with its NUL (Linux PATH_MAX)."""
-ID_MAX: Final = 2**32 - 1
+ID_KEPT: Final = 2**32 - 1
+"""The uid or gid with which chown(2) changes nothing: the owner stays as the file's creation set it."""
 
 HEADER: Final = Struct("100s24s12s12s8scB187xB166x")
 """The fields read from each header: name; mode, uid and gid, 8 bytes each; size, mtime, chksum, typeflag; the
@@ -83,7 +84,7 @@ def parse_decimal(value: bytes, key: str) -> int:
     Raises:
         BadEntryError: the value is not a number, or does not fit signed 64 bits.
     """
-    digits = value[1:] if value[:1] == b"-" else value
+    digits = value[1:] if value[:1] in (b"-", b"+") else value
     if digits.isdigit() and len(digits) < 20:
         number = int(value)
         if -_INT64 <= number < _INT64:
@@ -107,7 +108,10 @@ def verify_checksum(block: bytes) -> None:
     Raises:
         BadEntryError: the sums differ.
     """
-    claimed = parse_number(block[CHECKSUM])
+    try:
+        claimed = parse_number(block[CHECKSUM])
+    except BadEntryError as exc:
+        raise BadEntryError(f"its checksum {exc}: no tar header, or damaged") from exc
     unsigned = sum(block) - sum(block[CHECKSUM]) + _SPACES_IN_SUM
     if claimed == unsigned:
         return
@@ -191,7 +195,7 @@ def parse_pax_time(value: bytes) -> tuple[int, int]:
     if not fraction.isdigit():
         raise BadEntryError(f"mtime {value[:40]!r} is not a number")
     nanoseconds = int(fraction[:9].ljust(9, b"0"))
-    if whole[0] == ord("-"):
+    if whole.startswith(b"-"):
         return bound_time(0, seconds * _NANOSECONDS - nanoseconds)
     return bound_time(seconds, nanoseconds)
 

@@ -10,10 +10,14 @@ current position in it. `_next` is the offset in the stream of the next header, 
 entry's own header is, so that unread content is skipped at no cost. Pieces are not copied; only data that
 spans two pieces is joined.
 
-This differs from Go's archive/tar where that would lose data or guess. Zero blocks are skipped anywhere, so
-that archives can be concatenated. An extension header without an entry, two of one type before one entry, and
-GNU.sparse records without a map or of an unknown version are refused. Old GNU sparse files and contiguous
-files (typeflag 7), which containerd refuses, are read.
+The end of the archive is its end mark, two zero blocks, or the end of the stream, whichever comes first. A
+single zero block before an entry is refused. Extension headers without an entry are ignored, and of two of
+one type before one entry the last counts. Entries that name no file are left out: those with an empty name,
+and those of the root that are no directory. All of this follows Go's archive/tar and containerd.
+
+This differs from Go's archive/tar in two cases. GNU.sparse records without a map or of an unknown version are
+refused, because Go would guess. Old GNU sparse files and contiguous files (typeflag 7), which containerd
+refuses, are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,6 +30,7 @@ from nydus_service.layertar.entry import (
     CHAR,
     DIRECTORY,
     FIFO,
+    GLOBAL_HEADER,
     HARDLINK,
     NO_XATTRS,
     REGULAR,
@@ -39,7 +44,7 @@ from nydus_service.layertar.header import (
     DEVMAJOR,
     DEVMINOR,
     HEADER,
-    ID_MAX,
+    ID_KEPT,
     LINKNAME,
     MAGIC,
     PATH_MAX,
@@ -58,8 +63,8 @@ from nydus_service.layertar.header import (
 from nydus_service.layertar.sparse import Runs, SparseMap, read_old_gnu, read_pax
 
 __all__ = [
-    "BLOCK", "CHAR", "DIRECTORY", "EXTENSION_MAX", "FIFO", "HARDLINK", "REGULAR", "SYMLINK", "ZEROS",
-    "LayerTarReader", "TarEntry",
+    "BLOCK", "CHAR", "DIRECTORY", "EXTENSION_MAX", "FIFO", "GLOBAL_HEADER", "HARDLINK", "ID_KEPT", "REGULAR",
+    "SYMLINK", "ZEROS", "LayerTarReader", "TarEntry",
 ]  # fmt: skip
 
 ZEROS: Final = bytes(1 << 20)
@@ -95,6 +100,8 @@ Fields = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, int]
 class LayerTarReader:
     """Iterates over the entries of one layer. An entry's content can be read once, before the next entry.
 
+    `end` is set when the iteration has ended: the offset in the stream behind the archive's end mark.
+
     Args:
         read: returns the next piece of the stream, b"" at its end. A piece must not change while chunks from
             `chunks` are in use, because chunks are views of it where possible.
@@ -103,6 +110,7 @@ class LayerTarReader:
     """
 
     def __init__(self, read: Callable[[], bytes | memoryview]) -> None:
+        self.end = 0
         self._read = read
         self._view = memoryview(b"")
         self._end = 0  # length of _view
@@ -119,38 +127,36 @@ class LayerTarReader:
 
     def __iter__(self) -> Iterator[TarEntry]:
         extensions: Extensions | None = None
-        ended = False  # the last block was one of zeros
         while True:
             offset = self._next
             at = offset - self._base
             self._pos = stop = at + BLOCK_SIZE
-            block = self._view[at:stop] if stop <= self._end else self._next_header(ended)
+            block = self._view[at:stop] if stop <= self._end else self._next_header()
             if block is None:
                 break
             self._next = self._data_end = offset + BLOCK_SIZE
             fields: Fields = HEADER.unpack(block)
             try:
                 if self._adlers.get(fields[4]) != adler32(block) & 0xFFFF and not self._is_header(block):
-                    if extensions is not None:
-                        break
-                    ended = True
+                    self._check_end(offset)
+                    break
+                if fields[5] == b"g":
+                    entry = self._make_global_header(block, fields, offset)
+                elif fields[5] in _EXTENSIONS:
+                    extensions = extensions or Extensions(offset)
+                    extensions.add(fields[5], self._extension(fields))
                     continue
-                ended = False
-                if fields[5] in _EXTENSIONS:
-                    extensions = self._extend(extensions, fields, offset)
-                    continue
-                entry = self._make_entry(block, fields, offset, extensions)
+                else:
+                    entry = self._make_entry(block, fields, offset, extensions)
             except BadEntryError as exc:
                 name, first = fields[0], offset
                 if extensions is not None:
                     name, first = extensions.path() or name, extensions.offset
                 raise _error(text(name), first, str(exc)) from exc
             extensions = None
-            yield entry
-        if extensions is not None:
-            raise _error(extensions.path(), extensions.offset, "after its PAX or GNU header it is missing")
-        if self._next == 0:
-            raise FormatError("the layer's tar is empty (0 bytes); even one without entries has an end mark")
+            if entry is not None:
+                yield entry
+        self.end = min(self._next, self._base + self._end)
 
     def read_whole(self) -> bytes:
         """Read the rest of the current entry's content into memory; holes become zeros."""
@@ -179,11 +185,8 @@ class LayerTarReader:
 
     # Headers
 
-    def _next_header(self, ended: bool) -> memoryview | bytes | None:
-        """Read the block at `_next`, which spans pieces; None if the stream has ended there.
-
-        `ended`: the archive's end mark has begun, so that less than a block of zeros may follow.
-        """
+    def _next_header(self) -> memoryview | bytes | None:
+        """Read the block at `_next`, which spans pieces; None if the stream has ended there."""
         if not self._seek(self._next):
             if self._data_end > self._base and self._entry is not None:
                 raise _error(self._entry.path, self._entry.offset, _TRUNCATED)
@@ -191,11 +194,26 @@ class LayerTarReader:
         block = self._gather(BLOCK_SIZE)
         if len(block) == BLOCK_SIZE:
             return block
-        if any(block) or (block and not ended):
+        if block:
             raise FormatError(
                 f"the layer's tar ends inside the header at offset {self._next}: the layer is truncated"
             )
         return None
+
+    def _check_end(self, offset: int) -> None:
+        """Read the second block of an end mark, whose first block is at `offset`.
+
+        Raises: FormatError: something else follows. Go's archive/tar refuses it as well.
+        """
+        block = self._next_header()
+        if block is None:
+            return
+        if block != ZERO_BLOCK:
+            raise FormatError(
+                f"the layer's tar has one zero block at offset {offset} between entries: "
+                "two of them end an archive, and containerd refuses a single one"
+            )
+        self._next += BLOCK_SIZE
 
     def _is_header(self, block: memoryview | bytes) -> bool:
         """Verify a header; False for a zero block. Caches the checksum, so that a look-up is enough later."""
@@ -223,26 +241,32 @@ class LayerTarReader:
         mode, uid, gid = (parse_number(field[at : at + 8]) for at in (0, 8, 16))
         if len(self._owners) >= _FIELDS_KEPT:
             self._owners.clear()
-        owner = self._owners[field] = mode & 0o7777, uid, gid
+        owner = self._owners[field] = mode & 0o7777, uid & ID_KEPT, gid & ID_KEPT
         return owner
 
-    def _extend(self, extensions: Extensions | None, fields: Fields, offset: int) -> Extensions | None:
-        """Read an extension header, which applies to the next entry."""
-        size, flag = self._number(fields[2]), fields[5]
+    def _extension(self, fields: Fields) -> bytes:
+        """Read the body of an extension header."""
+        size = self._number(fields[2])
         if not 0 <= size <= EXTENSION_MAX:
             raise BadEntryError(f"its extension header has {size} bytes, at most {EXTENSION_MAX} are read")
         body = self._take(size)
         self._next += size + (-size & BLOCK_SIZE - 1)
-        if flag == b"g":  # containerd also reads it, and ignores all of it
-            parse_pax(body)
-            return extensions
-        extensions = extensions or Extensions(offset)
-        extensions.add(flag, body)
-        return extensions
+        return body
+
+    def _make_global_header(self, block: memoryview | bytes, fields: Fields, offset: int) -> TarEntry | None:
+        """Read a PAX global header. Its records have no effect, nor have extension headers before it."""
+        parse_pax(self._extension(fields))
+        self._unread = 0
+        path = clean_path(_stored_path(block, fields))
+        if not path:
+            return None
+        self._entry = TarEntry(path, GLOBAL_HEADER, 0, 0, 0, 0, 0, 0, b"", 0, NO_XATTRS, offset, None)
+        return self._entry
 
     def _make_entry(
         self, block: memoryview | bytes, fields: Fields, offset: int, extensions: Extensions | None
-    ) -> TarEntry:
+    ) -> TarEntry | None:
+        """Make an entry of its headers; None if it names no file."""
         name, owner_field, size_field, mtime_field, _, flag, link_begin, prefix_begin = fields
         if (kind := _KINDS.get(flag)) is None:
             raise BadEntryError(f"its typeflag {flag!r} is of no kind of file")
@@ -254,9 +278,7 @@ class LayerTarReader:
         if (mtime := self._numbers.get(mtime_field)) is None:
             mtime = self._number(mtime_field)
         mode, uid, gid = owner
-        path = name.partition(b"\0")[0]
-        if prefix_begin and (before := prefix_of(bytes(block))):
-            path = before + b"/" + path
+        path = _stored_path(block, fields) if prefix_begin else name.partition(b"\0")[0]
         target = text(bytes(block[LINKNAME])) if link_begin else b""
         entry = TarEntry(path, kind, mode, uid, gid, size, mtime, 0, target, 0, NO_XATTRS, offset, None)
         if not 0 <= mtime < _TIME_USUAL:
@@ -266,17 +288,16 @@ class LayerTarReader:
         if flag == b"\0" and entry.path.endswith(b"/"):
             entry.kind = kind = DIRECTORY
         self._unread = 0
-        if kind != REGULAR:
-            _settle_special(entry, block)
-        elif entry.size or extensions is not None or flag == b"S":
-            self._place_content(entry, block, flag, extensions)
-        entry.path = clean_path(entry.path)
-        if not 0 <= entry.uid <= ID_MAX or not 0 <= entry.gid <= ID_MAX:
-            raise BadEntryError(f"its owner {entry.uid}:{entry.gid} is out of range: 0..{ID_MAX} fit")
-        if not entry.path and entry.kind != DIRECTORY:
-            raise BadEntryError("it is the root of the layer, and no directory")
         self._entry = entry
-        return entry
+        stored = entry.path
+        entry.path = clean_path(stored)
+        names_file = bool(entry.path or (stored and kind == DIRECTORY))
+        if kind == REGULAR:
+            if entry.size or extensions is not None or flag == b"S":
+                self._place_content(entry, block, flag, extensions)
+        elif names_file:
+            _settle_special(entry, block)
+        return entry if names_file else None
 
     def _place_content(
         self, entry: TarEntry, block: memoryview | bytes, flag: bytes, extensions: Extensions | None
@@ -389,6 +410,14 @@ class LayerTarReader:
         if len(data) < size:
             raise BadEntryError(_TRUNCATED)
         return data
+
+
+def _stored_path(block: memoryview | bytes, fields: Fields) -> bytes:
+    """The path in an entry's own header, with its prefix."""
+    path = fields[0].partition(b"\0")[0]
+    if fields[7] and (before := prefix_of(bytes(block))):
+        return before + b"/" + path
+    return path
 
 
 def _settle_special(entry: TarEntry, block: memoryview | bytes) -> None:

@@ -309,6 +309,9 @@ def _add_feed(commands: Any) -> None:
     parser = _command(commands, "feed", "Write a stored layer's plain tar to stdout, checked and recorded.")
     parser.add_argument("source", metavar="SOURCE", help="layer: a file, a FIFO, or - for stdin")
     _add_source_check(parser)
+    parser.add_argument(
+        "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write the diffID as JSON"
+    )
     for name in ("chunk_size", "digester"):
         add_argument(parser, BUILD_ROWS[name], action=_Once)
 

@@ -108,7 +108,7 @@ def _create(args: argparse.Namespace) -> object:
             tar_split=tar_split,
         )
     )
-    more = {"single_layer": result.single_layer}
+    more = {"single_layer": result.single_layer, "diff_id": result.diff_id}
     _finish(args, result.blob_ids, result.bootstrap, build.compressor, started, result.counters, more)
     return result.root
 
@@ -232,7 +232,9 @@ def _feed(args: argparse.Namespace) -> None:
     from nydus_service.nydus_image.feed import feed
 
     check, tar_split = _source_options(args)
-    feed(args.source, check, tar_split)
+    diff_id = feed(args.source, check, tar_split)
+    if args.output_json is not None:
+        _write_json(args.output_json, {"diff_id": diff_id}, indent=None)
 
 
 def _bootstrap_layer(args: argparse.Namespace) -> None:

@@ -59,12 +59,14 @@ class CreateOptions:
 class CreateResult:
     """The result of `create`: blob ids in the order of the blob table, and the path of the bootstrap.
 
-    `single_layer`: see `LayerTree`. `root` is the root of the tree in the bootstrap.
+    `single_layer`: see `LayerTree`. `diff_id` is the digest of the plain tar, "sha256:…". `root` is the root
+    of the tree in the bootstrap.
     """
 
     blob_ids: list[str]
     bootstrap: Path | None
     single_layer: bool
+    diff_id: str
     counters: dict[str, int]
     root: Inode
 
@@ -133,7 +135,9 @@ class _LayerBuilder:
             "source_plain_size": self.source.bytes_plain,
         }
         blob_ids = [blob_id] if chunk_count or self.options.inline_meta else []
-        return CreateResult(blob_ids, path, self.tree.single_layer, counters, self.tree.root)
+        return CreateResult(
+            blob_ids, path, self.tree.single_layer, self.source.diff_id, counters, self.tree.root
+        )
 
     def _store_content(self) -> list[Chunk]:
         """Read the whole tar. Entries go to the tree, content to the blob."""

@@ -1,16 +1,38 @@
-"""Builds the tree of a layer from the entries of its tar.
+"""Builds the tree of a layer from the entries of its tar, as containerd unpacks it to a directory of its own.
 
 The tree keeps references to lower layers for the merge: whiteouts as ordinary files, as in the tar, and marks
-(`rafs.tree`) on directories that are only implied and on hard links to paths that are not in this tar.
+(`rafs.tree`) on inodes whose metadata or identity depends on lower layers.
 """
 
-from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_ISGID
 
 from nydus_service.errors import FormatError
-from nydus_service.layertar.reader import BLOCK, CHAR, DIRECTORY, FIFO, HARDLINK, REGULAR, SYMLINK, TarEntry
+from nydus_service.layertar.reader import (
+    BLOCK,
+    CHAR,
+    DIRECTORY,
+    FIFO,
+    GLOBAL_HEADER,
+    HARDLINK,
+    ID_KEPT,
+    REGULAR,
+    SYMLINK,
+    TarEntry,
+)
 from nydus_service.rafs.constants import MAX_NAME, MAX_SYMLINK, MAX_XATTR_VALUE
-from nydus_service.rafs.overlay import OPAQUE, WHITEOUT_PREFIX, find, link_metadata, resolve
-from nydus_service.rafs.tree import MARK_LOWER_LINK, NO_CHUNKS, Chunk, Inode, implied_directory
+from nydus_service.rafs.overlay import OPAQUE, WHITEOUT_PREFIX, Trail, link_metadata, resolve
+from nydus_service.rafs.tree import (
+    MARK_DESCRIBED_LATE,
+    MARK_IMPLIED,
+    MARK_LOWER_LINK,
+    MARK_NO_GID,
+    MARK_NO_UID,
+    MARK_WHITEOUT,
+    NO_CHUNKS,
+    Chunk,
+    Inode,
+    implied_directory,
+)
 
 ESTARGZ_ENTRIES = frozenset((b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"))
 """Metadata files of eStargz in the root of a layer; not part of the image."""
@@ -70,50 +92,87 @@ class LayerTree:
         """
         parent_path, _, name = entry.path.rpartition(b"/")
         if not name:  # the reader ensures that the root is a directory
+            self.root.mark = 0
             self._describe(self.root, entry)
             return
         parent = self._parents.get(parent_path)
         if parent is None:
             parent = self._find_parent(parent_path, entry)
         assert parent.children is not None
-        existing = parent.children.get(name)
         if name.startswith(WHITEOUT_PREFIX):
-            self.single_layer = False
-            self._hide(parent, name, entry)
-        if entry.kind == DIRECTORY and existing is not None and existing.children is not None:
-            self._describe(existing, entry)
+            self._add_whiteout(parent, name, entry, chunks)
             return
+        existing = parent.children.get(name)
         if existing is not None:
-            self.single_layer = False
-            if existing.children is not None or existing.is_symlink():
-                self._forget_parents()
-        if entry.kind == DIRECTORY:
-            self._add_directory(parent, name, existing, entry)
-            return
-        parent.children[name] = (
-            self._hard_link(entry) if entry.kind == HARDLINK else self._inode(entry, chunks)
-        )
+            if entry.kind == DIRECTORY and existing.children is not None:
+                self._describe(existing, entry)
+                return
+            self._remove(parent, name, existing)
+        if entry.kind == HARDLINK:
+            parent.children[name] = self._hard_link(entry)
+        elif entry.kind != GLOBAL_HEADER:
+            parent.children[name] = self._inode(entry, chunks, parent)
 
     def _find_parent(self, path: bytes, entry: TarEntry) -> Inode:
+        """The directory at a path. Missing directories are made."""
+        directory = self.root
+        for name, inode in self._resolve(path.split(b"/"), entry):
+            if inode is None:
+                inode = self._imply(directory, name)
+            elif inode.children is None:
+                where = b"/" + path
+                raise entry_error(entry, f"{where.decode(errors='backslashreplace')!r} is no directory")
+            directory = inode
+        if directory.mark:
+            self.single_layer = False
+        self._parents[path] = directory
+        return directory
+
+    def _resolve(self, path: list[bytes], entry: TarEntry) -> Trail:
         try:
-            parent, _ = resolve(self.root, path.split(b"/"), create=True)
+            return resolve(self.root, path)
         except FormatError as exc:
             raise entry_error(entry, str(exc)) from exc
-        assert parent is not None
-        if parent.mark:
+
+    def _imply(self, parent: Inode, name: bytes) -> Inode:
+        """Make a directory without an entry of its own. The merge gives it the metadata of a lower one."""
+        directory = implied_directory()
+        assert parent.children is not None
+        self._inherit_group(directory, parent)
+        if WHITEOUT_PREFIX + name in parent.children:  # which has hidden the lower one
+            directory.mark &= ~MARK_IMPLIED
+        if name in parent.children:  # a whiteout, since any other file ends the path
+            directory.mark |= MARK_WHITEOUT
+        parent.children[name] = directory
+        return directory
+
+    def _inherit_group(self, inode: Inode, parent: Inode) -> None:
+        """Set the gid that a file gets from the directory in which it is made."""
+        inode.gid = parent.gid if parent.mode & S_ISGID else 0
+        if parent.mark & (MARK_IMPLIED | MARK_NO_GID):  # only the merge knows the parent's group
+            inode.mark |= MARK_NO_GID
             self.single_layer = False
-        self._parents[path] = parent
-        return parent
 
-    def _forget_parents(self) -> None:
-        self._parents = {b"": self.root}
+    def _remove(self, parent: Inode, name: bytes, existing: Inode) -> None:
+        assert parent.children is not None
+        self.single_layer = False
+        del parent.children[name]
+        if existing.children is not None or existing.is_symlink():
+            self._parents = {b"": self.root}
 
-    def _inode(self, entry: TarEntry, chunks: tuple[Chunk, ...]) -> Inode:
+    def _inode(self, entry: TarEntry, chunks: tuple[Chunk, ...], parent: Inode | None = None) -> Inode:
+        """Make the inode of an entry.
+
+        Args: parent: its directory; None if it describes an existing file, which keeps its owner if the entry
+            sets none.
+        """
         inode = Inode(
             _FILE_TYPE[entry.kind] | entry.mode, entry.uid, entry.gid, entry.mtime, entry.mtime_nsec
         )
         if not self._own_ids:
             inode.uid = inode.gid = 0
+        elif entry.uid == ID_KEPT or entry.gid == ID_KEPT:
+            self._settle_owner(inode, parent)
         inode.size = entry.size
         inode.target = entry.target
         inode.rdev = entry.rdev
@@ -121,6 +180,19 @@ class LayerTree:
         if entry.xattrs:
             inode.xattrs = self._xattrs(entry)
         return inode
+
+    def _settle_owner(self, inode: Inode, parent: Inode | None) -> None:
+        """Replace the ids that chown(2) does not set."""
+        if inode.uid == ID_KEPT:
+            inode.uid = 0
+            if parent is None:
+                inode.mark |= MARK_NO_UID
+        if inode.gid == ID_KEPT:
+            inode.gid = 0
+            if parent is None:
+                inode.mark |= MARK_NO_GID
+            else:
+                self._inherit_group(inode, parent)
 
     def _xattrs(self, entry: TarEntry) -> dict[bytes, bytes]:
         """The extended attributes of an entry that containerd sets."""
@@ -140,73 +212,80 @@ class LayerTree:
     def _describe(self, directory: Inode, entry: TarEntry) -> None:
         """Set an existing directory's metadata. Extended attributes from earlier entries of this tar stay."""
         described = self._inode(entry, NO_CHUNKS)
+        if directory.mark & MARK_IMPLIED:
+            directory.mark ^= MARK_IMPLIED | MARK_DESCRIBED_LATE | MARK_NO_UID | MARK_NO_GID
+        if not described.mark & MARK_NO_UID:
+            directory.uid = described.uid
+            directory.mark &= ~MARK_NO_UID
+        if not described.mark & MARK_NO_GID:
+            directory.gid = described.gid
+            directory.mark &= ~MARK_NO_GID
         directory.mode = described.mode
-        directory.uid = described.uid
-        directory.gid = described.gid
         directory.mtime = described.mtime
         directory.mtime_nsec = described.mtime_nsec
         directory.xattrs = directory.xattrs | described.xattrs if directory.xattrs else described.xattrs
-        directory.mark = 0
 
-    def _add_directory(self, parent: Inode, name: bytes, existing: Inode | None, entry: TarEntry) -> None:
-        assert parent.children is not None
-        parent.children[name] = self._inode(entry, NO_CHUNKS)
-        if existing is not None and not name.startswith(WHITEOUT_PREFIX):
-            # It replaced an entry of another kind, so a lower directory must not show through.
-            parent.children.setdefault(WHITEOUT_PREFIX + name, Inode(S_IFREG | 0o644))
-
-    def _hide(self, parent: Inode, name: bytes, entry: TarEntry) -> None:
-        """Apply a whiteout to an earlier entry of this tar; the merge applies it to lower layers."""
-        assert parent.children is not None
+    def _add_whiteout(self, parent: Inode, name: bytes, entry: TarEntry, chunks: tuple[Chunk, ...]) -> None:
+        """Add a whiteout for the merge. Entries of this tar stay, in whatever order they come."""
         hidden = name[len(WHITEOUT_PREFIX) :]
         if hidden in (b"", b".", b".."):
             raise entry_error(entry, "a whiteout without a name")
-        if len(hidden) > MAX_NAME:
-            raise entry_error(entry, f"a name of {len(hidden)} bytes, at most {MAX_NAME} fit")
-        if name != OPAQUE and parent.children.pop(hidden, None) is not None:
-            self._forget_parents()
+        assert parent.children is not None
+        self.single_layer = False
+        existing = parent.children.get(name)
+        if existing is not None and existing.children is not None:
+            existing.mark |= MARK_WHITEOUT
+        elif entry.kind == REGULAR:
+            parent.children[name] = self._inode(entry, chunks, parent)
+        else:
+            parent.children[name] = Inode(S_IFREG | entry.mode)
 
     def _hard_link(self, entry: TarEntry) -> Inode:
         """The inode that a link refers to: one of this tar, or a marked placeholder for a lower layer's."""
         if (entry.target + b"/").startswith(entry.path + b"/"):  # the link would first remove its target
             raise entry_error(entry, f"hard link to {entry.target!r}, which it replaces")
-        link = self._inode(entry, NO_CHUNKS)
-        try:
-            target = find(self.root, entry.target)
-            hidden = target is None and self._is_hidden(entry.target)
-        except FormatError as exc:
-            raise entry_error(entry, f"hard link to {entry.target!r}: {exc}") from exc
-        if target is None:
-            if hidden:
-                raise entry_error(entry, f"hard link to {entry.target!r}, which this layer removes")
-            if len(entry.target) >= MAX_SYMLINK:
-                raise entry_error(entry, f"hard link to a path of {len(entry.target)} bytes in a lower layer")
-            link.target = b"/" + entry.target
-            link.mark = MARK_LOWER_LINK
-            self.single_layer = False
-            return link
+        *parents, name = entry.target.split(b"/")
+        trail = self._resolve(parents, entry)
+        directory = trail[-1][1] if trail else self.root
+        target = None
+        if directory is not None:
+            if directory.children is None:
+                raise entry_error(entry, f"hard link to {entry.target!r}, whose parent is no directory")
+            target = directory.children.get(name) if name else self.root
+        if target is None or (target.children is None and name.startswith(WHITEOUT_PREFIX)):
+            return self._lower_link(entry, trail, name)
         if target.children is not None:
             raise entry_error(entry, f"hard link to {entry.target!r}, which is a directory")
+        link = self._inode(entry, NO_CHUNKS)
         if target.mark & MARK_LOWER_LINK:
             link.target = target.target
-            link.mark = MARK_LOWER_LINK
+            link.mark |= MARK_LOWER_LINK
             return link
         link_metadata(link, target)
         return target
 
-    def _is_hidden(self, path: bytes) -> bool:
-        """Whether a whiteout or an opaque mark of this tar hides a path of the lower layers."""
+    def _lower_link(self, entry: TarEntry, trail: Trail, name: bytes) -> Inode:
+        """Make the placeholder of a hard link to a lower layer. Its target goes through the directories of
+        this tar that are there now, so that no lower link is followed in their place."""
         directory = self.root
-        for name in path.split(b"/"):
-            if directory.children is None:
-                return False
-            if OPAQUE in directory.children or WHITEOUT_PREFIX + name in directory.children:
-                return True
-            below = directory.children.get(name)
-            if below is None:
-                return False
-            directory = below
-        return False
+        names = [each for each, _ in trail] + [name]
+        own = 0
+        for each, inode in [*trail, (name, None)]:
+            assert directory.children is not None
+            if OPAQUE in directory.children or WHITEOUT_PREFIX + each in directory.children:
+                raise entry_error(entry, f"hard link to {entry.target!r}, which this layer removes")
+            if inode is None:
+                break
+            directory = inode
+            own += 1
+        before, rest = b"".join(b"/" + each for each in names[:own]), b"/".join(names[own:])
+        link = self._inode(entry, NO_CHUNKS)
+        link.target = (before + b"//" if own else b"/") + rest
+        if len(link.target) > MAX_SYMLINK:
+            raise entry_error(entry, f"hard link to a path of {len(entry.target)} bytes in a lower layer")
+        link.mark |= MARK_LOWER_LINK
+        self.single_layer = False
+        return link
 
 
 def record_file_offsets(root: Inode, chunk_size: int) -> None:

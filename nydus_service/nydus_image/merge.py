@@ -58,17 +58,20 @@ def merge(options: MergeOptions) -> MergeResult:
     _check_lists(options)
     blobs = _BlobTable(options)
     root = empty_root()
+    lowers: list[Inode] = []
     first: Bootstrap | None = None
     for index, source in enumerate(options.sources):
         try:
             layer = read_bootstrap(_read(source), adopt=partial(blobs.adopt, index))
             first = first or layer
             _check_consistency(first, layer, source)
-            apply_layer(root, layer.root, layer.has_lower_links)
+            apply_layer(root, layer.root, lowers, layer.has_lower_links)
+            lowers.append(layer.root)
         except FormatError as exc:
             raise FormatError(f"layer {index + 1} of {len(options.sources)}, {source}: {exc}") from exc
         except UnsupportedError as exc:
             raise UnsupportedError(f"layer {index + 1} of {len(options.sources)}, {source}: {exc}") from exc
+    del lowers  # before the bootstrap is built, when memory use is at its peak
     image = ImageFormat(
         chunk_size=layer.chunk_size,
         compressor=layer.compressor,

@@ -51,6 +51,7 @@ class LayerSource:
 
     `close` ends the thread and the process in any state. `finish` waits for the end of the source and of the
     tar-split, and raises the error of either. Takes over `fd`, and closes it even if the constructor fails.
+    `diff_id` is set when the whole source was read: the digest of its decompressed bytes, "sha256:…".
     """
 
     def __init__(self, fd: int, check: SourceCheck, tar_split: TarSplitOptions | None) -> None:
@@ -70,6 +71,9 @@ class LayerSource:
         self._ended = False
         self.bytes_read = 0
         self.bytes_plain = 0
+        self.diff_id = ""
+        self._is_plain = False
+        self._plain_digest = hashlib.sha256()
         self._thread = threading.Thread(target=self._run, name="read", daemon=True)
         self._thread.start()
 
@@ -131,6 +135,7 @@ class LayerSource:
                 break
             head += data
         kind = sniff(head)
+        self._is_plain = kind == "none"
         try:
             decompressor = open_decompressor(kind)
             data = head
@@ -148,6 +153,8 @@ class LayerSource:
             self._compare(digest.hexdigest(), f"; reading it as {kind} fails, too: {exc}")
             raise
         self._compare(digest.hexdigest(), "")
+        plain_digest = digest if self._is_plain else self._plain_digest
+        self.diff_id = f"sha256:{plain_digest.hexdigest()}"
 
     def _read_stored(self, update: Callable[[bytes], None]) -> bytes:
         if self._end_read in dict(self._poll.poll()):
@@ -162,6 +169,8 @@ class LayerSource:
 
     def _hand_on(self, piece: bytes) -> None:
         self.bytes_plain += len(piece)
+        if not self._is_plain:
+            self._plain_digest.update(piece)
         if self._tar_split is not None:
             self._tar_split.put(piece)
         self._pieces.put(piece)

@@ -112,6 +112,8 @@ MAX_NAME = 255
 MAX_SYMLINK = 4095
 """4096 bytes pass the native check, but the kernel and nydusd cannot serve them."""
 MAX_XATTR_VALUE = 65535
+MAX_XATTRS_SIZE = 12 + 4 * (65535 - 1)
+"""Bytes of all extended attributes of an inode, since `i_xattr_icount` has 16 bits."""
 
 
 def align(value: int, to: int) -> int:

@@ -17,6 +17,7 @@ from nydus_service.rafs.constants import (
     INCOMPAT_DEVICE_TABLE,
     MAX_NAME,
     MAX_XATTR_VALUE,
+    MAX_XATTRS_SIZE,
     ROOT_NID,
     XATTR_PREFIXES,
 )
@@ -70,6 +71,7 @@ FILE_TYPES = (0, 5, 3, 0, 2, 0, 4, 0, 1, 0, 7, 0, 6, 0, 0, 0)
 XATTR_HEADER_SIZE = 12
 _XATTR_HEADER = Struct("<IB7x")
 _XATTR_ENTRY = Struct("<BBH")
+_XATTRS_SHOWN = 20
 _PREFIX_BY_INDEX = dict(XATTR_PREFIXES)
 _WHOLE_NAMES = (2, 3)
 
@@ -174,9 +176,13 @@ def pack_xattrs(xattrs: Iterable[tuple[bytes, bytes]]) -> bytes:
     then per xattr, padded to 4 bytes: u8 length of the name's rest, u8 prefix index,
     u16 length of the value, rest of the name, value.
 
-    Returns b"" without xattrs. Raises: FormatError: EROFS cannot represent a name or a value.
+    Returns b"" without xattrs.
+    Raises:
+        FormatError: EROFS cannot represent a name or a value.
+        UnsupportedError: the xattrs of one inode do not fit together.
     """
     parts: list[bytes] = []
+    sizes: list[str] = []
     for name, value in xattrs:
         split = split_xattr_name(name)
         if split is None:
@@ -189,7 +195,16 @@ def pack_xattrs(xattrs: Iterable[tuple[bytes, bytes]]) -> bytes:
         index, rest = split
         parts.append(_XATTR_ENTRY.pack(len(rest), index, len(value)) + rest + value)
         parts.append(bytes(-len(parts[-1]) % 4))
-    return b"".join((bytes(XATTR_HEADER_SIZE), *parts)) if parts else b""
+        sizes.append(f"{name.decode(errors='backslashreplace')} of {len(value)} bytes")
+    if not parts:
+        return b""
+    packed = b"".join((bytes(XATTR_HEADER_SIZE), *parts))
+    if len(packed) > MAX_XATTRS_SIZE:
+        raise UnsupportedError(
+            f"its extended attributes take {len(packed)} bytes, at most {MAX_XATTRS_SIZE} fit: "
+            f"{', '.join(sizes[:_XATTRS_SHOWN])}{', …' if len(sizes) > _XATTRS_SHOWN else ''}"
+        )
+    return packed
 
 
 def unpack_xattrs(data: bytes | memoryview, start: int, size: int, shared_at: int) -> dict[bytes, bytes]:

@@ -1,22 +1,40 @@
 """Applies one layer's tree to the tree of the layers below it.
 
-The result is the tree that containerd leaves on disk after applying the layers, except for times that the
-application itself sets. Whiteouts remove entries, and are removed themselves. A directory that a layer only
-implies does not change the directory below it; if a symlink is in its place, it is followed. A hard link may
-refer to a lower layer.
+The result is the tree that an overlay mount of containerd's snapshots shows, except for times that unpacking
+itself sets. Each layer is unpacked alone: links of lower layers are not followed, and a directory that a
+layer only implies replaces anything else that a lower layer has at its path. A new implied directory has the
+metadata that the topmost lower layer gives to its path, whether or not that is hidden by now. Whiteouts
+remove entries of lower layers only, and are removed themselves. A hard link may refer to a lower layer.
+
+Source: containerd pkg/archive/tar.go, `applyNaive` and `mkparent`, as called by diff/apply for overlayfs.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from stat import S_ISGID
 
 from nydus_service.errors import FormatError
-from nydus_service.rafs.tree import MARK_IMPLIED, MARK_LOWER_LINK, Inode, implied_directory
+from nydus_service.rafs.tree import (
+    MARK_DESCRIBED_LATE,
+    MARK_IMPLIED,
+    MARK_LOWER_LINK,
+    MARK_NO_GID,
+    MARK_NO_UID,
+    MARK_WHITEOUT,
+    Inode,
+    implied_directory,
+)
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE = b".wh..wh..opq"
 _MAX_LINKS = 255
 _CAPABILITY = b"security.capability"
+_MARKS_OF_BASE = MARK_IMPLIED | MARK_DESCRIBED_LATE
+"""Marks of directories that take metadata from a directory in the lower layers."""
+
+Path = tuple[bytes, ...]
+Trail = list[tuple[bytes, Inode | None]]
+"""Names and inodes on the way from a root to a path; None where a component is missing."""
 
 
 def empty_root() -> Inode:
@@ -26,12 +44,23 @@ def empty_root() -> Inode:
     return root
 
 
-def apply_layer(root: Inode, layer: Inode, has_lower_links: bool = False) -> None:
-    """Apply `layer` to `root` in place. Inodes of `layer` become part of `root`.
+def is_whiteout(name: bytes, inode: Inode) -> bool:
+    """Whether an entry of a layer's tree is a whiteout, perhaps besides being a directory."""
+    return name.startswith(WHITEOUT_PREFIX) and (inode.children is None or inode.mark & MARK_WHITEOUT > 0)
+
+
+def apply_layer(
+    root: Inode, layer: Inode, lowers: Sequence[Inode] = (), has_lower_links: bool = False
+) -> None:
+    """Apply `layer` to `root` in place.
+
+    The inodes of `layer` that are no directories become part of `root`. Its directories get their final
+    metadata.
 
     Args:
         root: the tree so far, `empty_root()` for the lowest layer.
         layer: the root of one layer's tree, with its whiteouts and marks.
+        lowers: the roots of the layers below, lowest first, each applied before.
         has_lower_links: whether to look for inodes marked MARK_LOWER_LINK.
     Raises:
         FormatError: a hard link has no target, an entry is below something other than a directory, or
@@ -39,82 +68,143 @@ def apply_layer(root: Inode, layer: Inode, has_lower_links: bool = False) -> Non
     """
     if has_lower_links:
         _join_lower_links(root, layer)
-    through_links: deque[tuple[tuple[bytes, ...], Inode]] = deque()
-    pending: list[tuple[Inode, Inode, tuple[bytes, ...]]] = [(root, layer, ())]
-    while pending or through_links:
-        if not pending:  # entries below symlinks come last, when the targets are complete
-            path, upper = through_links.popleft()
-            lower, path = make_directory(root, path)
-            pending.append((lower, upper, path))
-        lower, upper, path = pending.pop()
-        if not upper.mark & MARK_IMPLIED:
-            _copy_metadata(upper, lower)
+    _complete(layer, root)
+    pending: list[tuple[Inode, Inode, int, Path]] = [(root, layer, _group_to_inherit(root), ())]
+    while pending:
+        lower, upper, group, path = pending.pop()
+        _copy_metadata(upper, lower)
         below, above = lower.children, upper.children
         assert below is not None
         assert above is not None
-        for name in above:
-            if name.startswith(WHITEOUT_PREFIX):
+        for name in [name for name in above if name.startswith(WHITEOUT_PREFIX)]:
+            if is_whiteout(name, above[name]):
                 if name == OPAQUE:
                     below.clear()
                 else:
                     below.pop(name[len(WHITEOUT_PREFIX) :], None)
         for name, child in above.items():
+            mark = child.mark
+            if mark & MARK_NO_GID:
+                child.gid = group
             if child.children is None:
                 if not name.startswith(WHITEOUT_PREFIX):
+                    child.mark = 0
                     below[name] = child
                 continue
-            if name.startswith(WHITEOUT_PREFIX):
-                continue
-            existing = below.get(name)
-            if existing is not None and existing.children is None and child.mark & MARK_IMPLIED:
-                if not existing.is_symlink():
-                    raise FormatError(
-                        f"{_shown((*path, name))} is no directory, but an upper layer has entries in it"
-                    )
-                through_links.append(((*path, name), child))
-                continue
+            base = existing = below.get(name)
             if existing is None or existing.children is None:
-                existing = below[name] = _new_directory(lower, child)
-            pending.append((existing, child, (*path, name)))
+                base = None
+                if mark & _MARKS_OF_BASE:
+                    base = _find_base(root, lowers, (*path, name), child, existing)
+                existing = below[name] = empty_root()
+            if base is not None:
+                _complete(child, base)
+            source = base if mark & _MARKS_OF_BASE else child
+            group_below = 0 if source is None else _group_to_inherit(source)
+            pending.append((existing, child, group_below, (*path, name)))
 
 
-def _new_directory(parent: Inode, described: Inode) -> Inode:
-    """Make an empty directory; the metadata of an explicit one is copied when it is visited."""
-    directory = empty_root()
-    if described.mark & MARK_IMPLIED:
-        inherit_group(parent, directory)
-    return directory
+def _find_base(
+    root: Inode, lowers: Sequence[Inode], path: Path, upper: Inode, existing: Inode | None
+) -> Inode | None:
+    """The directory whose metadata a new implied directory gets; None for the default.
+
+    Args:
+        root: the tree so far.
+        upper: the implied directory.
+        existing: the entry in its place that is no directory, if there is one.
+    Raises: FormatError: neither of containerd's snapshotters could make the directory, or those below it.
+    """
+    try:
+        base = find_directory(lowers, path)
+    except FormatError:
+        # overlayfs cannot make it. The native snapshotter can, unless it meets the same obstacle.
+        if existing is not None:
+            _check_passable(root, path)
+        return None
+    if existing is not None and _has_only_implied(upper):
+        _check_passable(root, path)
+    return base
 
 
-def inherit_group(parent: Inode, directory: Inode) -> None:
-    """Inherit the group of a set-group-ID parent, as mkdir does; containerd's chmod then clears the bit."""
-    if parent.mode & S_ISGID:
-        directory.gid = parent.gid
+def _check_passable(root: Inode, path: Path) -> None:
+    """Raises: FormatError: a path does not lead to a directory, nor to a place where one can be made."""
+    inode = resolve(root, path)[-1][1] if path else root
+    if inode is not None and inode.children is None:
+        raise FormatError(f"{_shown(path)} is no directory, but an upper layer has entries below it")
 
 
-def _copy_metadata(upper: Inode, lower: Inode) -> None:
-    lower.mode = upper.mode
-    lower.uid = upper.uid
-    lower.gid = upper.gid
-    lower.mtime = upper.mtime
-    lower.mtime_nsec = upper.mtime_nsec
-    lower.xattrs = upper.xattrs
+def _has_only_implied(directory: Inode) -> bool:
+    children = (directory.children or {}).values()
+    return all(child.children is not None and child.mark & MARK_IMPLIED for child in children)
 
 
-def resolve(root: Inode, path: Iterable[bytes], *, create: bool) -> tuple[Inode | None, tuple[bytes, ...]]:
-    """Walk a path of directories inside `root`, following symlinks; ".." stops at the root.
+def find_directory(lowers: Sequence[Inode], path: Path) -> Inode | None:
+    """Find the directory that a path names in the topmost layer that has the path, whatever it is there.
+
+    Links are followed inside that layer alone. The root of a layer is not found, since an unpacked layer has
+    a root without metadata of its own.
+
+    Raises:
+        FormatError: a component before the last is no directory, or symlinks loop.
+    """
+    for root in reversed(lowers):
+        trail = resolve(root, path)
+        directory = root
+        for name, inode in trail:
+            if inode is None:
+                if WHITEOUT_PREFIX + name in (directory.children or {}):
+                    return None
+                break
+            directory = inode
+        else:
+            return directory if trail and directory.children is not None else None
+    return None
+
+
+def _group_to_inherit(directory: Inode) -> int:
+    """The gid of a file that is made in a directory without a gid of its own."""
+    return directory.gid if directory.mode & S_ISGID else 0
+
+
+def _complete(directory: Inode, base: Inode) -> None:
+    """Give a directory of a layer the metadata that its marks leave to its base in the lower layers."""
+    mark = directory.mark
+    if mark & MARK_IMPLIED:
+        _copy_metadata(base, directory)
+    elif mark & MARK_DESCRIBED_LATE:
+        if mark & MARK_NO_UID:
+            directory.uid = base.uid
+        if mark & MARK_NO_GID:
+            directory.gid = base.gid
+        directory.xattrs = base.xattrs | directory.xattrs
+
+
+def _copy_metadata(source: Inode, target: Inode) -> None:
+    target.mode = source.mode
+    target.uid = source.uid
+    target.gid = source.gid
+    target.mtime = source.mtime
+    target.mtime_nsec = source.mtime_nsec
+    target.xattrs = source.xattrs
+
+
+def resolve(root: Inode, path: Iterable[bytes], *, start: Trail | None = None) -> Trail:
+    """Walk a path inside `root`, following symlinks, also that of its last component.
+
+    Missing components are kept as they are, as in containerd's `fs.RootPath`; ".." stops at the root.
 
     Args:
         root: the start of absolute targets.
         path: components.
-        create: whether to make missing components as implied directories; otherwise stop at the first.
+        start: where the path begins, `root` by default.
     Returns:
-        The directory, or None if a component is missing; and its own path, without symlinks.
+        The names on the way without symlinks, and their inodes.
     Raises:
-        FormatError: a component is not a directory, or symlinks loop.
+        FormatError: a component before the last is not a directory, or symlinks loop.
     """
     rest = deque(path)
-    trail: list[tuple[bytes, Inode]] = []
+    trail: Trail = [] if start is None else start
     links = 0
     while rest:
         name = rest.popleft()
@@ -125,58 +215,51 @@ def resolve(root: Inode, path: Iterable[bytes], *, create: bool) -> tuple[Inode 
                 trail.pop()
             continue
         here = trail[-1][1] if trail else root
-        assert here.children is not None
-        child = here.children.get(name)
-        if child is None:
-            if not create:
-                return None, ()
-            child = here.children[name] = implied_directory()
-            inherit_group(here, child)
-        elif child.is_symlink() and not child.mark & MARK_LOWER_LINK:
-            links += 1
-            if links > _MAX_LINKS:
-                raise FormatError(f"symlinks loop at {_shown([name for name, _ in trail] + [name])}")
-            if child.target.startswith(b"/"):
-                trail = []
-            rest.extendleft(reversed(child.target.split(b"/")))
-            continue
-        elif child.children is None:
-            raise FormatError(f"{_shown([name for name, _ in trail] + [name])} is no directory")
+        child = None
+        if here is not None:
+            if here.children is None:
+                raise FormatError(f"{_shown(name for name, _ in trail)} is no directory")
+            child = here.children.get(name)
+        if child is not None and child.children is None:
+            if name.startswith(WHITEOUT_PREFIX):
+                child = None  # a whiteout is not a file
+            elif child.is_symlink() and not child.mark & MARK_LOWER_LINK:
+                links += 1
+                if links > _MAX_LINKS:
+                    raise FormatError(f"symlinks loop at {_shown([*(name for name, _ in trail), name])}")
+                if child.target.startswith(b"/"):
+                    trail = []
+                rest.extendleft(reversed(child.target.split(b"/")))
+                continue
         trail.append((name, child))
-    return (trail[-1][1] if trail else root), tuple(name for name, _ in trail)
-
-
-def make_directory(root: Inode, path: Iterable[bytes]) -> tuple[Inode, tuple[bytes, ...]]:
-    """`resolve` that makes missing directories, and clears the marks for a merged tree."""
-    directory, trail = resolve(root, path, create=True)
-    assert directory is not None
-    node = root
-    for name in trail:
-        assert node.children is not None
-        node = node.children[name]
-        node.mark = 0
-    return directory, trail
+    return trail
 
 
 def find(root: Inode, path: bytes) -> Inode | None:
-    """The inode at an absolute path; symlinks in its parents are followed, but not the last component."""
+    """The inode at an absolute path; symlinks in its parents are followed, but not the last component.
+
+    Raises: FormatError: as `resolve`.
+    """
     *parents, name = [part for part in path.split(b"/") if part] or [b""]
-    directory, _ = resolve(root, parents, create=False)
-    if directory is None or directory.children is None:
-        return None
-    return directory.children.get(name) if name else root
+    trail = resolve(root, parents)
+    directory = trail[-1][1] if trail else root
+    if not name:
+        return root
+    return directory.children.get(name) if directory is not None and directory.children else None
 
 
 def link_metadata(entry: Inode, target: Inode) -> None:
     """Set the metadata of a hard link's own tar entry on the inode that it refers to.
 
     Its extended attributes are added to the inode's. A chown, even to the same owner, removes the
-    capabilities.
+    capabilities. The marks of `entry` say which owners it does not set.
     """
     if not target.is_symlink():
         target.mode = target.mode & 0o170000 | entry.mode & 0o7777
-    target.uid = entry.uid
-    target.gid = entry.gid
+    if not entry.mark & MARK_NO_UID:
+        target.uid = entry.uid
+    if not entry.mark & MARK_NO_GID:
+        target.gid = entry.gid
     target.mtime = entry.mtime
     target.mtime_nsec = entry.mtime_nsec
     if target.xattrs or entry.xattrs:
@@ -201,7 +284,7 @@ def _join_lower_links(root: Inode, layer: Inode) -> None:
             if child.children is not None:
                 pending.append((path + b"/" + name, child))
             elif child.mark & MARK_LOWER_LINK:
-                target = find(root, child.target)
+                target = _find_lower(root, layer, child.target)
                 if target is None or target.children is not None:
                     what = "is not there" if target is None else "is a directory"
                     raise FormatError(
@@ -209,6 +292,31 @@ def _join_lower_links(root: Inode, layer: Inode) -> None:
                     )
                 link_metadata(child, target)
                 directory.children[name] = target
+
+
+def _find_lower(root: Inode, layer: Inode, target: bytes) -> Inode | None:
+    """The inode that the target of an inode with MARK_LOWER_LINK names; None if there is none.
+
+    Where links of lower layers lead to another path, `layer` may have that.
+    """
+    before, _, after = target.rpartition(b"//")
+    trail: Trail = []
+    directory: Inode | None = root
+    for name in before.split(b"/")[1:]:
+        directory = (directory.children or {}).get(name) if directory is not None else None
+        trail.append((name, directory))
+    if directory is None or directory.children is None:
+        return None
+    *parents, name = [part for part in after.split(b"/") if part]
+    plain = [*(name for name, _ in trail), *parents]
+    trail = resolve(root, parents, start=trail)
+    path = [name for name, _ in trail]
+    if path != plain:
+        own = find(layer, b"/".join([*path, name]))
+        if own is not None and not own.mark & MARK_LOWER_LINK:
+            return own
+    directory = trail[-1][1] if trail else root
+    return directory.children.get(name) if directory is not None and directory.children else None
 
 
 def _shown(path: Iterable[bytes]) -> str:

@@ -12,8 +12,19 @@ from nydus_service.rafs.constants import BLOB_INLINED_FS_META, BLOB_SEPARATE
 MARK_IMPLIED = 0x1
 """A directory without an entry in the layer, which only the paths of other entries imply."""
 MARK_LOWER_LINK = 0x2
-"""A hard link to a path of a lower layer. It is stored as a symlink with that path, absolute, as its target.
-The merge sets the link's own metadata on the inode that it resolves to."""
+"""A hard link to a path of a lower layer, stored as a symlink. Its target is "/DIRECTORIES//PATH", or
+"/PATH": `DIRECTORIES` are also directories of this layer, so that they must not be links of a lower one. The
+merge sets the link's own metadata on the inode that it resolves to."""
+MARK_WHITEOUT = 0x4
+"""A directory with the name of a whiteout, for which the layer also has the whiteout itself."""
+MARK_DESCRIBED_LATE = 0x8
+"""A directory whose entry comes after entries below it: its extended attributes are added to those that the
+implied directory had."""
+MARK_NO_UID = 0x10
+"""An inode with `MARK_DESCRIBED_LATE` or `MARK_LOWER_LINK` that sets no uid: it keeps that of its base."""
+MARK_NO_GID = 0x20
+"""The same for the gid. On any other inode: it was made in an implied directory, whose group it inherits if
+the directory's base is set-group-ID."""
 
 
 class Blob:
@@ -123,8 +134,8 @@ class Inode:
     """A file of any type. `mode` is a full st_mode; `children` is None unless it is a directory.
 
     `rdev` is the kernel's 32-bit device number. `xattrs` maps full names to values. `chunks` cover the `size`
-    bytes of a regular file; all but the last have the image's chunk size. `mark` is set only in the bootstrap
-    of a layer; see `MARK_IMPLIED`. `nid`, `ino` and `nlink` are used only by the writer.
+    bytes of a regular file; all but the last have the image's chunk size. `mark` holds `MARK_` bits, only in
+    the bootstrap of a layer. `nid`, `ino` and `nlink` are used only by the writer.
     """
 
     __slots__ = (

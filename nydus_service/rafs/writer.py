@@ -16,7 +16,7 @@ from operator import itemgetter
 from struct import Struct
 from typing import NamedTuple
 
-from nydus_service.errors import FormatError
+from nydus_service.errors import FormatError, UnsupportedError
 from nydus_service.rafs.allocator import Allocator
 from nydus_service.rafs.constants import (
     BLOB_ENTRY_SIZE,
@@ -53,7 +53,7 @@ from nydus_service.rafs.erofs import (
     Superblock,
     pack_xattrs,
 )
-from nydus_service.rafs.tree import Blob, Chunk, Inode
+from nydus_service.rafs.tree import Blob, Chunk, Inode, walk
 from nydus_service.rafs.v6 import (
     CHUNK,
     EXTENDED_SUPERBLOCK_OFFSET,
@@ -111,6 +111,7 @@ class _PlacedSymlink(NamedTuple):
 class _Placement:
     """The result of the first pass."""
 
+    root: Inode
     directories: list[_PlacedDirectory] = field(default_factory=list)
     others: list[Inode] = field(default_factory=list)
     symlinks: dict[int, _PlacedSymlink] = field(default_factory=dict)  # by nid
@@ -138,6 +139,7 @@ def write_bootstrap(
         The bootstrap, a multiple of 4096 bytes, and the rows of its blob table.
     Raises:
         FormatError: the format cannot represent the tree: too many blobs, or a name or a target too long.
+        UnsupportedError: the extended attributes of one inode do not fit.
     """
     placement = _place(root)
     table = list(placement.blobs) if blobs is None else list(blobs)
@@ -211,7 +213,7 @@ def directory_size(names: Sequence[bytes]) -> int:
 
 def _place(root: Inode) -> _Placement:
     """Run the first pass: assign every inode its place, sequence number and link count."""
-    placement = _Placement()
+    placement = _Placement(root)
     allocator = Allocator()
     _forget_places(root)
     ino = root.ino = 1
@@ -261,7 +263,11 @@ def _forget_places(root: Inode) -> None:
 
 def _packed_xattrs(inode: Inode, placement: _Placement) -> bytes:
     placement.has_xattrs = True
-    return pack_xattrs(sorted(inode.xattrs.items()))
+    try:
+        return pack_xattrs(sorted(inode.xattrs.items()))
+    except (FormatError, UnsupportedError) as exc:
+        path = next(path for path, each in walk(placement.root) if each is inode)
+        raise type(exc)(f"{path.decode(errors='backslashreplace')!r}: {exc}") from exc
 
 
 def _place_directory(

@@ -46,6 +46,7 @@ def header_number(field: bytes) -> int:
 
 def decimal(digits: bytes) -> int:
     """Read a number of a PAX record or a sparse map, not negative. Raises: FormatError: not a number."""
+    digits = digits.removeprefix(b"+")
     if not digits.isdigit() or len(digits) > _DIGITS_MAX:
         raise FormatError(f"{digits[:40]!r} is no decimal number")
     return int(digits)

@@ -9,18 +9,19 @@ about two microseconds for a small file.
 Most entries have little content and lie within one piece. `_scan` is a loop over those; `_header` handles all
 others. The recorder is always in one of these states, by the input that it expects next: `_extension_left`
 bytes of an extension header; more of an old GNU sparse map (`_map_goes_on`); `_stored` bytes of content, the
-first of which may be a sparse map; `_padding`; otherwise a header.
+first of which may be a sparse map; `_padding`; nothing more, because the archive `_has_ended`; otherwise a
+header. A PAX global header is an entry of its own. Extension headers without an entry are left out.
 
 The tar-split is one zstd frame with a checksum, over this, little-endian:
 
-      0   8  magic "TARSPLT1"
+      0   8  magic "TARSPLT2"
       8   4  chunk size, bytes
      12   4  digester: index in DIGESTERS
      16      records: u32 blocks, u32 count, then
                blocks > 0              an entry: 512 * blocks bytes of headers (extensions, its own, the rest
                                        of an old GNU sparse map), 32 * count bytes of digests
-               blocks == 0, count > 0  here the tar has `count` zero blocks
-               blocks == count == 0    the end: u64 entries, u64 bytes of content, u64 bytes of the tar
+               blocks == count == 0    the end: u64 entries, u64 bytes of content, u64 bytes of the stream,
+                                       u64 bytes after the archive's end mark that are not zero
 
 A tar-split without the end record belongs to a tar that was not read to its end.
 """
@@ -52,10 +53,10 @@ from nydus_service.tarsplit.rawtar import (
     pax_sparse_size,
 )
 
-MAGIC: Final = b"TARSPLT1"
+MAGIC: Final = b"TARSPLT2"
 HEAD: Final = Struct("<8sII")
 RECORD: Final = Struct("<II")
-END: Final = Struct("<QQQ")
+END: Final = Struct("<QQQQ")
 
 EXTENSION_MAX: Final = 8 << 20
 """Maximum bytes of one extension header: many extended attributes of 64 KiB fit."""
@@ -78,6 +79,7 @@ _PLAIN_FILE, _PAX, _LONG_NAME = b"0xL"
 _OLD_FILE, _SPARSE_FILE = b"\0S"
 _LONG_NAME_KEY: Final = b"=L"
 """The key of a GNU long name among the PAX records, whose own keys never have an equals sign."""
+_GLOBAL: Final = ord("g")
 _EXTENSIONS: Final = frozenset(b"xgLK")
 _FILES: Final = frozenset(b"\x0007S")
 _BARE: Final = frozenset(b"123456")
@@ -104,7 +106,9 @@ class TarSplitRecorder:
 
         self._position = 0  # offset in the tar of the first byte that was not fed yet
         self._held = b""  # an incomplete block
-        self._zero_blocks = 0
+        self._is_ending = False  # the first block of the end mark was read
+        self._has_ended = False
+        self._trailing_bytes = 0
         self._entries = 0
         self._content_bytes = 0
 
@@ -145,15 +149,15 @@ class TarSplitRecorder:
             self._flush()
 
     def finish(self) -> None:
-        """Complete the tar-split. Raises: FormatError: the tar ends inside an entry, or is empty."""
-        if self._held or self._headers or self._stored:  # padding after the last content may be missing
+        """Complete the tar-split. Raises: FormatError: the tar ends inside an entry."""
+        # Padding at the end may be missing.
+        lacks_extension = self._extension_left > -self._extension_size & 511
+        if self._held or self._stored or self._map_goes_on or lacks_extension:
             name = self._name.decode(errors="backslashreplace")[:300]
             where = f"in tar entry {name!r} at offset {self._offset}" if name else "in the header of an entry"
             raise FormatError(f"the tar is cut off after {self._position} bytes, {where}")
-        if not self._position:
-            raise FormatError("the tar is empty: even the mark of its end is missing")
         self._out += RECORD.pack(0, 0)
-        self._out += END.pack(self._entries, self._content_bytes, self._position)
+        self._out += END.pack(self._entries, self._content_bytes, self._position, self._trailing_bytes)
         self._flush()
         self._write(self._frame.flush())
 
@@ -167,10 +171,13 @@ class TarSplitRecorder:
         """Process a piece, except for an incomplete block at its end. Returns the offset of that block."""
         at, end = 0, len(piece)
         while at < end:
-            if self._extension_left:
+            if self._has_ended:
+                self._trailing_bytes += end - at - piece.count(0, at)
+                at = end
+            elif self._extension_left:
                 at += self._take_extension(piece[at : at + self._extension_left])
             elif self._map_goes_on or not (self._stored or self._padding):
-                if not self._headers:
+                if not (self._headers or self._is_ending):
                     at = self._scan(piece, at)
                 if end - at < BLOCK:
                     return at
@@ -210,8 +217,6 @@ class TarSplitRecorder:
             if kind == _PLAIN_FILE or kind in _BARE:
                 if size > chunk_size:
                     break
-                if self._zero_blocks:
-                    self._record_zero_blocks()
                 if at != first:
                     out += RECORD.pack((begin - first) // BLOCK, 1 if size else 0)
                     header = view[first:begin]
@@ -223,7 +228,7 @@ class TarSplitRecorder:
                     content += size
                 entries += 1
                 first = following
-            elif kind not in _EXTENSIONS or (kind == _PAX and self._changes_size(piece[begin:stop])):
+            elif kind not in _EXTENSIONS or kind == _GLOBAL or (kind == _PAX and self._changes_size(piece[begin:stop])):
                 break
             at = following
         self._entries += entries
@@ -247,12 +252,15 @@ class TarSplitRecorder:
             if not self._map_goes_on:
                 self._begin_content()
             return
+        if block == ZERO_BLOCK:
+            self._has_ended = self._is_ending
+            self._is_ending = True
+            return
         if not self._headers:
-            if block == ZERO_BLOCK:
-                self._zero_blocks += 1
-                return
             self._offset = offset
             self._name = block[:100].partition(b"\0")[0]
+        if self._is_ending:
+            raise FormatError("a single zero block comes before it: two end an archive, one is not allowed")
         check_checksum(block)
         self._headers += block
         if len(self._headers) > HEADERS_MAX:
@@ -304,6 +312,10 @@ class TarSplitRecorder:
                     self._sparse_pairs.append(value)
                 elif value:
                     self._pax[key] = value
+        elif self._extension_kind == _GLOBAL:
+            pax_records(body)
+            self._begin_record(0)
+            self._end_entry()
 
     def _begin_file(self, block: bytes, kind: int) -> None:
         size = self._pax.get(b"size")
@@ -365,15 +377,9 @@ class TarSplitRecorder:
         return length
 
     def _begin_record(self, chunks: int) -> None:
-        if self._zero_blocks:
-            self._record_zero_blocks()
         self._out += RECORD.pack(len(self._headers) // BLOCK, chunks)
         self._out += self._headers
         self._entries += 1
-
-    def _record_zero_blocks(self) -> None:
-        self._out += RECORD.pack(0, self._zero_blocks)
-        self._zero_blocks = 0
 
     def _end_entry(self) -> None:
         self._headers.clear()

@@ -22,7 +22,7 @@ from nydus_service.tarsplit.rawtar import (
     pax_records,
     pax_sparse_size,
 )
-from nydus_service.treeverify.apply import Overlay, SourceInode, shown
+from nydus_service.treeverify.apply import GLOBAL_HEADER, ID_KEPT, Overlay, SourceInode, shown
 from nydus_service.treeverify.tarsplit import TarSplitReader
 
 _HEADER: Final = Struct("100s24s12s12s8sc100s8s64x8s8s155s12x")
@@ -39,12 +39,11 @@ _KINDS: Final = {
     b"4": S_IFBLK,
     b"5": S_IFDIR,
     b"6": S_IFIFO,
+    b"g": GLOBAL_HEADER,
 }
-_EXTENSIONS: Final = frozenset(b"xgLK")
+_EXTENSIONS: Final = frozenset(b"xLK")
 _USTAR: Final = b"ustar\0"
 _GNU: Final = b"ustar  \0"
-_SYMLINK_MAX: Final = 4095
-_ID_MAX: Final = 2**32 - 1
 _NANOSECONDS: Final = 10**9
 _TIME_MAX: Final = 2**63 - 1
 """The latest time that containerd sets, in nanoseconds since 1970; it sets 0 for times out of range."""
@@ -76,6 +75,8 @@ def apply_layer(overlay: Overlay, tar_split: TarSplitReader, layer: str) -> None
         raise type(exc)(f"layer {layer}: {reader.where()}: {exc}") from exc
     except ValueError as exc:
         raise FormatError(f"layer {layer}: {reader.where()}: {exc}") from exc
+    if tar_split.trailing_bytes:
+        overlay.count_trailing(tar_split.trailing_bytes)
     if (tar_split.entries, tar_split.content_bytes) != (reader.entries, reader.content_bytes):
         raise FormatError(
             f"layer {layer}: the tar-split counts {tar_split.entries} entries with "
@@ -111,7 +112,7 @@ class EntryReader:
         chunk_size = tar_split.chunk_size
         position = 0
         for headers, digests in tar_split:
-            self.offset = position + tar_split.zero_blocks * BLOCK
+            self.offset = position
             self.entries += 1
             position += len(headers)
             more = None
@@ -157,7 +158,7 @@ class EntryReader:
                     self.content_bytes += length
                 if len(digests) != -(-length // chunk_size) * DIGEST_SIZE:
                     raise FormatError(f"{len(digests) // DIGEST_SIZE} chunks recorded for {length} bytes")
-            elif kind != S_IFDIR:
+            elif kind not in (S_IFDIR, GLOBAL_HEADER):
                 is_v7 = magic[:6] != _USTAR and magic != _GNU
                 _read_special(node, kind, target, b"\0" if is_v7 else major, b"\0" if is_v7 else minor)
             if more is not None and more.xattrs:
@@ -166,7 +167,7 @@ class EntryReader:
 
     def _read_owner(self, fields: bytes) -> Owner:
         mode, uid, gid = (header_number(fields[at : at + 8]) for at in (0, 8, 16))
-        owner = mode & 0o7777, _checked_id(uid), _checked_id(gid)
+        owner = mode & 0o7777, uid & ID_KEPT, gid & ID_KEPT  # as the kernel takes them
         if len(self._owners) >= _CACHED_MAX:
             self._owners.clear()
         self._owners[fields] = owner
@@ -203,6 +204,10 @@ class _Extensions:
         self.header = headers[at : at + BLOCK]
         if len(self.header) != BLOCK:
             raise FormatError("extension headers without an entry")
+        if self.header[156:157] == b"g":  # it takes nothing from headers before it
+            self._long_name = self._long_target = b""
+            self._pax = {}
+            self.xattrs = {}
         self._sparse = is_pax_sparse(self._pax)
 
     def _take(self, kind: bytes, body: bytes) -> None:
@@ -276,9 +281,7 @@ def _prefixed(prefix: bytes, magic: bytes, header: bytes) -> bytes:
 def _read_special(node: SourceInode, kind: int, target: bytes, major: bytes, minor: bytes) -> None:
     """Set the target or device number of a node that is neither a regular file nor a directory."""
     if kind == S_IFLNK or not kind:
-        node.target = target = target.partition(b"\0")[0]
-        if kind and not 0 < len(target) <= _SYMLINK_MAX:
-            raise FormatError(f"a symlink with a target of {len(target)} bytes, 1 to {_SYMLINK_MAX} fit")
+        node.target = target.partition(b"\0")[0]
     elif kind != S_IFIFO:
         high, low = header_number(major), header_number(minor)
         # As makedev, reduced to the 32 bits that the kernel uses.
@@ -286,13 +289,9 @@ def _read_special(node: SourceInode, kind: int, target: bytes, major: bytes, min
 
 
 def _pax_id(value: bytes) -> int:
-    return _checked_id(decimal(value))
-
-
-def _checked_id(value: int) -> int:
-    if not 0 <= value <= _ID_MAX:
-        raise FormatError(f"an owner {value}, outside of 0 to {_ID_MAX}")
-    return value
+    negative = value.startswith(b"-")
+    number = decimal(value[1:] if negative or value.startswith(b"+") else value)
+    return (-number if negative else number) & ID_KEPT
 
 
 def _settable_time(nanoseconds: int) -> tuple[int, int]:

@@ -18,8 +18,8 @@ class TarSplitReader:
     """The entries of one layer: iterate once over (headers, digests).
 
     `headers` are whole blocks. The entry's own header is the last, except that the rest of an old GNU sparse
-    map may follow. `digests` are concatenated. `zero_blocks` counts the zero blocks up to the current entry;
-    `entries`, `content_bytes` and `tar_bytes` are set when the iteration has ended.
+    map may follow, or it is a PAX global header with its records. `digests` are concatenated. `entries`,
+    `content_bytes`, `tar_bytes` and `trailing_bytes` are set when the iteration has ended.
     """
 
     def __init__(self, source: IO[bytes]) -> None:
@@ -27,8 +27,7 @@ class TarSplitReader:
         self._frame = zstandard.ZstdDecompressor().stream_reader(source, read_size=256 << 10)
         self._buffer = b""
         self._at = 0
-        self.zero_blocks = 0
-        self.entries = self.content_bytes = self.tar_bytes = 0
+        self.entries = self.content_bytes = self.tar_bytes = self.trailing_bytes = 0
         magic, self.chunk_size, digester = HEAD.unpack(self._next(HEAD.size))
         if magic != MAGIC or not self.chunk_size or digester >= len(DIGESTERS):
             raise FormatError(f"no tar-split of a layer: it begins with {magic!r}")
@@ -42,10 +41,7 @@ class TarSplitReader:
             blocks, count = RECORD.unpack_from(self._buffer, self._at)
             self._at += RECORD.size
             if not blocks:
-                if not count:
-                    break
-                self.zero_blocks += count
-                continue
+                break
             size = blocks * BLOCK + count * DIGEST_SIZE
             if len(self._buffer) - self._at < size:
                 if blocks > _BLOCKS_MAX or count > CHUNKS_MAX:
@@ -57,7 +53,9 @@ class TarSplitReader:
             headers = self._buffer[self._at : middle]
             self._at += size
             yield headers, self._buffer[middle : self._at]
-        self.entries, self.content_bytes, self.tar_bytes = END.unpack(self._next(END.size))
+        self.entries, self.content_bytes, self.tar_bytes, self.trailing_bytes = END.unpack(
+            self._next(END.size)
+        )
         if self._at != len(self._buffer) or self._read(1):
             raise FormatError("the tar-split goes on behind its end")
 

@@ -88,7 +88,7 @@ class _Wanted:
         if not comparable:
             report.add(Difference(b"", "chunk size and digester", str(self.chunking), str(found)))
         digests = [layer.digest for layer in self.layers]
-        Comparison(self.overlay.root, listing, digests, report, content=comparable).run()
+        Comparison(self.overlay.merge(), listing, digests, report, content=comparable).run()
 
 
 def _read_source(layers: tuple[SourceLayer, ...], has_ended: HasEnded) -> _Wanted:

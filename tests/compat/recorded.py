@@ -24,7 +24,7 @@ def noted_tree(layers: Sequence[bytes]) -> Tree:
         recorder.feed(data)
         recorder.finish()
         apply_layer(overlay, TarSplitReader(io.BytesIO(bytes(tar_split))), "of the case")
-    nodes = {b"/": overlay.root}
+    nodes = {b"/": overlay.merge()}
     pending = [b"/"]
     while pending:
         path = pending.pop()

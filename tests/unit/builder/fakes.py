@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
+from uuid import uuid4
 
 import anyio
 
@@ -44,6 +46,9 @@ source=$argument
 ALL_READ = 'cat "$source" > /dev/null\n'
 
 
+_SCRATCH = TemporaryDirectory(prefix="nydus-service-tests-")
+
+
 def fake_program(tmp_path: Path, body: str, prelude: str = PRELUDE) -> Path:
     """An executable script."""
     path = tmp_path / "fake-builder"
@@ -60,7 +65,8 @@ def fake_builder(tmp_path: Path, body: str, timeout_s: float | None = None) -> E
 def request_for(stored: bytes, **options: Any) -> PackRequest:
     """A request for a layer of these stored bytes."""
     digest = Digest.parse(f"sha256:{sha256(stored).hexdigest()}")
-    return PackRequest(digest, len(stored), **grouped(options))
+    output_json = options.pop("output_json", None) or Path(_SCRATCH.name, f"{uuid4().hex}.json")
+    return PackRequest(digest, len(stored), output_json, **grouped(options))
 
 
 class Collected:

@@ -21,7 +21,7 @@ from nydus_service.oci.digest import Digest
 from nydus_service.options.build import BuildOptions
 
 DIGEST = "sha256:" + "ab" * 32
-PACK = PackRequest(Digest.parse(DIGEST), 1234)
+PACK = PackRequest(Digest.parse(DIGEST), 1234, Path("/w/create.json"))
 MERGE = MergeRequest((Path("w/aa"), Path("w/bb")), Path("w/boot"), Path("w/json"))
 
 
@@ -66,14 +66,16 @@ def test_embedded_pack_checks_and_notes() -> None:
     native = pack_arguments(request, "SOURCE", "BLOB")
     assert embedded_pack_arguments(request, "SOURCE", "BLOB") == [
         *native[:-1],
-        *("--error-format", "json", "--source-digest", DIGEST, "--source-size", "1234"),
+        *("--error-format", "json", "--output-json", "/w/create.json"),
+        *("--source-digest", DIGEST, "--source-size", "1234"),
         *("--source-tar-split", "tar_split", "SOURCE"),
     ]
 
 
 def test_feed() -> None:
     assert feed_arguments(PACK, "-") == (
-        f"feed --log-level warn --error-format json --source-digest {DIGEST} --source-size 1234 -"
+        "feed --log-level warn --error-format json --output-json /w/create.json "
+        f"--source-digest {DIGEST} --source-size 1234 -"
     ).split(" ")
     recorded = replace(
         PACK, tar_split=Path("tar_split"), build=PACK.build._replace(chunk_size=0x1000, digester="sha256")

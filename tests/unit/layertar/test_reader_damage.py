@@ -61,14 +61,13 @@ def survives(data: bytes, piece: int = 1 << 20) -> bool:
 
 
 def test_every_cut() -> None:
-    starts = {len(b"".join(PARTS[:count])) for count in range(len(PARTS) + 1)}
+    whole = [(found.entry.path, found.content) for found in read_all(WHOLE, chunk_size=1 << 16)]
     for size in range(0, len(WHOLE), 64):
         data = WHOLE[:size]
         if survives(data):
-            # At the start of an entry, or in the padding behind one, or in the end mark.
-            assert any(not any(data[start:]) for start in starts if start <= size) or any(
-                size <= start < size + 512 and not any(WHOLE[size:start]) for start in starts
-            )
+            # What is lost are whole entries, or padding.
+            rest = [(found.entry.path, found.content) for found in read_all(data, chunk_size=1 << 16)]
+            assert rest == whole[: len(rest)]
 
 
 def test_every_flipped_byte_of_a_header() -> None:
@@ -130,6 +129,6 @@ def test_pax_bodies_of_any_bytes(body: bytes) -> None:
 @settings(max_examples=200)
 @given(st.binary(min_size=1, max_size=3000), st.integers(1, 600))
 def test_any_bytes(data: bytes, piece: int) -> None:
-    if any(data):
+    if any(data[:1024]):
         with pytest.raises(FormatError):
             read_all(data, piece)

@@ -8,7 +8,16 @@ import pytest
 from nydus_service.errors import FormatError
 from nydus_service.layertar.reader import LayerTarReader
 from nydus_service.nydus_image.layertree import LayerTree
-from nydus_service.rafs.tree import MARK_IMPLIED, MARK_LOWER_LINK, Inode, walk
+from nydus_service.rafs.tree import (
+    MARK_DESCRIBED_LATE,
+    MARK_IMPLIED,
+    MARK_LOWER_LINK,
+    MARK_NO_GID,
+    MARK_NO_UID,
+    MARK_WHITEOUT,
+    Inode,
+    walk,
+)
 from tests.layers import (
     char_device,
     directory,
@@ -17,6 +26,7 @@ from tests.layers import (
     hardlink,
     layer,
     opaque,
+    pax_header,
     symlink,
     whiteout,
 )
@@ -41,20 +51,46 @@ def at(root: Inode, path: str) -> Inode:
 def test_missing_parents_are_implied_and_marked() -> None:
     root = tree_of(directory("zdir"), file("a/b/c"))
     assert paths(root) == ["/a", "/a/b", "/a/b/c", "/zdir"]
-    assert [at(root, path).mark for path in ("/", "/a", "/a/b", "/zdir")] == [MARK_IMPLIED] * 3 + [0]
+    marks = [at(root, path).mark for path in ("/", "/a", "/a/b", "/zdir")]
+    assert marks == [MARK_IMPLIED, MARK_IMPLIED | MARK_NO_GID, MARK_IMPLIED | MARK_NO_GID, 0]
     assert at(root, "/a/b").mode & 0o7777 == 0o755
 
 
-def test_an_entry_for_an_implied_directory_makes_it_explicit() -> None:
+def test_an_entry_for_an_implied_directory_describes_it_late() -> None:
     root = tree_of(file("a/b"), directory("a", mode=0o700, uid=3), directory("./", mode=0o711))
-    assert (at(root, "/a").mark, at(root, "/a").mode & 0o7777, at(root, "/a").uid) == (0, 0o700, 3)
+    a = at(root, "/a")
+    assert (a.mark, a.mode & 0o7777, a.uid) == (MARK_DESCRIBED_LATE, 0o700, 3)
     assert (root.mark, root.mode & 0o7777) == (0, 0o711)
     assert paths(root) == ["/a", "/a/b"]
 
 
-def test_a_root_that_is_no_directory_is_refused() -> None:
-    with pytest.raises(FormatError, match="root of the layer"):
-        tree_of(symlink("./", "x"))
+def test_ids_that_are_not_set_come_from_the_creation_or_the_merge() -> None:
+    kept = {"uid": b"-1", "gid": b"-1"}
+    root = tree_of(
+        *(directory("./"), directory("s", mode=0o2755, gid=7), file("s/f", pax=kept)),
+        *(file("d/f", pax=kept), directory("d", pax=kept), hardlink("l", "lower", pax=kept)),
+        *(directory("e", uid=3, gid=4), directory("e", pax=kept)),
+    )
+    assert (at(root, "/s/f").uid, at(root, "/s/f").gid, at(root, "/s/f").mark) == (0, 7, 0)
+    assert at(root, "/d/f").mark == MARK_NO_GID
+    assert at(root, "/d").mark == MARK_DESCRIBED_LATE | MARK_NO_UID | MARK_NO_GID
+    assert at(root, "/l").mark == MARK_LOWER_LINK | MARK_NO_UID | MARK_NO_GID
+    assert (at(root, "/e").uid, at(root, "/e").gid) == (3, 4)
+
+
+def test_a_global_header_implies_its_parents_and_removes_what_has_its_path() -> None:
+    root = tree_of(file("tmp/x"), pax_header(b"", b"g"), file("pax_global_header"), pax_header(b"", b"g"))
+    assert paths(root) == ["/tmp", "/tmp/x"]
+
+
+@pytest.mark.parametrize("marker", [file("d/.wh.k", mode=0o700), directory("d/.wh.k", mode=0o700)])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_directory_with_the_name_of_a_whiteout_is_both(marker: bytes, order: int) -> None:
+    root = tree_of(*[marker, file("d/.wh.k/f")][::order])
+    assert paths(root) == ["/d", "/d/.wh.k", "/d/.wh.k/f"]
+    both = at(root, "/d/.wh.k")
+    assert both.mark == MARK_IMPLIED | MARK_NO_GID | MARK_WHITEOUT
+    assert both.mode & 0o7777 == 0o755
 
 
 def test_two_entries_of_one_directory_keep_its_content_and_add_their_xattrs() -> None:
@@ -68,15 +104,21 @@ def test_two_entries_of_one_directory_keep_its_content_and_add_their_xattrs() ->
     assert at(root, "/d").xattrs == {b"user.a": b"1", b"user.b": b"2"}
 
 
-def test_a_directory_that_was_a_file_in_between_is_empty_and_hides_the_lower_one() -> None:
-    root = tree_of(directory("d"), file("d/a"), file("d"), directory("d"))
-    assert paths(root) == ["/.wh.d", "/d"]
+def test_a_directory_that_was_a_file_in_between_has_only_what_came_later() -> None:
+    root = tree_of(file("d/a"), file("d"), directory("d"), file("d/b"))
+    assert paths(root) == ["/d", "/d/b"]
 
 
-def test_a_whiteout_removes_what_came_before_it_and_not_what_comes_after() -> None:
-    root = tree_of(file("a"), directory("d"), file("d/f"), whiteout("a"), whiteout("d"), file("d/g"))
-    assert paths(root) == ["/.wh.a", "/.wh.d", "/d", "/d/g"]
-    assert at(root, "/d").mark == MARK_IMPLIED
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_whiteout_removes_nothing_of_its_own_layer(order: int) -> None:
+    root = tree_of(*[file("d/f"), whiteout("d/f")][::order])
+    assert paths(root) == ["/d", "/d/.wh.f", "/d/f"]
+
+
+def test_a_directory_implied_after_its_whiteout_takes_nothing_from_the_lower_one() -> None:
+    root = tree_of(whiteout("d/e"), file("d/e/f"), file("g/h"), whiteout("g"))
+    assert not at(root, "/d/e").mark & MARK_IMPLIED
+    assert at(root, "/g").mark & MARK_IMPLIED
 
 
 def test_an_opaque_mark_removes_nothing_of_its_own_layer() -> None:
@@ -112,6 +154,12 @@ def test_a_replaced_target_leaves_the_link_with_the_old_inode() -> None:
     assert (at(root, "/a").uid, at(root, "/b").uid) == (2, 1)
 
 
+def test_the_placeholder_of_a_lower_link_names_the_directories_of_its_own_layer() -> None:
+    root = tree_of(symlink("l", "usr"), directory("usr/lib"), hardlink("h", "l/lib/x/y"), hardlink("i", "z"))
+    assert at(root, "/h").target == b"/usr/lib//x/y"
+    assert at(root, "/i").target == b"/z"
+
+
 def test_a_hard_link_to_what_this_tar_lacks_is_one_to_a_lower_layer() -> None:
     root = tree_of(hardlink("b", "./usr/app", uid=5), hardlink("c", "b"), file("usr/app"))
     for name in ("/b", "/c"):
@@ -143,7 +191,7 @@ def test_entries_below_a_symlink_go_where_it_points_inside_the_root() -> None:
         directory("usr/lib"), symlink("lib", "usr/lib"), file("lib/a"), symlink("up", "../../x"), file("up/b")
     )
     assert paths(root) == ["/lib", "/up", "/usr", "/usr/lib", "/usr/lib/a", "/x", "/x/b"]
-    assert at(root, "/x").mark == MARK_IMPLIED
+    assert at(root, "/x").mark & MARK_IMPLIED
 
 
 def test_parents_remembered_before_a_replacement_are_forgotten() -> None:

@@ -5,8 +5,16 @@ from stat import S_IFDIR, S_IFLNK, S_IFREG
 import pytest
 
 from nydus_service.errors import FormatError
-from nydus_service.rafs.overlay import apply_layer, empty_root
-from nydus_service.rafs.tree import MARK_IMPLIED, MARK_LOWER_LINK, Inode, walk
+from nydus_service.rafs.overlay import OPAQUE, apply_layer, empty_root
+from nydus_service.rafs.tree import (
+    MARK_DESCRIBED_LATE,
+    MARK_IMPLIED,
+    MARK_LOWER_LINK,
+    MARK_NO_GID,
+    MARK_WHITEOUT,
+    Inode,
+    walk,
+)
 
 
 def file(mode: int = 0o644, uid: int = 0) -> Inode:
@@ -43,8 +51,8 @@ def lower_link(target: bytes, mode: int = 0o644, uid: int = 0) -> Inode:
 
 def merged(*layers: Inode) -> Inode:
     root = empty_root()
-    for layer in layers:
-        apply_layer(root, layer, has_lower_links=True)
+    for index, layer in enumerate(layers):
+        apply_layer(root, layer, layers[:index], has_lower_links=True)
     return root
 
 
@@ -79,7 +87,9 @@ def test_an_implied_directory_that_is_new_is_root_s_0755_and_unmarked() -> None:
 def test_an_implied_directory_inherits_the_group_of_a_setgid_parent() -> None:
     parent = directory(mode=0o2775)
     parent.gid = 42
-    root = merged(directory(srv=parent), implied(srv=implied(new=implied(f=file()))))
+    new = implied(f=file())
+    new.mark |= MARK_NO_GID
+    root = merged(directory(srv=parent), implied(srv=implied(new=new)))
     assert (at(root, "/srv/new").gid, at(root, "/srv/new").mode & 0o7777) == (42, 0o755)
 
 
@@ -101,17 +111,68 @@ def test_directory_file_directory_shows_nothing_of_the_first() -> None:
     assert paths(root) == [b"/d", b"/d/b"]
 
 
-def test_an_implied_directory_follows_a_lower_symlink() -> None:
-    lower = directory(bin=symlink(b"usr/bin"), usr=directory(bin=directory(sh=file())))
+@pytest.mark.parametrize("target", [b"usr/bin", b"/usr/bin", b"../../usr/bin"])
+def test_an_implied_directory_replaces_a_lower_symlink_and_looks_like_its_target(target: bytes) -> None:
+    lower = directory(bin=symlink(target), usr=directory(bin=directory(0o711, 7, sh=file())))
     root = merged(lower, implied(bin=implied(tool=file())))
-    assert paths(root) == [b"/bin", b"/usr", b"/usr/bin", b"/usr/bin/sh", b"/usr/bin/tool"]
+    assert paths(root) == [b"/bin", b"/bin/tool", b"/usr", b"/usr/bin", b"/usr/bin/sh"]
+    assert (at(root, "/bin").mode & 0o7777, at(root, "/bin").uid, at(root, "/bin").mark) == (0o711, 7, 0)
 
 
-@pytest.mark.parametrize("target", [b"/new/place", b"../../new/place", b"x/../new/place"])
-def test_what_a_followed_symlink_lacks_is_made_inside_the_root(target: bytes) -> None:
-    root = merged(directory(link=symlink(target)), implied(link=implied(f=file())))
-    assert at(root, "/new/place/f")
-    assert at(root, "/new").mark == 0
+@pytest.mark.parametrize("target", [b"gone", b"/", b"f"])
+def test_an_implied_directory_over_a_link_to_no_directory_has_the_default(target: bytes) -> None:
+    root = merged(directory(link=symlink(target), f=file()), implied(link=implied(new=file())))
+    assert (at(root, "/link").mode, at(root, "/link").uid) == (S_IFDIR | 0o755, 0)
+
+
+def test_an_implied_directory_looks_like_the_hidden_one() -> None:
+    lower = directory(a=directory(0o711, 1, b=directory(0o722, 2, old=file())))
+    hiding = directory(a=directory(0o700, 3))
+    assert hiding.children is not None
+    assert hiding.children[b"a"].children is not None
+    hiding.children[b"a"].children[OPAQUE] = file()
+    root = merged(lower, hiding, implied(a=implied(b=implied(new=file()))))
+    assert paths(root) == [b"/a", b"/a/b", b"/a/b/new"]
+    assert (at(root, "/a").uid, at(root, "/a/b").uid) == (3, 2)
+
+
+def test_a_whiteout_or_a_file_ends_the_search_for_what_an_implied_directory_looks_like() -> None:
+    lower = directory(a=directory(0o711, 1, b=directory(0o722, 2)))
+    for between in (directory(wh_a=file()), directory(a=file())):
+        upper = implied(a=implied(b=implied(f=file()), f=file()))
+        assert at(merged(lower, between, upper), "/a/b").mode == S_IFDIR | 0o755
+
+
+def test_the_metadata_of_an_implied_directory_counts_for_the_layers_above() -> None:
+    lower = directory(a=directory(0o711, 1))
+    middle = implied(a=implied(x=file()))
+    hidden = directory(a=directory())
+    assert hidden.children is not None
+    root = merged(lower, middle, directory(b=file()), implied(a=implied(y=file())))
+    assert at(root, "/a").uid == 1
+
+
+def test_a_directory_described_after_its_entries_keeps_what_its_entry_does_not_set() -> None:
+    lower = directory(0o2775, d=directory(0o2711, 1))
+    assert lower.children is not None
+    lower.children[b"d"].gid = 7
+    lower.children[b"d"].xattrs = {b"user.a": b"1"}
+    late = directory(0o700, 9, new=implied(f=file()))
+    late.mark = MARK_DESCRIBED_LATE | MARK_NO_GID
+    late.xattrs = {b"user.b": b"2"}
+    assert late.children is not None
+    late.children[b"new"].mark |= MARK_NO_GID
+    root = merged(lower, implied(d=late))
+    d = at(root, "/d")
+    assert (d.mode & 0o7777, d.uid, d.gid, d.xattrs) == (0o700, 9, 7, {b"user.a": b"1", b"user.b": b"2"})
+    assert at(root, "/d/new").gid == 7
+
+
+def test_a_directory_with_the_name_of_a_whiteout_stays() -> None:
+    both = implied(f=file())
+    both.mark |= MARK_WHITEOUT
+    root = merged(directory(d=file(), e=file()), directory(wh_d=both, wh_e=implied(f=file())))
+    assert paths(root) == [b"/.wh.d", b"/.wh.d/f", b"/.wh.e", b"/.wh.e/f", b"/e"]
 
 
 def test_an_explicit_directory_replaces_a_lower_symlink() -> None:
@@ -120,8 +181,10 @@ def test_an_explicit_directory_replaces_a_lower_symlink() -> None:
 
 
 def test_entries_below_a_file_and_symlink_loops_are_refused() -> None:
-    with pytest.raises(FormatError, match="'/a' is no directory"):
-        merged(directory(a=file()), implied(a=implied(b=file())))
+    assert paths(merged(directory(a=file()), implied(a=implied(b=file())))) == [b"/a", b"/a/b"]
+    for lower in (directory(a=file()), directory(a=symlink(b"f"), f=file())):
+        with pytest.raises(FormatError, match="'/a' is no directory"):
+            merged(lower, implied(a=implied(b=implied(c=file()))))
     with pytest.raises(FormatError, match="loop"):
         merged(directory(a=symlink(b"b"), b=symlink(b"a")), implied(a=implied(f=file())))
 
@@ -142,6 +205,19 @@ def test_a_hard_link_gets_the_lower_inode_though_its_layer_replaces_the_target()
     root = merged(directory(a=old), implied(link=lower_link(b"/a"), a=file(uid=2)))
     assert at(root, "/link") is old
     assert at(root, "/a").uid == 2
+
+
+def test_a_hard_link_s_target_can_go_through_lower_links_but_not_in_place_of_its_own_directories() -> None:
+    def lower() -> Inode:
+        return directory(lib=symlink(b"usr/lib"), usr=directory(lib=directory(so=file())))
+
+    root = merged(lower(), implied(h=lower_link(b"/lib/so")))
+    assert at(root, "/h") is at(root, "/usr/lib/so")
+    with pytest.raises(FormatError, match="not there"):
+        merged(lower(), implied(lib=implied(x=file()), h=lower_link(b"/lib//so")))
+    own = implied(usr=implied(lib=implied(own=file())), h=lower_link(b"/lib/own"))
+    root = merged(lower(), own)
+    assert at(root, "/h") is at(root, "/usr/lib/own")
 
 
 @pytest.mark.parametrize(

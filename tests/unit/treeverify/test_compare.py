@@ -40,13 +40,13 @@ def compared(
 ) -> tuple[Report, list[Difference]]:
     report = Report("tree")
     found = TreeResult(result) if isinstance(result, Inode) else result
-    Comparison(overlay.root, found, LAYERS, report, content=content).run()
+    Comparison(overlay.merge(), found, LAYERS, report, content=content).run()
     return report, report.differences
 
 
 def test_a_right_result_is_equal() -> None:
     overlay = source()
-    report, differences = compared(overlay, result_of(overlay.root))
+    report, differences = compared(overlay, result_of(overlay.merge()))
     assert (differences, report.total, report.verdict) == ([], 0, "equal")
     assert report.entries == 11
     assert report.content_bytes == len(b"content") + len(BIG)
@@ -111,7 +111,7 @@ def test_one_difference_is_found(
     change: Callable[[Inode], None], wanted: tuple[str, str, str | int | None, str | int | None, str | None]
 ) -> None:
     overlay = source()
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     change(result)
     report, [found] = compared(overlay, result)
     assert (found.path.decode(), *found[1:]) == wanted
@@ -120,7 +120,7 @@ def test_one_difference_is_found(
 
 def test_a_changed_chunk_is_found() -> None:
     overlay = source()
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     at(result, "d/big").chunks[2].digest = bytes(32)
     _, [found] = compared(overlay, result)
     assert (found.path, found.field, found.found) == (b"/d/big", "content of chunk 2", "00" * 32)
@@ -130,7 +130,7 @@ def test_a_changed_chunk_is_found() -> None:
 @pytest.mark.parametrize("path", ["d/f", "d/big"])
 def test_missing_and_extra_chunks_are_found(path: str) -> None:
     overlay = source()
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     *others, last = at(result, path).chunks
     at(result, path).chunks = tuple(others)
     assert compared(overlay, result)[1][0].found is None
@@ -140,21 +140,21 @@ def test_missing_and_extra_chunks_are_found(path: str) -> None:
 
 def test_without_content_digests_are_not_compared() -> None:
     overlay = source()
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     at(result, "d/big").chunks[2].digest = bytes(32)
     assert compared(overlay, result, content=False)[1] == []
 
 
 def test_permissions_of_symlinks_are_not_compared() -> None:
     overlay = source()
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     at(result, "d/l").mode &= ~0o777
     assert compared(overlay, result)[1] == []
 
 
 def test_a_fifos_device_number_is_not_compared() -> None:
     overlay = source()
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     at(result, "d/p").rdev = 5
     assert compared(overlay, result)[1] == []
 
@@ -167,7 +167,7 @@ def copy(inode: Inode) -> Inode:
 
 def test_a_link_that_became_a_copy_is_found() -> None:
     overlay = source()
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     put("d/h", copy(at(result, "d/f")))(result)
     report, [found] = compared(overlay, result)
     assert found == Difference(b"/d/h", "hard links", "/d/f, /d/h", "/d/h", LOWER)
@@ -176,7 +176,7 @@ def test_a_link_that_became_a_copy_is_found() -> None:
 
 def test_equal_files_that_became_links_are_found() -> None:
     overlay = overlay_of(layer(file("a", b"1"), file("b", b"1"), file("c", b"1")))
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     put("b", at(result, "a"))(result)
     report, [found] = compared(overlay, result)
     assert found == Difference(b"/b", "hard links", "/b", "/a, /b", LOWER)
@@ -185,7 +185,7 @@ def test_equal_files_that_became_links_are_found() -> None:
 
 def test_groups_of_links_that_were_cut_otherwise_are_found() -> None:
     overlay = overlay_of(layer(file("a"), hardlink("b", "a"), file("c"), hardlink("d", "c")))
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     first, second = at(result, "b"), at(result, "d")
     put("b", second)(result)
     put("d", first)(result)
@@ -200,7 +200,7 @@ def test_only_so_many_are_kept_and_all_are_counted() -> None:
     overlay = overlay_of(
         layer(*(file(f"f{n}") for n in range(500)), *(hardlink(f"l{n}", "f0") for n in range(500)))
     )
-    result = result_of(overlay.root)
+    result = result_of(overlay.merge())
     for n in range(500):
         put(f"l{n}", Inode(S_IFREG | 0o644))(result)
         at(result, f"f{n}").uid = 1
@@ -214,7 +214,7 @@ class TestListings:
 
     def test_a_right_result_is_equal(self) -> None:
         overlay = source()
-        report, differences = compared(overlay, listing_of(result_of(overlay.root)))
+        report, differences = compared(overlay, listing_of(result_of(overlay.merge())))
         assert (differences, report.entries) == ([], 11)
         assert report.content_bytes == len(b"content") + len(BIG)
 
@@ -249,7 +249,7 @@ class TestListings:
             ),
             layer(file("top", b"")),
         )
-        result = result_of(overlay.root)
+        result = result_of(overlay.merge())
         change(result)
         report, [found] = compared(overlay, listing_of(result))
         assert (found.path.decode(), *found[1:]) == wanted
@@ -260,7 +260,7 @@ class TestListings:
         overlay = overlay_of(
             layer(file("plain", b"1"), file("d/f", b"2"), hardlink("d/h", "d/f"), file("d/big", BIG))
         )
-        result = result_of(overlay.root)
+        result = result_of(overlay.merge())
         at(result, path).chunks[index].digest = bytes(32)
         _, [found] = compared(overlay, listing_of(result))
         assert (found.path, found.field) == (f"/{path}".encode(), f"content of chunk {index}")
@@ -268,22 +268,22 @@ class TestListings:
 
     def test_without_content_digests_are_not_compared(self) -> None:
         overlay = overlay_of(layer(file("a", b"1"), file("b", BIG)))
-        result = result_of(overlay.root)
+        result = result_of(overlay.merge())
         at(result, "a").chunks[0].digest = at(result, "b").chunks[1].digest = bytes(32)
         report, differences = compared(overlay, listing_of(result), content=False)
         assert (differences, report.content_bytes) == ([], 1 + len(BIG))
 
     def test_a_link_that_became_a_copy_is_found(self) -> None:
         overlay = overlay_of(layer(file("a", b"1"), hardlink("b", "a"), hardlink("c", "a")))
-        result = result_of(overlay.root)
-        put("b", at(result_of(overlay.root), "a"))(result)
+        result = result_of(overlay.merge())
+        put("b", at(result_of(overlay.merge()), "a"))(result)
         report, [found] = compared(overlay, listing_of(result))
         assert found == Difference(b"/b", "hard links", "/a, /b, /c", "/b", LOWER)
         assert report.total == 1
 
     def test_equal_files_that_became_links_are_found(self) -> None:
         overlay = overlay_of(layer(file("a", b"1"), file("b", b"1"), file("c", b"1")))
-        result = result_of(overlay.root)
+        result = result_of(overlay.merge())
         put("b", at(result, "a"))(result)
         report, [found] = compared(overlay, listing_of(result))
         assert found == Difference(b"/b", "hard links", "/b", "/a, /b", LOWER)
@@ -291,7 +291,7 @@ class TestListings:
 
     def test_damage_is_found_on_the_way(self) -> None:
         overlay = overlay_of(layer(file("a", b"1"), file("d/b", b"1")))
-        listing = listing_of(result_of(overlay.root))
+        listing = listing_of(result_of(overlay.merge()))
         listing.budget = 200
         with pytest.raises(FormatError, match="overlap"):
             compared(overlay, listing)

@@ -31,7 +31,7 @@ class Location:
         blob = Blob(BLOB_ID, CHUNK, "none", "blake3", FEATURES)
         describe(blob, 3, 9000)
         content = b"1" * 9000
-        root = inode_of(overlay_of(LOWER, UPPER).root, blob, {})
+        root = inode_of(overlay_of(LOWER, UPPER).merge(), blob, {})
         assert root.children is not None
         for index, chunk in enumerate(root.children[b"a"].chunks):
             chunk.compressed_offset = chunk.uncompressed_offset = index * CHUNK

@@ -34,7 +34,7 @@ def head(magic: bytes = MAGIC, chunk_size: int = CHUNK, digester: int = 0) -> by
     return HEAD.pack(magic, chunk_size, digester)
 
 
-END_OF_NOTHING = RECORD.pack(0, 0) + END.pack(0, 0, 1024)
+END_OF_NOTHING = RECORD.pack(0, 0) + END.pack(0, 0, 1024, 0)
 
 
 def test_what_was_written_is_read() -> None:

@@ -30,7 +30,7 @@ def overlay_of(*tars: bytes) -> Overlay:
 def files(overlay: Overlay) -> dict[str, SourceInode]:
     """All files but the root, by their path without a leading slash."""
     found: dict[str, SourceInode] = {}
-    pending: list[tuple[str, SourceInode]] = [("", overlay.root)]
+    pending: list[tuple[str, SourceInode]] = [("", overlay.merge())]
     while pending:
         prefix, directory = pending.pop()
         assert directory.children is not None
