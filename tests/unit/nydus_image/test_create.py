@@ -147,7 +147,7 @@ TAR = layer(*(file(f"f{n}", bytes([n % 251]) * 3000) for n in range(500)))
     [
         (TAR[:-20_000], "."),
         (gzip.compress(TAR)[:-1], "."),
-        (gzip.compress(TAR)[:-9000], "."),
+        (gzip.compress(TAR)[:-900], "."),
         (zstandard.compress(TAR)[:-1], "."),
         (b"no tar at all" * 100, "."),
     ],
