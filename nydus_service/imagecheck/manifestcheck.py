@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage, Verifier
-from nydus_service.content.store import Provider, ReaderAt, read_pieces
+from nydus_service.content.store import ContentNotFound, Provider, ReaderAt, read_pieces
 from nydus_service.convert.failures import about
 from nydus_service.errors import DiffersError, FormatError, first_cause, from_os_error
 from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
@@ -47,7 +47,7 @@ class ManifestCheck:
         self._limiter = limiter
         self._work_dir = work_dir
         self._limits = limits
-        self._tar_splits: dict[str, Path] = {}
+        self._tar_splits: set[Path] = set()
 
     async def run(self, manifest: FoundManifest, source: FoundManifest | None) -> Checked:
         """Check a manifest, and compare it with its source unless that is None.
@@ -102,27 +102,28 @@ class ManifestCheck:
         self, source: FoundManifest, chunk_size: int, digester: str
     ) -> tuple[SourceLayer, ...]:
         assert self._source is not None
-        assert source.manifest is not None
+        if source.manifest is None:
+            raise ContentNotFound(
+                f"the store of the source does not have {source.descriptor.digest}, which it was made from; "
+                "fetch it, or name the platforms to check with --platform"
+            )
+        layers = source.manifest.layers
+        files = {
+            layer: self._work_dir / f"{layer.digest.hex}-{chunk_size}-{digester}.tar-split"
+            for layer in layers
+        }
         cause: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                for layer in source.manifest.layers:
-                    key = f"{layer.digest.hex}-{chunk_size}-{digester}"
-                    if key not in self._tar_splits:
-                        self._tar_splits[key] = self._work_dir / f"{key}.tar-split"
-                        tasks.start_soon(
-                            self._record_layer, layer, self._tar_splits[key], chunk_size, digester
-                        )
+                for layer, tar_split in files.items():
+                    if tar_split not in self._tar_splits:
+                        self._tar_splits.add(tar_split)
+                        tasks.start_soon(self._record_layer, layer, tar_split, chunk_size, digester)
         except BaseExceptionGroup as group:
             cause = first_cause(group)
         if cause is not None:  # outside the handler, or the group would become its context
             raise cause
-        return tuple(
-            SourceLayer(
-                str(layer.digest), str(self._tar_splits[f"{layer.digest.hex}-{chunk_size}-{digester}"])
-            )
-            for layer in source.manifest.layers
-        )
+        return tuple(SourceLayer(str(layer.digest), str(files[layer])) for layer in layers)
 
     async def _record_layer(self, layer: Descriptor, tar_split: Path, chunk_size: int, digester: str) -> None:
         assert self._source is not None
