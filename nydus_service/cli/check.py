@@ -104,9 +104,7 @@ def print_checked(checked: Sequence[Checked]) -> None:
     print_table(columns, rows)
     for each in checked:
         for difference in each.differences[:SHOWN]:
-            where = f"{difference.path or 'image'}: {difference.field}"
-            layer = f" (from layer {difference.layer})" if difference.layer else ""
-            print_line(f"  {where} should be {difference.wanted!r}, and is {difference.found!r}{layer}")
+            print_line(f"  {difference}")
         rest = each.differences_total - SHOWN
         if rest > 0:
             print_line(f"  and {rest} more differences")

@@ -169,10 +169,7 @@ def _told(report: VerificationReport) -> str:
     """Format the first differences, one on a line."""
     total, differences = report.differences_total, report.differences[:_SHOWN]
     lines = [f"the result differs from its source in {total} place{'s' if total > 1 else ''}:"]
-    for each in differences:
-        layer = f" (from layer {each.layer})" if each.layer else ""
-        subject = f"{each.path or 'image'}: {each.field}"
-        lines.append(f"  {subject} should be {each.wanted!r}, and is {each.found!r}{layer}")
+    lines += [f"  {each}" for each in differences]
     if total > len(differences):
         lines.append(f"  and {total - len(differences)} more")
     return "\n".join(lines)
