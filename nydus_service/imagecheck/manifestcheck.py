@@ -1,6 +1,5 @@
 """Check one nydus image: its parts, its bootstrap, and its source if one is given."""
 
-import os
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,8 +9,9 @@ import anyio.to_thread
 
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage, Verifier
-from nydus_service.content.store import ContentNotFound, Provider, ReaderAt, read_pieces
+from nydus_service.content.store import PIECE_SIZE, ContentNotFound, Provider
 from nydus_service.convert.failures import about
+from nydus_service.convert.workdir import provide_file
 from nydus_service.errors import DiffersError, FormatError, first_cause, from_os_error
 from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
 from nydus_service.imagecheck.manifests import FoundManifest
@@ -147,21 +147,23 @@ class ManifestCheck:
                 continue
             blobs[layer.digest.hex] = None
             if self._mode == "full":
-                reader = await readers.enter_async_context(self._target.open_reader(layer))
-                blobs[layer.digest.hex] = str(await self._hashed(layer, reader))
+                path = await provide_file(self._target, layer, readers, self._work_dir)
+                await _check_digest(layer, path)
+                blobs[layer.digest.hex] = str(path)
         return blobs
 
-    async def _hashed(self, blob: Descriptor, reader: ReaderAt) -> Path:
-        """Verify a blob's digest. Returns the path of a file with its bytes: the store's own, or a copy."""
-        path = reader.local_path or self._work_dir / f"{blob.digest.hex}.blob"
-        digester = Digester(blob.digest.algorithm)
-        try:
-            async with await anyio.open_file(os.devnull if reader.local_path else path, "wb") as copy:
-                async for piece in read_pieces(reader):
-                    await anyio.to_thread.run_sync(digester.update, piece)
-                    await copy.write(piece)
-        except OSError as exc:
-            raise from_os_error(exc, f"copy blob {blob.digest} to {path}") from exc
-        if digester.digest() != blob.digest:
-            raise DiffersError(f"damaged: blob {blob.digest} is stored as {digester.digest()}")
-        return path
+
+async def _check_digest(blob: Descriptor, path: Path) -> None:
+    """
+    Raises:
+        DiffersError: the file with the blob's bytes has another digest.
+    """
+    digester = Digester(blob.digest.algorithm)
+    try:
+        async with await anyio.open_file(path, "rb") as file:
+            while piece := await file.read(PIECE_SIZE):
+                await anyio.to_thread.run_sync(digester.update, piece)
+    except OSError as exc:
+        raise from_os_error(exc, f"read blob {blob.digest}") from exc
+    if digester.digest() != blob.digest:
+        raise DiffersError(f"damaged: blob {blob.digest} is stored as {digester.digest()}")
