@@ -14,9 +14,9 @@ def nydus_layer(layout: Path, position: int) -> Path:
 def test_a_sound_image(layout: Path, tmp_path: Path, verify: str) -> None:
     before = state(tmp_path)
     env = environment(tmp_path)
-    told = run_json("check", f"oci:{layout}:nydus", "--verify", verify, env=env)
-    assert told["verdict"] == "sound"
-    assert (told["images"][0]["bytes_read"] > 0) == (verify == "full")
+    result = run_json("check", f"oci:{layout}:nydus", "--verify", verify, env=env)
+    assert result["verdict"] == "sound"
+    assert (result["images"][0]["bytes_read"] > 0) == (verify == "full")
     assert state(tmp_path) == before
 
 
@@ -24,12 +24,12 @@ def test_a_sound_image(layout: Path, tmp_path: Path, verify: str) -> None:
 def test_an_image_that_is_its_source(layout: Path, tmp_path: Path, verify: str) -> None:
     before = state(tmp_path)
     image, source = f"oci:{layout}:nydus", f"oci:{layout}:sample"
-    told = run_json("check", image, "--against", source, "--verify", verify, env=environment(tmp_path))
-    assert told["verdict"] == "equal"
-    assert told["images"][0]["differences"] == []
+    result = run_json("check", image, "--against", source, "--verify", verify, env=environment(tmp_path))
+    assert result["verdict"] == "equal"
+    assert result["images"][0]["differences"] == []
     assert state(tmp_path) == before
     done = run("check", image, "--against", source, "--verify", verify)
-    assert done.stdout.splitlines()[-1] == f"equal {image}@{told['target']['digest']}"
+    assert done.stdout.splitlines()[-1] == f"equal {image}@{result['target']['digest']}"
 
 
 def test_an_image_that_is_not_its_source(layout: Path) -> None:
