@@ -138,6 +138,13 @@ def test_the_root_of_an_image_has_no_platform() -> None:
     assert sources_of([listed(nydus("6", V6, configured=ARM), V6)], [image("6", configured=ARM)]) == [0]
 
 
+def test_platform_and_config_come_before_one_of_them() -> None:
+    alike = [image("6", V6, configured=ARM), image("7", V7, configured=ARM)]
+    assert sources_of([nydus("7", configured=ARM)], alike) == [1]  # the default variant is v7
+    kept = [image("a", AMD64, configured=AMD64), nydus("a", MARKED, configured=AMD64)]
+    assert sources_of([nydus("a", configured=AMD64)], kept) == [0]  # the kept one has its bytes, too
+
+
 def test_the_only_ones() -> None:
     assert sources_of([nydus("a")], [image("a", AMD64, settings="x")]) == [0]
     assert sources_of([nydus("a", AMD64)], [image("a", settings="x"), attestation("a")]) == [0]
