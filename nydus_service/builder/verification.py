@@ -69,6 +69,11 @@ class ReportedDifference:
     found: Value
     layer: str | None
 
+    def __str__(self) -> str:
+        layer = f" (from layer {self.layer})" if self.layer else ""
+        subject = f"{self.path or 'image'}: {self.field}"
+        return f"{subject} should be {self.wanted!r}, and is {self.found!r}{layer}"
+
 
 @dataclass(frozen=True, slots=True)
 class SetAside:

@@ -22,7 +22,7 @@ from nydus_service.content.open_stores import open_locations
 from nydus_service.convert.encoding import as_json
 from nydus_service.errors import DiffersError
 from nydus_service.imagecheck.image import check_image
-from nydus_service.imagecheck.result import Checked, CheckResult
+from nydus_service.imagecheck.result import Checked, CheckResult, Entry
 from nydus_service.oci.platform import Platform
 from nydus_service.oci.reference import ImageReference
 
@@ -71,9 +71,20 @@ def _tell(args: argparse.Namespace, result: CheckResult) -> None:
     if args.format == "json":
         print_json(as_json(result))
         return
-    print_checked(result.images)
+    if result.images:
+        print_checked(result.images)
+    _print_entries("kept from the source, compared by descriptor", result.kept)
+    _print_entries("not examined", result.not_examined)
+    _print_entries("not converted", result.not_converted)
+    _print_entries(f"without a source in {result.against}", result.without_source)
     shown = f"{result.image}@{result.target.digest}"
     print_verdict(result.verdict, shown, "ok" if result.is_good else "bad")
+
+
+def _print_entries(what: str, entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        platform = f" for {entry.platform}" if entry.platform else ""
+        print_line(f"{what}: {entry.kind}{platform}, {entry.descriptor.digest}")
 
 
 def print_checked(checked: Sequence[Checked]) -> None:
@@ -93,9 +104,7 @@ def print_checked(checked: Sequence[Checked]) -> None:
     print_table(columns, rows)
     for each in checked:
         for difference in each.differences[:SHOWN]:
-            where = f"{difference.path or 'image'}: {difference.field}"
-            layer = f" (from layer {difference.layer})" if difference.layer else ""
-            print_line(f"  {where} should be {difference.wanted!r}, and is {difference.found!r}{layer}")
+            print_line(f"  {difference}")
         rest = each.differences_total - SHOWN
         if rest > 0:
             print_line(f"  and {rest} more differences")

@@ -124,9 +124,9 @@ def _tell(
     check.print_checked(checked)
     print_line()
     good = all(each.is_good for each in checked)
-    told = "the nydus image holds what the sample holds" if good else "the images differ"
+    outcome = "the nydus image holds what the sample holds" if good else "the images differ"
     print_verdict(
-        "done" if good else "failed", f"in {format_seconds(duration_s)}: {told}", "ok" if good else "bad"
+        "done" if good else "failed", f"in {format_seconds(duration_s)}: {outcome}", "ok" if good else "bad"
     )
     if args.dir:
         print_line(f"images: oci:{args.dir}:{SAMPLE} and oci:{args.dir}:{NYDUS}")

@@ -72,10 +72,10 @@ def _print_verification(verification: Verification | None) -> None:
     if verification is None:
         print_verdict("not verified", "as --verify none asked", "warn")
         return
-    told = f"{verification.entries:,} names, {format_size(verification.content_bytes)} of content"
+    text = f"{verification.entries:,} names, {format_size(verification.content_bytes)} of content"
     if verification.bytes_read:
-        told += f", {format_size(verification.bytes_read)} read back"
-    print_verdict("verified", f"{told}, in {format_seconds(verification.duration_s)}", "ok")
+        text += f", {format_size(verification.bytes_read)} read back"
+    print_verdict("verified", f"{text}, in {format_seconds(verification.duration_s)}", "ok")
     for aside in verification.legitimate:
         print_line(f"  not compared: {aside.count} x {aside.reason}")
 

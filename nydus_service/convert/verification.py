@@ -22,8 +22,9 @@ from nydus_service.builder.verification import (
     VerifiedImage,
     Verifier,
 )
-from nydus_service.content.store import Provider, read_pieces
-from nydus_service.errors import DiffersError, NydusServiceError, from_os_error
+from nydus_service.content.store import Provider
+from nydus_service.convert.workdir import provide_file
+from nydus_service.errors import DiffersError, NydusServiceError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 
@@ -126,7 +127,7 @@ class ImageVerification:
             paths: dict[str, str | None] = {}
             for blob in {blob.digest: blob for blob in blobs}.values():
                 paths[blob.digest.hex] = (
-                    str(await _readable(store, blob, readers, work_dir)) if self._mode == "full" else None
+                    str(await provide_file(store, blob, readers, work_dir)) if self._mode == "full" else None
                 )
             self._image = VerifiedImage(str(bootstrap), paths)
             self._has_image.set()
@@ -138,7 +139,7 @@ class ImageVerification:
         if isinstance(report, NydusServiceError):
             raise report
         if not report.is_good:
-            raise ResultDiffers(f"{_told(report)}{_way_out(builder)}", report)
+            raise ResultDiffers(f"{_describe(report)}{_way_out(builder)}", report)
         return Verification(
             verdict=report.verdict,
             mode=report.mode,
@@ -150,29 +151,11 @@ class ImageVerification:
         )
 
 
-async def _readable(store: Provider, blob: Descriptor, readers: AsyncExitStack, work_dir: Path) -> Path:
-    """The path of a file with a blob's bytes: the store's own file, or a copy."""
-    reader = await readers.enter_async_context(store.open_reader(blob))
-    if reader.local_path is not None:
-        return reader.local_path
-    path = work_dir / f"{blob.digest.hex}.blob"
-    try:
-        async with await anyio.open_file(path, "wb") as file:
-            async for piece in read_pieces(reader):
-                await file.write(piece)
-    except OSError as exc:
-        raise from_os_error(exc, f"copy blob {blob.digest} to {path}") from exc
-    return path
-
-
-def _told(report: VerificationReport) -> str:
+def _describe(report: VerificationReport) -> str:
     """Format the first differences, one on a line."""
     total, differences = report.differences_total, report.differences[:_SHOWN]
     lines = [f"the result differs from its source in {total} place{'s' if total > 1 else ''}:"]
-    for each in differences:
-        layer = f" (from layer {each.layer})" if each.layer else ""
-        subject = f"{each.path or 'image'}: {each.field}"
-        lines.append(f"  {subject} should be {each.wanted!r}, and is {each.found!r}{layer}")
+    lines += [f"  {each}" for each in differences]
     if total > len(differences):
         lines.append(f"  and {total - len(differences)} more")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,8 +29,10 @@ import anyio
 import anyio.to_thread
 
 from nydus_service.config.environment import temporary_root
+from nydus_service.content.store import Provider, read_pieces
 from nydus_service.errors import from_os_error
 from nydus_service.locks import acquire_nowait, boot_id, is_stale, release
+from nydus_service.oci.descriptor import Descriptor
 
 PREFIX: Final = "nydus-converter-"
 LOCK: Final = ".nydus-service.lock"
@@ -60,6 +62,30 @@ async def open_work_dir(parent: Path | None) -> AsyncIterator[Path]:
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(work.close)
+
+
+async def provide_file(provider: Provider, blob: Descriptor, readers: AsyncExitStack, work_dir: Path) -> Path:
+    """The path of a file with a blob's bytes: the store's own, or a copy in the work directory.
+
+    The bytes are not verified.
+
+    Args:
+        readers: the file exists until this is closed, or until the work directory is removed.
+    Raises:
+        ContentNotFound, UnexpectedContent: as `Provider.open_reader`.
+        NoSpaceError, NydusServiceError: the copy cannot be written.
+    """
+    reader = await readers.enter_async_context(provider.open_reader(blob))
+    if reader.local_path is not None:
+        return reader.local_path
+    path = work_dir / f"{blob.digest.hex}.blob"
+    try:
+        async with await anyio.open_file(path, "wb") as file:
+            async for piece in read_pieces(reader):
+                await file.write(piece)
+    except OSError as exc:
+        raise from_os_error(exc, f"copy blob {blob.digest} to {path}") from exc
+    return path
 
 
 def sweep(root: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """Check one nydus image: its parts, its bootstrap, and its source if one is given."""
 
-import os
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,9 +9,10 @@ import anyio.to_thread
 
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage, Verifier
-from nydus_service.content.store import Provider, ReaderAt, read_pieces
+from nydus_service.content.store import PIECE_SIZE, ContentNotFound, Provider
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_id, check_diff_ids
+from nydus_service.convert.workdir import provide_file
 from nydus_service.errors import DiffersError, FormatError, first_cause, from_os_error
 from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
 from nydus_service.imagecheck.manifests import FoundManifest
@@ -48,8 +48,8 @@ class ManifestCheck:
         self._limiter = limiter
         self._work_dir = work_dir
         self._limits = limits
-        self._tar_splits: dict[str, Path] = {}
-        self._diff_ids: dict[str, Digest] = {}
+        self._tar_splits: set[Path] = set()
+        self._diff_ids: dict[Digest, Digest] = {}
 
     async def run(self, manifest: FoundManifest, source: FoundManifest | None) -> Checked:
         """Check a manifest, and compare it with its source unless that is None.
@@ -104,28 +104,29 @@ class ManifestCheck:
         self, source: FoundManifest, chunk_size: int, digester: str
     ) -> tuple[SourceLayer, ...]:
         assert self._source is not None
-        assert source.manifest is not None
+        if source.manifest is None:
+            raise ContentNotFound(
+                f"the store of the source does not have {source.descriptor.digest}, which it was made from; "
+                "fetch it, or name the platforms to check with --platform"
+            )
+        layers = source.manifest.layers
+        files = {
+            layer: self._work_dir / f"{layer.digest.hex}-{chunk_size}-{digester}.tar-split"
+            for layer in layers
+        }
         cause: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                for layer in source.manifest.layers:
-                    key = f"{layer.digest.hex}-{chunk_size}-{digester}"
-                    if key not in self._tar_splits:
-                        self._tar_splits[key] = self._work_dir / f"{key}.tar-split"
-                        tasks.start_soon(
-                            self._record_layer, layer, self._tar_splits[key], chunk_size, digester
-                        )
+                for layer, tar_split in files.items():
+                    if tar_split not in self._tar_splits:
+                        self._tar_splits.add(tar_split)
+                        tasks.start_soon(self._record_layer, layer, tar_split, chunk_size, digester)
         except BaseExceptionGroup as group:
             cause = first_cause(group)
         if cause is not None:  # outside the handler, or the group would become its context
             raise cause
         self._compare_diff_ids(source)
-        return tuple(
-            SourceLayer(
-                str(layer.digest), str(self._tar_splits[f"{layer.digest.hex}-{chunk_size}-{digester}"])
-            )
-            for layer in source.manifest.layers
-        )
+        return tuple(SourceLayer(str(layer.digest), str(files[layer])) for layer in layers)
 
     def _compare_diff_ids(self, source: FoundManifest) -> None:
         """Raises: DiffersError: a layer of the source is not the one that its config describes."""
@@ -136,13 +137,13 @@ class ManifestCheck:
         check_diff_ids(source.manifest, source.config)
         with about(f"source {source.descriptor.digest}"):
             for position, layer in enumerate(layers):
-                check_diff_id(source.config, layers, position, self._diff_ids[layer.digest.hex])
+                check_diff_id(source.config, layers, position, self._diff_ids[layer.digest])
 
     async def _record_layer(self, layer: Descriptor, tar_split: Path, chunk_size: int, digester: str) -> None:
         assert self._source is not None
         async with self._limiter:
             with about(f"source layer {layer.digest}"):
-                self._diff_ids[layer.digest.hex] = await record_tar_split(
+                self._diff_ids[layer.digest] = await record_tar_split(
                     self._source,
                     layer,
                     tar_split,
@@ -160,21 +161,23 @@ class ManifestCheck:
                 continue
             blobs[layer.digest.hex] = None
             if self._mode == "full":
-                reader = await readers.enter_async_context(self._target.open_reader(layer))
-                blobs[layer.digest.hex] = str(await self._hashed(layer, reader))
+                path = await provide_file(self._target, layer, readers, self._work_dir)
+                await _check_digest(layer, path)
+                blobs[layer.digest.hex] = str(path)
         return blobs
 
-    async def _hashed(self, blob: Descriptor, reader: ReaderAt) -> Path:
-        """Verify a blob's digest. Returns the path of a file with its bytes: the store's own, or a copy."""
-        path = reader.local_path or self._work_dir / f"{blob.digest.hex}.blob"
-        digester = Digester(blob.digest.algorithm)
-        try:
-            async with await anyio.open_file(os.devnull if reader.local_path else path, "wb") as copy:
-                async for piece in read_pieces(reader):
-                    await anyio.to_thread.run_sync(digester.update, piece)
-                    await copy.write(piece)
-        except OSError as exc:
-            raise from_os_error(exc, f"copy blob {blob.digest} to {path}") from exc
-        if digester.digest() != blob.digest:
-            raise DiffersError(f"damaged: blob {blob.digest} is stored as {digester.digest()}")
-        return path
+
+async def _check_digest(blob: Descriptor, path: Path) -> None:
+    """
+    Raises:
+        DiffersError: the file with the blob's bytes has another digest.
+    """
+    digester = Digester(blob.digest.algorithm)
+    try:
+        async with await anyio.open_file(path, "rb") as file:
+            while piece := await file.read(PIECE_SIZE):
+                await anyio.to_thread.run_sync(digester.update, piece)
+    except OSError as exc:
+        raise from_os_error(exc, f"read blob {blob.digest}") from exc
+    if digester.digest() != blob.digest:
+        raise DiffersError(f"damaged: blob {blob.digest} is stored as {digester.digest()}")

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider
 from nydus_service.content.walk import Node, entries, fold
+from nydus_service.convert.classify import why_kept
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
@@ -13,9 +15,26 @@ from nydus_service.oci.document import Config, Index, Manifest
 from nydus_service.oci.platform import Platform
 
 
-@dataclass(frozen=True, slots=True)
+class Kind(StrEnum):
+    """The kind of an entry of an image, in words."""
+
+    NYDUS = "nydus image"
+    OCI = "OCI image"
+    ARTIFACT = "artifact"
+    ATTESTATIONS = "attestations"
+    NOT_HERE = "not here"
+    OTHER = "other content"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class FoundManifest:
-    """A manifest. `manifest` is None if it was not read, `config` if it is not a container image."""
+    """A place of an image where a manifest is listed.
+
+    Attributes:
+        manifest: None if it was not read.
+        config: None if this is not a container image.
+        platform: that of the descriptor, or else of the config; None if neither specifies one.
+    """
 
     descriptor: Descriptor
     manifest: Manifest | None
@@ -29,21 +48,20 @@ class FoundManifest:
         return next((layer for layer in layers if keys.NYDUS_BOOTSTRAP in layer.annotations), None)
 
     @property
-    def kind(self) -> str:
-        """The kind in words: nydus image, OCI image, artifact, attestations, not here."""
+    def kind(self) -> Kind:
         if keys.is_attestation(self.descriptor):
-            return "attestations"
+            return Kind.ATTESTATIONS
         if self.manifest is None:
-            return "not here"
+            return Kind.NOT_HERE if mediatypes.is_manifest(self.descriptor.media_type) else Kind.OTHER
         if self.bootstrap_layer:
-            return "nydus image"
-        return "OCI image" if self.config else "artifact"
+            return Kind.NYDUS
+        return Kind.OCI if self.config else Kind.ARTIFACT
 
 
 async def find_manifests(provider: Provider, root: Descriptor) -> list[FoundManifest]:
     """Walk from the root of an image to all manifests, in their order.
 
-    Manifests of an index that the store does not have are listed as "not here", since many users fetch only
+    Manifests of an index that the store does not have are listed as not here, since many users fetch only
     one platform. Attestations are not read.
 
     Raises:
@@ -71,7 +89,14 @@ async def find_manifests(provider: Provider, root: Descriptor) -> list[FoundMani
 
 
 async def _describe(provider: Provider, desc: Descriptor, manifest: Manifest | None) -> FoundManifest:
-    if manifest is None or not mediatypes.is_config(manifest.config.media_type):
-        return FoundManifest(desc, manifest, None, desc.platform)
-    config = await read_document(provider, manifest.config, Config)
-    return FoundManifest(desc, manifest, config, desc.platform or config.platform)
+    config = None
+    if manifest is not None and _is_image(manifest):
+        config = await read_document(provider, manifest.config, Config)
+    platforms = [desc.platform, config.platform if config else None]
+    specified = (each for each in platforms if each and (each.os or each.architecture))
+    return FoundManifest(desc, manifest, config, next(specified, None))
+
+
+def _is_image(manifest: Manifest) -> bool:
+    """Whether this is a container image: one that a conversion takes, or one with such a config."""
+    return mediatypes.is_config(manifest.config.media_type) or why_kept(manifest) is None

@@ -116,9 +116,11 @@ class LayerTree:
     def _find_parent(self, path: bytes, entry: TarEntry) -> Inode:
         """The directory at a path. Missing directories are made."""
         directory = self.root
+        is_hidden = False  # by a whiteout of this tar
         for name, inode in self._resolve(path.split(b"/"), entry):
+            is_hidden = is_hidden or WHITEOUT_PREFIX + name in (directory.children or {})
             if inode is None:
-                inode = self._imply(directory, name)
+                inode = self._imply(directory, name, is_hidden)
             elif inode.children is None:
                 where = b"/" + path
                 raise entry_error(entry, f"{where.decode(errors='backslashreplace')!r} is no directory")
@@ -134,12 +136,15 @@ class LayerTree:
         except FormatError as exc:
             raise entry_error(entry, str(exc)) from exc
 
-    def _imply(self, parent: Inode, name: bytes) -> Inode:
-        """Make a directory without an entry of its own. The merge gives it the metadata of a lower one."""
+    def _imply(self, parent: Inode, name: bytes, is_hidden: bool) -> Inode:
+        """Make a directory without an entry of its own.
+
+        The merge gives it the metadata of a lower one, unless this tar has hidden that.
+        """
         directory = implied_directory()
         assert parent.children is not None
         self._inherit_group(directory, parent)
-        if WHITEOUT_PREFIX + name in parent.children:  # which has hidden the lower one
+        if is_hidden:
             directory.mark &= ~MARK_IMPLIED
         if name in parent.children:  # a whiteout, since any other file ends the path
             directory.mark |= MARK_WHITEOUT
@@ -213,7 +218,8 @@ class LayerTree:
         """Set an existing directory's metadata. Extended attributes from earlier entries of this tar stay."""
         described = self._inode(entry, NO_CHUNKS)
         if directory.mark & MARK_IMPLIED:
-            directory.mark ^= MARK_IMPLIED | MARK_DESCRIBED_LATE | MARK_NO_UID | MARK_NO_GID
+            directory.mark &= ~MARK_IMPLIED
+            directory.mark |= MARK_DESCRIBED_LATE | MARK_NO_UID | MARK_NO_GID
         if not described.mark & MARK_NO_UID:
             directory.uid = described.uid
             directory.mark &= ~MARK_NO_UID
@@ -232,6 +238,8 @@ class LayerTree:
             raise entry_error(entry, "a whiteout without a name")
         assert parent.children is not None
         self.single_layer = False
+        if name != OPAQUE and hidden in parent.children:
+            self._take_nothing_from_below(parent.children[hidden])
         existing = parent.children.get(name)
         if existing is not None and existing.children is not None:
             existing.mark |= MARK_WHITEOUT
@@ -239,6 +247,15 @@ class LayerTree:
             parent.children[name] = self._inode(entry, chunks, parent)
         else:
             parent.children[name] = Inode(S_IFREG | entry.mode)
+
+    def _take_nothing_from_below(self, hidden: Inode) -> None:
+        """Make implied directories independent of the lower ones that a whiteout has hidden."""
+        pending = [hidden]
+        while pending:
+            inode = pending.pop()
+            if inode.children is not None:
+                inode.mark &= ~MARK_IMPLIED
+                pending.extend(inode.children.values())
 
     def _hard_link(self, entry: TarEntry) -> Inode:
         """The inode that a link refers to: one of this tar, or a marked placeholder for a lower layer's."""

@@ -228,7 +228,11 @@ class TarSplitRecorder:
                     content += size
                 entries += 1
                 first = following
-            elif kind not in _EXTENSIONS or kind == _GLOBAL or (kind == _PAX and self._changes_size(piece[begin:stop])):
+            elif (
+                kind not in _EXTENSIONS
+                or kind == _GLOBAL
+                or (kind == _PAX and self._changes_size(piece[begin:stop]))
+            ):
                 break
             at = following
         self._entries += entries

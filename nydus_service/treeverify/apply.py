@@ -186,7 +186,7 @@ class Overlay:
         if len(base) > NAME_MAX:
             raise FormatError(f"a name of {len(base)} bytes, at most {NAME_MAX} fit")
         if base[:4] == WHITEOUT:
-            _hide(parent, base)
+            self._hide(parent, base)
             return
         if parent is self._layers[-1] and base in ESTARGZ_ENTRIES and len(clean(name)) == 1:
             self._count("eStargz bookkeeping files")
@@ -232,6 +232,29 @@ class Overlay:
         if kind == S_IFCHR and not node.rdev:
             self._count("character devices 0:0, which an overlay mount takes for whiteouts")
 
+    def _hide(self, parent: SourceInode, base: bytes) -> None:
+        """Apply a whiteout or an opaque mark, which hides lower layers only."""
+        hidden = base[len(WHITEOUT) :]
+        if hidden in _NO_NAME:
+            raise FormatError("a whiteout that names no file")
+        if parent.hidden is None:
+            parent.hidden = set()
+        parent.hidden.add(_EVERYTHING if base == OPAQUE else hidden)
+        own = parent.children.get(hidden) if parent.children is not None else None
+        if own is not None and own.children is not None and base != OPAQUE:
+            self._forget_base(own, parent)
+
+    def _forget_base(self, directory: SourceInode, parent: SourceInode) -> None:
+        """Give implied directories the default metadata, because their bases are hidden now."""
+        pending = [(directory, parent)]
+        while pending:
+            directory, parent = pending.pop()
+            if directory.described != len(self._layers) - 1:
+                default = SourceInode(S_IFDIR | 0o755, 0, parent.gid if parent.mode & S_ISGID else 0, 0, 0)
+                _copy_metadata(default, directory)
+            children = (directory.children or {}).values()
+            pending.extend((child, directory) for child in children if child.children is not None)
+
     def _describe(self, directory: SourceInode, entry: SourceInode) -> None:
         """Give a directory of this layer the metadata of an entry, whose extended attributes are added."""
         directory.mode = entry.mode
@@ -248,14 +271,15 @@ class Overlay:
         """The directory at a path in the current layer. Missing directories are made."""
         here = self._layers[-1]
         path: list[bytes] = []
-        is_blocked = False
+        is_blocked = is_hidden = False
         for name, child in self._walk_own(parts):
             path.append(name)
+            is_hidden = is_hidden or (here.hidden is not None and name in here.hidden)
             if child is None:
                 child = SourceInode(S_IFDIR | 0o755, 0, here.gid if here.mode & S_ISGID else 0, 0, 0)
-                if len(self._layers) > 1:
+                if len(self._layers) > 1 and not is_hidden:
                     is_blocked = is_blocked or self._is_blocked(path)
-                    base = self._find_base(here, path, is_blocked)
+                    base = self._find_base(path, is_blocked)
                     if base is not None:
                         _copy_metadata(base, child)
                 assert here.children is not None
@@ -279,7 +303,7 @@ class Overlay:
             return True
         return False
 
-    def _find_base(self, parent: SourceInode, path: list[bytes], is_blocked: bool) -> SourceInode | None:
+    def _find_base(self, path: list[bytes], is_blocked: bool) -> SourceInode | None:
         """The directory whose metadata a new implied directory gets: that of the topmost lower layer with the
         path, where links are followed inside that layer alone. None for the default, as for a layer's root.
 
@@ -288,8 +312,6 @@ class Overlay:
             links,
                 and the native one `is_blocked`.
         """
-        if parent.hidden is not None and path[-1] in parent.hidden:
-            return None
         for root in self._layers[-2::-1]:
             try:
                 trail = _walk(root, path)
@@ -400,16 +422,6 @@ def _copy_metadata(source: SourceInode, target: SourceInode) -> None:
     target.mtime_nsec = source.mtime_nsec
     target.xattrs = source.xattrs
     target.described = source.described
-
-
-def _hide(parent: SourceInode, base: bytes) -> None:
-    """Apply a whiteout or an opaque mark, which hides lower layers only."""
-    hidden = base[len(WHITEOUT) :]
-    if hidden in _NO_NAME:
-        raise FormatError("a whiteout that names no file")
-    if parent.hidden is None:
-        parent.hidden = set()
-    parent.hidden.add(_EVERYTHING if base == OPAQUE else hidden)
 
 
 def _child(directories: Stack, name: bytes) -> Stack:

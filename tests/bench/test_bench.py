@@ -137,16 +137,16 @@ def test_a_run_writes_its_page_plot_and_numbers(
     scaled = ["--scale", "0.001", "--rounds", "2", "--inputs-dir", str(inputs), "--docs", str(docs)]
     assert main([*scaled, "--input", "one-liners", "--input", "five-layers"]) == 0
     results = json.loads((docs / "benchmarks.json").read_text())
-    told = {(row["input"], row["race"], row["contender"]) for row in results["rows"]}
+    raced = {(row["input"], row["race"], row["contender"]) for row in results["rows"]}
     for name in ("one-liners", "five-layers"):
         for key in ("floor", "ours", "ours-unverified"):
-            assert (name, "convert", key) in told
-        assert {(name, "create", "embedded"), (name, "merge", "embedded")} < told
+            assert (name, "convert", key) in raced
+        assert {(name, "create", "embedded"), (name, "merge", "embedded")} < raced
     for row in results["rows"]:
         assert len(row["runs"]) == 2
         assert row["output_bytes"] > 0 or row["contender"] == "floor"
         peer = "go" if row["race"] == "convert" else "native"
-        has_peer = (row["input"], row["race"], peer) in told
+        has_peer = (row["input"], row["race"], peer) in raced
         assert (row["ratio"] is not None) == (has_peer and row["contender"] != peer)
         parts = {part["name"] for run in row["runs"] for part in run["parts"]}
         if row["contender"] in ("ours", "ours-native"):
@@ -231,9 +231,9 @@ def test_why_targets_are_missed() -> None:
         row("ours-native", 6, 0.5, Part(PACK, 2, 5), Part(MERGE, 4, 4)),
         row("go", 10, None),
     ]
-    told = format_breakdown(rows, 2)
-    assert "The target, 0.30 of the peer's time, is 3.00 s: 6.00 s CPU with no core ever idle" in told
-    assert "the codecs leave 3.00 s for all else; ours takes 3.00 s for that." in told
-    assert "takes 4.00 s: 0.40 of the peer's whole time" in told
+    text = format_breakdown(rows, 2)
+    assert "The target, 0.30 of the peer's time, is 3.00 s: 6.00 s CPU with no core ever idle" in text
+    assert "the codecs leave 3.00 s for all else; ours takes 3.00 s for that." in text
+    assert "takes 4.00 s: 0.40 of the peer's whole time" in text
     reached = [*rows[:1], row("ours", 2, 0.3, Part(PACK, 2, 3)), *rows[3:]]
     assert "The target" not in format_breakdown(reached, 2)

@@ -134,9 +134,9 @@ def test_what_ctr_exports_is_the_image(node: Node, sample: Sample, tmp_path: Pat
     node.convert()
     node.ctr("images", "export", tmp_path / "nydus.tar", NYDUS)
     against = ("--against", f"oci:{sample.layout}:1", "--verify", "full")
-    told = run_json("check", f"oci-archive:{tmp_path}/nydus.tar", *against)
-    assert told["target"]["digest"] == sample.target["target"]["descriptor"]["digest"]
-    assert run_json("check", NYDUS, *against, env=node.env)["target"] == told["target"]
+    checked = run_json("check", f"oci-archive:{tmp_path}/nydus.tar", *against)
+    assert checked["target"]["digest"] == sample.target["target"]["descriptor"]["digest"]
+    assert run_json("check", NYDUS, *against, env=node.env)["target"] == checked["target"]
     assert run_json("inspect", NYDUS, env=node.env)["manifests"][0]["kind"] == "nydus image"
 
 

@@ -226,8 +226,8 @@ async def test_garbage_collected_at_every_change(disturbed: Disturbed) -> None:
     disturbed.assert_nothing_left()
     disturbed.daemon.collect(disturbed.namespace)
     env = disturbed.environment(disturbed.daemon.address)
-    told = run_json("check", NYDUS, "--against", APP, "--verify", "full", env=env)
-    assert told["verdict"] == "equal"
+    result = run_json("check", NYDUS, "--against", APP, "--verify", "full", env=env)
+    assert result["verdict"] == "equal"
     assert disturbed.convert_again() == json.loads(stdout)["target"]["descriptor"]["digest"]
     assert disturbed.forget() == before
 

@@ -195,8 +195,8 @@ def test_the_http_server(place: Path, follows: str, health: int) -> None:
     token.chmod(0o600)
     options = ("--http", "127.0.0.1:0", "--http-token-file", str(token))
     with serving(place, NOWHERE, config=config, options=options) as service:
-        (told,) = (record for record in service.records if record["message"].startswith("HTTP on "))
-        assert anyio.run(_ask, told["message"].removeprefix("HTTP on ")) == (health, 401, 200)
+        (listening,) = (record for record in service.records if record["message"].startswith("HTTP on "))
+        assert anyio.run(_ask, listening["message"].removeprefix("HTTP on ")) == (health, 401, 200)
         assert service.memory_mb() < 90
         assert service.stop() == 0
 
@@ -300,15 +300,15 @@ def test_asked_by_ctr_alone(place: Path, daemon: Daemon) -> None:
         options = "nydus-service/convert.options=compressor=lz4_block,verify=full"
         daemon.ctr(namespace, "images", "label", name, f"nydus-service/convert={name}-nydus", options)
         wait_for_answers(service, daemon, namespace, [name])
-        told = labels_of(daemon, namespace)[name]
-        job = service.jobs("show", told["nydus-service/job"])
+        labels = labels_of(daemon, namespace)[name]
+        job = service.jobs("show", labels["nydus-service/job"])
         assert job["origin"] == "label"
         assert service.stop() == 0
         service.assert_nothing_left()
     env = environment(place, CONTAINERD_ADDRESS=str(daemon.address), CONTAINERD_NAMESPACE=namespace)
     checked = run_json("check", f"{name}-nydus", "--against", name, env=env)
     assert checked["verdict"] == "equal"
-    assert told["nydus-service/result"] == f"{name}-nydus@{checked['target']['digest']}"
+    assert labels["nydus-service/result"] == f"{name}-nydus@{checked['target']['digest']}"
     assert daemon.lines(namespace, "leases", "ls", "-q") == []
 
 

@@ -75,8 +75,8 @@ async def test_what_is_said_wins_over_the_configuration_even_if_it_is_a_default(
     said = {"compressor": "zstd", "with_referrer": False, "platforms": [], "prefetch_patterns": []}
     async with serving(tmp_path) as served:
         job, _ = await served.client.submit(SOURCE, TARGET, options=said)
-    told = job.request.options.as_json()
-    assert {key: told[key] for key in said} == said
+    options = job.request.options.as_json()
+    assert {key: options[key] for key in said} == said
 
 
 async def test_an_equal_request_is_joined(tmp_path: Path) -> None:
@@ -261,9 +261,9 @@ async def test_cancel_and_retry(tmp_path: Path) -> None:
 
 async def test_plan(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
-        told = await served.client.plan(SOURCE, TARGET, namespace="k8s.io", options={"force": True})
-        assert (told.status, told.reason) == ("would be unchanged", "it is a nydus image")
-        assert told.target == ImageName(TARGET)
+        preview = await served.client.plan(SOURCE, TARGET, namespace="k8s.io", options={"force": True})
+        assert (preview.status, preview.reason) == ("would be unchanged", "it is a nydus image")
+        assert preview.target == ImageName(TARGET)
         (request,) = served.runner.asked[0]
         assert (request.namespace, request.options.force, request.options.build.compressor) == (
             "k8s.io",
@@ -274,8 +274,8 @@ async def test_plan(tmp_path: Path) -> None:
 
 async def test_check(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
-        told = await served.client.check(TARGET, against=SOURCE, verify="full", platforms=["linux/arm64"])
-        assert told.verdict == "equal"
+        result = await served.client.check(TARGET, against=SOURCE, verify="full", platforms=["linux/arm64"])
+        assert result.verdict == "equal"
         assert served.runner.asked == [(TARGET, SOURCE, "default", "full", ("linux/arm64",))]
         served.runner.verdict = "differs"
         assert (await served.client.check(TARGET)).verdict == "differs"

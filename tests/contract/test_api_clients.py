@@ -104,10 +104,10 @@ async def test_a_client_made_of_reflection_alone(tmp_path: Path) -> None:
         job = submitted["job"]
         assert (job["state"], job["priority"], job["origin"]) == ("JOB_STATE_QUEUED", 3, "grpc")
         assert job["createdAt"].endswith("Z")
-        told = job["request"]["options"]
-        assert (told["compressor"], told["chunkSize"]) == ("zstd", "65536")
-        assert told["platforms"] == {"values": ["linux/arm64"]}
-        assert told["withReferrer"] is True  # the configuration's
+        options = job["request"]["options"]
+        assert (options["compressor"], options["chunkSize"]) == ("zstd", "65536")
+        assert options["platforms"] == {"values": ["linux/arm64"]}
+        assert options["withReferrer"] is True  # the configuration's
         states = []
         async for each in client.call("Watch", {"id": job["id"]}):
             states.append(each["state"])

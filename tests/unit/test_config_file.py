@@ -186,22 +186,22 @@ def test_version(tmp_path: Path, text: str, problem: str) -> None:
 
 
 def test_all_problems_are_told(tmp_path: Path) -> None:
-    told = problems(
+    found = problems(
         tmp_path,
         "[jobs]\nqeue = 1\nnice = 99\n[http]\naddress = ':1'\n[[rules]]\nx = 1",
         NYDUS_SERVICE_LOG_LEVEL="loud",
     )
-    assert told == [
+    assert found == [
         "config.toml: [jobs]: no key 'qeue', did you mean 'queue'?",
         "config.toml: [jobs] nice: 99 is not a whole number from 0 to 19",
         "config.toml: [http] address: ':1' is not an address to listen on, "
         'as "127.0.0.1:8080" or "[::1]:8080"',
-        told[3],
+        found[3],
         "config.toml: [[rules]] 1: no source",
         "config.toml: [[rules]] 1: no target",
         "NYDUS_SERVICE_LOG_LEVEL: 'loud' is not one of debug, info, warning, error",
     ]
-    assert told[3].startswith("config.toml: [[rules]] 1: no key 'x'; there are source, target, ")
+    assert found[3].startswith("config.toml: [[rules]] 1: no key 'x'; there are source, target, ")
 
 
 def test_wrong_override() -> None:

@@ -42,6 +42,33 @@ _ACCELD_CODE: Final = {"usage": "ERR_ILLEGAL_PARAMETER"}
 
 def job_summary(job: Job) -> dict[str, object]:
     """The fields of a job in lists: without its layers and its result."""
+    return _job_fields(job, {})
+
+
+def job_details(job: Job) -> dict[str, object]:
+    """All fields of a job, with its options, layers, images and result."""
+    return _job_fields(job, {"layers": job.progress.layers, "images": job.progress.images}) | {
+        "options": job.request.options.as_json(),
+        "result": job.result,
+    }
+
+
+def http_status(error: NydusServiceError) -> int:
+    """The HTTP status of an error; 500 for a code without an entry."""
+    return next((_HTTP_STATUS[code] for code in _codes(error) if code in _HTTP_STATUS), 500)
+
+
+def error_body(error: NydusServiceError, **more: object) -> dict[str, object]:
+    """An error in acceld's format; `error` is this project's stable code."""
+    return error_fields(error.code, str(error), acceld=_ACCELD_CODE.get(error.code, "")) | more
+
+
+def error_fields(code: str, message: str, *, acceld: str = "") -> dict[str, object]:
+    """The same for an error of HTTP itself, or with acceld's own code for it."""
+    return {"code": acceld or f"ERR_{code.upper()}", "message": message, "error": code}
+
+
+def _job_fields(job: Job, more_progress: dict[str, object]) -> dict[str, object]:
     return {
         "id": job.id,
         "created": _time(job.created_at),
@@ -64,34 +91,9 @@ def job_summary(job: Job) -> dict[str, object]:
         "cancel_requested": job.cancel_requested,
         "error": job.error,
         "outcome": job.result.status if job.result else None,
-        "progress": _progress(job.progress),
+        "progress": _progress(job.progress) | more_progress,
         "revision": job.revision,
     }
-
-
-def job_details(job: Job) -> dict[str, object]:
-    """All fields of a job, with its options, layers, images and result."""
-    progress = job.progress
-    return job_summary(job) | {
-        "options": job.request.options.as_json(),
-        "progress": _progress(progress) | {"layers": progress.layers, "images": progress.images},
-        "result": job.result,
-    }
-
-
-def http_status(error: NydusServiceError) -> int:
-    """The HTTP status of an error; 500 for a code without an entry."""
-    return next((_HTTP_STATUS[code] for code in _codes(error) if code in _HTTP_STATUS), 500)
-
-
-def error_body(error: NydusServiceError, **more: object) -> dict[str, object]:
-    """An error in acceld's format; `error` is this project's stable code."""
-    return error_fields(error.code, str(error), acceld=_ACCELD_CODE.get(error.code, "")) | more
-
-
-def error_fields(code: str, message: str, *, acceld: str = "") -> dict[str, object]:
-    """The same for an error of HTTP itself, or with acceld's own code for it."""
-    return {"code": acceld or f"ERR_{code.upper()}", "message": message, "error": code}
 
 
 def _progress(progress: JobProgress) -> dict[str, object]:

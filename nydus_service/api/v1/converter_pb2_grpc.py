@@ -126,7 +126,7 @@ class ConverterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Retry(self, request, context):
-        """Queues a failed or cancelled job anew, under its id; at once even if it waits for a later try.
+        """Queues a failed or cancelled job again, under its id; at once even if it waits for a later try.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,7 @@ class ConverterStub:
     after. A finished one stays as it is.
     """
     Retry: _aio.UnaryUnaryMultiCallable[_converter_pb2.RetryRequest, _converter_pb2.Job]
-    """Queues a failed or cancelled job anew, under its id; at once even if it waits for a later try."""
+    """Queues a failed or cancelled job again, under its id; at once even if it waits for a later try."""
     Plan: _aio.UnaryUnaryMultiCallable[_converter_pb2.PlanRequest, _converter_pb2.PlanResponse]
     """What a conversion would do, and why. Writes nothing."""
     Check: _aio.UnaryUnaryMultiCallable[_converter_pb2.CheckRequest, _converter_pb2.CheckResponse]
@@ -125,7 +125,7 @@ class ConverterServicer(metaclass=_abc_1.ABCMeta):
         request: _converter_pb2.RetryRequest,
         context: _aio.ServicerContext[_converter_pb2.RetryRequest, _abc.Awaitable[_converter_pb2.Job]],
     ) -> _abc.Awaitable[_converter_pb2.Job]:
-        """Queues a failed or cancelled job anew, under its id; at once even if it waits for a later try."""
+        """Queues a failed or cancelled job again, under its id; at once even if it waits for a later try."""
 
     @_abc_1.abstractmethod
     def Plan(

@@ -25,9 +25,6 @@ from nydus_service.content._pb.containerd.services.events.v1.events_pb2 import (
     PublishRequest,
     SubscribeRequest,
 )
-from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
-    ListNamespacesRequest,
-)
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.images import ContainerdImages
 from nydus_service.content.containerd.rpc import Connection, connect
@@ -56,9 +53,7 @@ class ContainerdImageNode:
         self._connection = connection
 
     async def namespaces(self) -> list[str]:
-        request = ListNamespacesRequest()
-        found = await self._connection.call(self._connection.namespaces.List, request, "list namespaces")
-        return sorted(each.name for each in found.namespaces)
+        return await self._connection.list_namespaces()
 
     async def images(self, namespace: str) -> list[Image]:
         return await self._store(namespace).list()

@@ -12,9 +12,6 @@ from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import (
     UpdateImageRequest,
 )
 from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import Image as ImageMessage
-from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
-    ListNamespacesRequest,
-)
 from nydus_service.content.containerd.rpc import AlreadyThere, Connection
 from nydus_service.content.store import Image, ImageNotFound, Provider
 from nydus_service.errors import NotFoundError, UsageError
@@ -109,10 +106,8 @@ class ContainerdImages:
     async def _explain_missing(self, name: str) -> str:
         """Explain a missing image by the namespace that has it, or else by similar names."""
         missing = f"{self._connection} has no image {name!r}"
-        found = await self._connection.call(
-            self._connection.namespaces.List, ListNamespacesRequest(), "list namespaces"
-        )
-        others = [each.name for each in found.namespaces if each.name != self._connection.namespace]
+        namespaces = await self._connection.list_namespaces()
+        others = [each for each in namespaces if each != self._connection.namespace]
         for namespace in others:
             try:
                 await self._get(name, namespace)
@@ -121,7 +116,7 @@ class ContainerdImages:
             return f"{missing}, but namespace {namespace} has: add --namespace {namespace}"
         names = [each.name for each in await self._list()]
         if not names:
-            elsewhere = f"; namespaces there are: {', '.join(sorted(others))}" if others else ""
+            elsewhere = f"; namespaces there are: {', '.join(others)}" if others else ""
             return f"{missing}; there are no images in it{elsewhere}"
         return f"{missing}; there are: {', '.join(_nearest(name, names))}"
 

@@ -29,6 +29,9 @@ from nydus_service.content._pb.containerd.services.introspection.v1.introspectio
     IntrospectionStub,
 )
 from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2_grpc import LeasesStub
+from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
+    ListNamespacesRequest,
+)
 from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2_grpc import NamespacesStub
 from nydus_service.content._pb.containerd.services.version.v1.version_pb2_grpc import VersionStub
 from nydus_service.errors import (
@@ -113,6 +116,11 @@ class Connection:
         other = copy(self)
         other.namespace = namespace
         return other
+
+    async def list_namespaces(self) -> list[str]:
+        """The names of all namespaces, in order. Raises: NydusServiceError: as `failure` returns."""
+        reply = await self.call(self.namespaces.List, ListNamespacesRequest(), "list namespaces")
+        return sorted(each.name for each in reply.namespaces)
 
     async def call(
         self,

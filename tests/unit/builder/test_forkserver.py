@@ -64,10 +64,10 @@ async def tell(fork_server: ForkServer | None, limits: Limits = UNLIMITED) -> di
             fork_server=fork_server,
         )
         await supervise(spawn, output=Output(pipe, printed), limits=limits)
-        told: dict[str, Any] = json.loads(printed.data.partition(b"\n")[0])
+        report: dict[str, Any] = json.loads(printed.data.partition(b"\n")[0])
         # The listing has a descriptor of its own, with the lowest number that is free.
-        assert told.pop("open") == ["0", "1", "2", "3", str(inherited.writer.fileno())]
-    return told
+        assert report.pop("open") == ["0", "1", "2", "3", str(inherited.writer.fileno())]
+    return report
 
 
 @pytest.mark.conditions

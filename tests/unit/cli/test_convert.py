@@ -25,11 +25,11 @@ def test_the_result_in_words(layout: Path) -> None:
 
 
 def test_the_result_as_json(layout: Path) -> None:
-    told = run_json("convert", f"oci:{layout}:sample", f"oci:{layout}:new", "--compressor", "none")
-    assert told["status"] == "converted"
-    assert told["target"]["descriptor"]["digest"] == names(layout)["new"]["digest"]
-    assert told["builder"]["name"] == "nydus-image-py"
-    (image,) = told["images"]
+    result = run_json("convert", f"oci:{layout}:sample", f"oci:{layout}:new", "--compressor", "none")
+    assert result["status"] == "converted"
+    assert result["target"]["descriptor"]["digest"] == names(layout)["new"]["digest"]
+    assert result["builder"]["name"] == "nydus-image-py"
+    (image,) = result["images"]
     sources = [layer["source"]["digest"] for layer in image["layers"]]
     blobs = [layer["blob"] for layer in image["layers"]]
     assert sources == [layer["digest"] for layer in manifest_of(layout, "sample")["layers"]]
@@ -39,13 +39,13 @@ def test_the_result_as_json(layout: Path) -> None:
     ]
     assert image["bootstrap"]["digest"] == layers[-1]["digest"]
     assert image["verification"]["verdict"] == "equal"
-    assert {"fingerprint", "job", "duration_s", "kept", "dropped", "verified"} <= told.keys()
+    assert {"fingerprint", "job", "duration_s", "kept", "dropped", "verified"} <= result.keys()
 
 
 def test_again_is_unchanged(layout: Path) -> None:
     before = state(layout)
-    told = run_json("convert", f"oci:{layout}:sample", f"oci:{layout}:nydus")
-    assert told["status"] == "unchanged"
+    result = run_json("convert", f"oci:{layout}:sample", f"oci:{layout}:nydus")
+    assert result["status"] == "unchanged"
     assert state(layout) == before
     done = run("convert", f"oci:{layout}:sample", f"oci:{layout}:nydus")
     assert done.stdout.startswith("unchanged in ")
@@ -57,16 +57,16 @@ def test_a_dry_run_writes_nothing(layout: Path, tmp_path: Path) -> None:
     done = run("convert", f"oci:{layout}:sample", f"oci:{tmp_path}/other:new", "--dry-run")
     assert done.returncode == 0
     assert f"would become oci:{tmp_path}/other:new" in done.stdout
-    told = run_json("convert", f"oci:{layout}:sample", f"oci:{tmp_path}/other:new", "--dry-run")
-    assert told["status"] == "would be converted"
+    result = run_json("convert", f"oci:{layout}:sample", f"oci:{tmp_path}/other:new", "--dry-run")
+    assert result["status"] == "would be converted"
     assert state(tmp_path) == before
 
 
 def test_from_a_layout_into_an_archive_and_back_the_same(layout: Path, tmp_path: Path) -> None:
     archive = tmp_path / "app.tar"
     assert run("convert", f"oci:{layout}:sample", f"oci-archive:{archive}:nydus", "-q").returncode == 0
-    told = run_json("inspect", f"oci-archive:{archive}:nydus")
-    assert told["target"]["digest"] == names(layout)["nydus"]["digest"]
+    result = run_json("inspect", f"oci-archive:{archive}:nydus")
+    assert result["target"]["digest"] == names(layout)["nydus"]["digest"]
     assert run("check", f"oci-archive:{archive}", "--against", f"oci:{layout}:sample").returncode == 0
 
 
@@ -226,6 +226,6 @@ def test_demo_keeps_its_images_where_it_is_told_to(tmp_path: Path) -> None:
 def test_demo_leaves_nothing(tmp_path: Path) -> None:
     done = run("demo", "--size-mb", "4", "--format", "json", env=environment(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
-    assert [each["verdict"] for each in told["check"]] == ["equal"]
+    result = json.loads(done.stdout)
+    assert [each["verdict"] for each in result["check"]] == ["equal"]
     assert not list(tmp_path.iterdir())

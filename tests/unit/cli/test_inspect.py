@@ -6,8 +6,8 @@ from tests.unit.cli.command import environment, run, run_json
 
 
 def test_an_image_that_is_not_nydus(layout: Path) -> None:
-    told = run_json("inspect", f"oci:{layout}:sample")
-    (manifest,) = told["manifests"]
+    result = run_json("inspect", f"oci:{layout}:sample")
+    (manifest,) = result["manifests"]
     assert manifest["kind"] == "OCI image"
     assert [layer["kind"] for layer in manifest["layers"]] == ["tar"] * 6
     assert all(layer["diff_id"].startswith("sha256:") for layer in manifest["layers"])
@@ -15,9 +15,9 @@ def test_an_image_that_is_not_nydus(layout: Path) -> None:
 
 
 def test_text_ends_with_name_and_digest(layout: Path) -> None:
-    told = run_json("inspect", f"oci:{layout}:sample")
+    result = run_json("inspect", f"oci:{layout}:sample")
     last = run("inspect", f"oci:{layout}:sample").stdout.splitlines()[-1]
-    assert last == f"oci:{layout}:sample@{told['target']['digest']}"
+    assert last == f"oci:{layout}:sample@{result['target']['digest']}"
 
 
 @pytest.mark.parametrize(

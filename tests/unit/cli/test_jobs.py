@@ -77,9 +77,9 @@ async def test_list(tmp_path: Path, socket: Path) -> None:
         lines = done.stdout.splitlines()
         assert lines[0].split()[:5] == ["JOB", "STATE", "AGE", "SOURCE", "TARGET"]
         assert [line.split()[1] for line in lines[1:]] == [state.value for state in reversed(JobState)]
-        told = (await run(socket, "jobs", "list", "--format", "json")).json
-        assert [each["id"] for each in told] == [job.id for job in reversed(job_service.jobs.values())]
-        assert not any("result" in each or "layers" in each["progress"] for each in told)
+        listed = (await run(socket, "jobs", "list", "--format", "json")).json
+        assert [each["id"] for each in listed] == [job.id for job in reversed(job_service.jobs.values())]
+        assert not any("result" in each or "layers" in each["progress"] for each in listed)
         failed = await run(socket, "jobs", "list", "--state", "failed", "--state", "done", "--format", "json")
         assert {each["state"] for each in failed.json} == {"failed", "done"}
         image = a_job(2).request.target
@@ -99,10 +99,10 @@ async def test_show(tmp_path: Path, socket: Path) -> None:
             assert f"\n{verdict}" in done.stdout
             for layer in job.progress.layers:
                 assert layer.digest in done.stdout
-            told = (await run(socket, "jobs", "show", job.id, "--format", "json")).json
+            shown = (await run(socket, "jobs", "show", job.id, "--format", "json")).json
             result = job.result and job.result.as_json()
-            assert (told["result"], len(told["progress"]["layers"])) == (result, len(job.progress.layers))
-            assert told["created_at"].endswith("Z")
+            assert (shown["result"], len(shown["progress"]["layers"])) == (result, len(job.progress.layers))
+            assert shown["created_at"].endswith("Z")
 
 
 async def test_an_id_by_its_first_digits(tmp_path: Path, socket: Path) -> None:
@@ -157,8 +157,8 @@ async def test_watch_all(tmp_path: Path, socket: Path) -> None:
         served.job_service.move(a_job(1).id, JobState.RUNNING)
         served.job_service.move(a_job(1).id, JobState.DONE)
         assert process.stdout
-        told = [json.loads(await process.stdout.readline())["state"] for _ in range(2)]
-        assert told == ["running", "done"]
+        states = [json.loads(await process.stdout.readline())["state"] for _ in range(2)]
+        assert states == ["running", "done"]
         process.send_signal(signal.SIGINT)
         assert (await ended(process)).status == 130
 
@@ -194,10 +194,10 @@ class TestConvertRemote:
             assert (options.oci, options.build.compressor, options.with_referrer) == (True, "zstd", True)
             (job_id,) = served.job_service.jobs
             served.job_service.move(job_id, JobState.DONE)
-            told = (await ended(process)).json
+            printed = (await ended(process)).json
             result = served.job_service.get(job_id).result
             assert result
-            assert told == result.as_json()
+            assert printed == result.as_json()
 
     async def test_what_is_not_said_the_configuration_says(self, tmp_path: Path, socket: Path) -> None:
         async with serving(tmp_path) as served, running(socket, "convert", "--remote", SOURCE, TARGET):

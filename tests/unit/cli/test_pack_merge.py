@@ -36,9 +36,9 @@ def sha256(path: Path) -> str:
 
 def test_pack_writes_a_blob_and_tells_its_digest(tmp_path: Path, lower: Path) -> None:
     blob = tmp_path / "out.nydus"
-    told = run_json("pack", lower, blob, "--compressor", "lz4_block")
-    assert told["blob"] == {"path": str(blob), "digest": sha256(blob), "size": blob.stat().st_size}
-    assert told["source"]["digest"] == sha256(lower)
+    result = run_json("pack", lower, blob, "--compressor", "lz4_block")
+    assert result["blob"] == {"path": str(blob), "digest": sha256(blob), "size": blob.stat().st_size}
+    assert result["source"]["digest"] == sha256(lower)
     inside = run_json("inspect", blob)["bootstrap"]
     assert (inside["files"], inside["compressor"]) == (2, "lz4_block")
     assert [each["id"] for each in inside["blobs"]] == [sha256(blob).removeprefix("sha256:")]
@@ -89,9 +89,9 @@ def test_options_of_later_versions_fail_by_name(tmp_path: Path, lower: Path, opt
 
 
 def test_merge_writes_a_bootstrap(tmp_path: Path, blobs: list[Path]) -> None:
-    told = run_json("merge", *blobs, "-o", tmp_path / "image.boot")
-    assert told["output"]["digest"] == sha256(tmp_path / "image.boot")
-    assert [each["digest"] for each in told["layers"]] == [sha256(blob) for blob in blobs]
+    result = run_json("merge", *blobs, "-o", tmp_path / "image.boot")
+    assert result["output"]["digest"] == sha256(tmp_path / "image.boot")
+    assert [each["digest"] for each in result["layers"]] == [sha256(blob) for blob in blobs]
     inside = run_json("inspect", tmp_path / "image.boot")["bootstrap"]
     assert (inside["directories"], inside["files"]) == (2, 2)
 

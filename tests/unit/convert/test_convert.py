@@ -224,16 +224,16 @@ class TestOneImage:
         assert image.verification is not None
         assert (image.verification.mode, image.verification.entries) == ("full", 7)
         assert image.verification.bytes_read > 0
-        told = json.loads(json.dumps(result.as_json()))
-        assert told["status"] == "converted"
-        assert told["target"] == {
+        fields = json.loads(json.dumps(result.as_json()))
+        assert fields["status"] == "converted"
+        assert fields["target"] == {
             "name": str(Location(layout.target, "app-nydus")),
             "descriptor": result.target.descriptor.to_json(),
         }
-        assert told["builder"]["name"] == "nydus-image-py"
-        assert told["images"][0]["verification"]["verdict"] == "equal"
-        assert told["images"][0]["platform"] == "linux/amd64"
-        assert [each["source"]["size"] for each in told["images"][0]["layers"]] == [
+        assert fields["builder"]["name"] == "nydus-image-py"
+        assert fields["images"][0]["verification"]["verdict"] == "equal"
+        assert fields["images"][0]["platform"] == "linux/amd64"
+        assert [each["source"]["size"] for each in fields["images"][0]["layers"]] == [
             each.source.size for each in result.layers
         ]
 
@@ -538,18 +538,18 @@ class TestAgain:
 
         async def preview() -> JsonMap:
             places = Location(layout.source, "app"), Location(layout.target, "app-nydus")
-            told = await preview_image(*places, layout.builder, ConvertOptions())
-            fields: JsonMap = json.loads(encode(told))
+            shown = await preview_image(*places, layout.builder, ConvertOptions())
+            fields: JsonMap = json.loads(encode(shown))
             return fields
 
         before = all_files(tmp_path)
-        told = await preview()
-        assert (told["status"], told["plan"]["action"]) == ("would be converted", "convert")
+        shown = await preview()
+        assert (shown["status"], shown["plan"]["action"]) == ("would be converted", "convert")
         assert all_files(tmp_path) == before
         result = await layout.convert()
-        told = await preview()
-        assert (told["status"], told["plan"]) == ("would be unchanged", None)
-        assert told["fingerprint"] == result.fingerprint
+        shown = await preview()
+        assert (shown["status"], shown["plan"]) == ("would be unchanged", None)
+        assert shown["fingerprint"] == result.fingerprint
 
 
 class TestTwoStores:

@@ -322,11 +322,11 @@ class TestIndexes:
         planned = await plan(
             make, index, platforms=(Platform("linux", "amd64"), Platform("unknown", "unknown"))
         )
-        told = as_json(describe_plan(planned))
-        assert (told["action"], told["descriptor"]) == ("walk", index)
-        assert [entry["action"] for entry in told["entries"]] == ["convert", "drop", "keep"]
-        assert told["entries"][0]["platform"] == AMD64["os"] + "/" + AMD64["architecture"]
-        assert told["entries"][2]["descriptor"]["annotations"] == ATTESTATION
+        described = as_json(describe_plan(planned))
+        assert (described["action"], described["descriptor"]) == ("walk", index)
+        assert [entry["action"] for entry in described["entries"]] == ["convert", "drop", "keep"]
+        assert described["entries"][0]["platform"] == AMD64["os"] + "/" + AMD64["architecture"]
+        assert described["entries"][2]["descriptor"]["annotations"] == ATTESTATION
 
 
 def _manifest(memory: Memory, image: JsonMap) -> JsonMap:

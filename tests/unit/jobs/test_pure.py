@@ -114,11 +114,11 @@ class TestRetry:
 
     @pytest.mark.parametrize("error", [ValueError("odd"), ExceptionGroup("two", [UnreachableError("x")])])
     def test_a_bug_says_that_it_is_one(self, error: Exception) -> None:
-        told = describe(error)
-        assert told.code == "internal"
-        assert not told.retryable
-        assert type(error).__name__ in told.message
-        assert "defect" in told.message
+        described = describe(error)
+        assert described.code == "internal"
+        assert not described.retryable
+        assert type(error).__name__ in described.message
+        assert "defect" in described.message
 
     @given(st.integers(0, 10**6), st.floats(0.001, 100), st.floats(0, 1))
     def test_pauses_are_bounded(self, retries: int, first_s: float, chance: float) -> None:

@@ -424,7 +424,7 @@ class TestWatch:
         assert job.progress.images[0].entries == 7
 
     async def test_numbers_come_seldom_and_the_last_ones_always(self, tmp_path: Path) -> None:
-        layer, told = descriptor(100000), asyncio.Event()
+        layer, observed = descriptor(100000), asyncio.Event()
 
         async def act(job: Job, progress: Progress) -> None:
             progress(Planned(("linux/amd64",), (layer,)))
@@ -433,14 +433,14 @@ class TestWatch:
                 progress(LayerProgress(layer.digest, number, number))
                 if number % 100 == 0:
                     await anyio.lowlevel.checkpoint()
-            await told.wait()
+            await observed.wait()
 
         values: list[int] = []
 
         def listener(old: Job | None, new: Job) -> None:
             values.append(new.progress.bytes_out)
             if new.progress.bytes_out == 10000:
-                told.set()
+                observed.set()
 
         async with running_queue(tmp_path / "jobs.db", Script({"app": act})) as queue:
             queue.add_listener(listener)
