@@ -9,12 +9,12 @@ or of unknown kinds. Nothing is written, so a dry run ends here.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider, UnexpectedContent
 from nydus_service.content.walk import Node, entries, fold
-from nydus_service.convert.classify import check_layers, name_layer, why_kept
+from nydus_service.convert.classify import check_layers, is_artifact, name_layer, why_kept
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_ids
 from nydus_service.errors import NotFoundError, UnsupportedError, UsageError
@@ -24,8 +24,14 @@ from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Config, Index, Manifest
 from nydus_service.oci.platform import Platform
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.options.hint import OptionHint
 
 P = TypeVar("P")
+
+FETCH_OR_LEAVE_OUT: Final = OptionHint(
+    "fetch it, or name the platforms to convert with {}", "platforms", "OS/ARCH"
+)
+"""Advice about content that the source's store lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +149,7 @@ class _Planner:
                 raise
             desc, index = node.descriptor, node.parent.descriptor
             what = f"{desc.digest} ({desc.platform or 'no platform'}) of the index {index.digest}"
-            raise ContentNotFound(
-                f"the store does not have {what}; fetch it, or name the platforms to convert with --platform"
-            ) from exc
+            raise ContentNotFound(f"the store does not have {what}", hint=FETCH_OR_LEAVE_OUT) from exc
 
     async def plan(self, node: Node, inner: list[Plan]) -> Plan:
         """The plan of a node, given the plans of its children."""
@@ -187,7 +191,9 @@ class _Planner:
             return Kept(desc, reason)
         with about(f"config of {desc.digest}"):
             config = await read_document(self._provider, manifest.config, Config)
-            platform = desc.platform or _platform_of(config)
+        if is_artifact(manifest, config):
+            return Kept(desc, f"it is no container image: its config is {manifest.config.media_type}")
+        platform = desc.platform or _platform_of(config)
         matcher = self._options.matcher
         alone = node.parent is None
         if alone and self._options.platforms and not (platform and matcher.match(platform)):

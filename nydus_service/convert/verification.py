@@ -23,9 +23,10 @@ from nydus_service.builder.verification import (
     Verifier,
 )
 from nydus_service.content.store import Provider, read_pieces
-from nydus_service.errors import DiffersError, NydusServiceError, from_os_error
+from nydus_service.errors import DiffersError, Hint, NydusServiceError, from_os_error
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
+from nydus_service.options.hint import SettingHint
 
 _EMBEDDED: Final = "nydus-image-py"
 _SHOWN: Final = 5
@@ -57,8 +58,8 @@ class Verification(Struct, frozen=True, kw_only=True):
 class ResultDiffers(DiffersError):
     """A result differs from its source; `report` has the differences."""
 
-    def __init__(self, message: str, report: VerificationReport) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, report: VerificationReport, *, hint: Hint | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.report = report
 
 
@@ -134,11 +135,11 @@ class ImageVerification:
         report = self._outcome
         assert report is not None
         if isinstance(report, DiffersError):
-            report.args = (f"{report}{_way_out(builder)}",)
+            report.args, report.hint = (f"{report.message}{_built_by(builder)}",), _way_out(builder)
         if isinstance(report, NydusServiceError):
             raise report
         if not report.is_good:
-            raise ResultDiffers(f"{_told(report)}{_way_out(builder)}", report)
+            raise ResultDiffers(f"{_told(report)}{_built_by(builder)}", report, hint=_way_out(builder))
         return Verification(
             verdict=report.verdict,
             mode=report.mode,
@@ -178,7 +179,12 @@ def _told(report: VerificationReport) -> str:
     return "\n".join(lines)
 
 
-def _way_out(builder: BuilderIdentity) -> str:
+def _built_by(builder: BuilderIdentity) -> str:
+    return "" if builder.name == _EMBEDDED else f"\n  built by {builder}"
+
+
+def _way_out(builder: BuilderIdentity) -> SettingHint | None:
     if builder.name == _EMBEDDED:
-        return ""
-    return f"\n  built by {builder}; --nydus-image embedded builds without it"
+        return None
+    elsewhere = 'nydus_image = "embedded" in the section builder of the daemon\'s configuration'
+    return SettingHint("{} builds without it", "--nydus-image embedded", elsewhere)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from nydus_service.errors import NydusServiceError
+from nydus_service.errors import NydusServiceError, Surface
 from nydus_service.jobs.job import JobError
 
 LONGEST_PAUSE_S: Final = 600.0
@@ -15,7 +15,9 @@ def describe(exc: Exception) -> JobError:
     An exception that was not raised on purpose is a bug in this project: its code is `internal`.
     """
     if isinstance(exc, NydusServiceError):
-        return JobError(code=exc.code, message=str(exc), retryable=exc.transient)
+        message, label = exc.text(Surface.REQUEST), exc.text(Surface.LABEL)
+        in_label = label if label != message else ""
+        return JobError(code=exc.code, message=message, retryable=exc.transient, in_label=in_label)
     if isinstance(exc, MemoryError):
         return JobError(code="no_memory", message="the daemon had no memory left for it", retryable=True)
     told = f"{type(exc).__name__}: {exc}".rstrip(": ")
