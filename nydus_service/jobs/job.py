@@ -61,15 +61,13 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         code: the stable code of a `errors.NydusServiceError`.
-        message: text for users, with the names of options as in requests; may have several lines.
+        message: text for users; may have several lines. It names options as the job's origin takes them.
         retryable: whether another try may succeed.
-        in_label: the same text with the names of options as in labels; empty if it is the same.
     """
 
     code: str
     message: str
     retryable: bool
-    in_label: str = ""
 
 
 class LayerState(StrEnum):

@@ -209,8 +209,7 @@ def answer_of(job: Job, request: str) -> Answer:
     if job.state is JobState.DONE and job.result:
         result = f"{job.request.target}@{job.result.target.digest}"
     elif job.error and status is not Status.CANCELLED:
-        by_label = job.origin == BY_LABEL.origin
-        error = _one_line(job.error.in_label if by_label and job.error.in_label else job.error.message)
+        error = _one_line(job.error.message)
     return _fitting(Answer(status, request, job.id, result, error))
 
 
