@@ -188,9 +188,9 @@ class _Planner:
         desc = node.descriptor
         reason = why_kept(manifest)
         if reason is not None:
+            await self._check_empty(desc, manifest)
             return Kept(desc, reason)
-        with about(f"config of {desc.digest}"):
-            config = await read_document(self._provider, manifest.config, Config)
+        config = await self._read_config(desc, manifest)
         if is_artifact(manifest, config):
             return Kept(desc, f"it is no container image: its config is {manifest.config.media_type}")
         platform = desc.platform or _platform_of(config)
@@ -204,6 +204,18 @@ class _Planner:
             self._check_referrer(desc)
             await self._check_stored(manifest)
         return ImagePlan(desc, manifest, config, platform)
+
+    async def _read_config(self, desc: Descriptor, manifest: Manifest) -> Config:
+        with about(f"config of {desc.digest}"):
+            return await read_document(self._provider, manifest.config, Config)
+
+    async def _check_empty(self, desc: Descriptor, manifest: Manifest) -> None:
+        """Refuse an image that lost its layers: its config has diffIDs of them."""
+        if manifest.layers or not mediatypes.is_config(manifest.config.media_type):
+            return
+        config = await self._read_config(desc, manifest)
+        if config.has_rootfs:
+            check_diff_ids(manifest, config)
 
     def _check_referrer(self, desc: Descriptor) -> None:
         if self._options.with_referrer and mediatypes.is_docker(desc.media_type) and not self._options.oci:

@@ -135,10 +135,16 @@ class Document:
         """Set fields in place; None removes a field. Existing nulls in other fields stay."""
         return type(self)(gojson.edit(self._fields, changes), self.name)
 
-    def _descriptors(self, key: str) -> tuple[Descriptor, ...]:
-        """Read a list of descriptors, which need a media type."""
+    def _descriptors(self, key: str, *, skip_empty: bool = False) -> tuple[Descriptor, ...]:
+        """Read a list of descriptors, which need a media type.
+
+        Args:
+            skip_empty: leave out those that are null or have no field; they refer to nothing.
+        """
         found = []
         for i, value in enumerate(self._get(key) or ()):
+            if skip_empty and not value:
+                continue
             found.append(self._descriptor(value, f"{key}[{i}]"))
             if not found[-1].media_type:
                 raise FormatError(f"{self.name}: {key}[{i}]: {found[-1].digest} has no mediaType")
@@ -178,7 +184,7 @@ class TypedDocument(Document):
 
     FOREIGN: ClassVar[tuple[str, ...]] = ()
     """Fields of the other kind. Readers could disagree about the kind of a document that has both
-    (CVE-2021-41190)."""
+    (CVE-2021-41190). As in containerd, a null is there as well."""
 
     @property
     def media_type(self) -> str:
@@ -220,7 +226,7 @@ class TypedDocument(Document):
             )
         if version != _SCHEMA_VERSION:
             raise FormatError(f"{self.name}: schemaVersion is {version}, not {_SCHEMA_VERSION}")
-        foreign = [key for key in self.FOREIGN if self._get(key)]
+        foreign = [key for key in self.FOREIGN if gojson.key_of(self._fields, key) in self._fields]
         if foreign:
             raise FormatError(f"{self.name}: {foreign[0]} has no place in this {type(self).__name__.lower()}")
 
@@ -250,7 +256,7 @@ class Index(TypedDocument):
         super()._check()
         if self.media_type and not is_index(self.media_type):
             raise FormatError(f"{self.name}: an index was expected, it is {self.media_type!r:.200}")
-        self.manifests = self._descriptors("manifests")
+        self.manifests = self._descriptors("manifests", skip_empty=True)
 
 
 class Manifest(TypedDocument):

@@ -84,7 +84,7 @@ def test_numbers_stay_as_written(number: str) -> None:
     "value", ["2.0", "2e0", "1e400", "9223372036854775808", "-9223372036854775809", "true", '"2"', "[]", "{}"]
 )
 def test_an_integer_has_no_other_form(value: str) -> None:
-    with pytest.raises(FormatError, match="^doc: number is not an integer of 64 bits"):
+    with pytest.raises(FormatError, match=r"^doc: number is not an integer of 64 bits"):
         read(f'{{"Number": {value}}}')
 
 
