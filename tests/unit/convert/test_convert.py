@@ -581,8 +581,8 @@ class TestTwoStores:
         with pytest.raises(ContentNotFound, match=f"copy {attestation['digest']} .* --platform"):
             await across.convert()
         assert not across.events, "it is noticed before any work"
+        places = Location(across.source, "app"), Location(across.target, "app-nydus")
         with pytest.raises(ContentNotFound, match=attestation["digest"]) as caught:
-            places = Location(across.source, "app"), Location(across.target, "app-nydus")
             await preview_image(*places, across.builder, ConvertOptions())
         assert "convert.options=platform=" in caught.value.text(Surface.LABEL)
         assert await across.convert(platforms=(Platform("linux", "amd64"),))
