@@ -4,17 +4,65 @@ An error that only one package raises is defined in that package, as a subclass 
 """
 
 import errno
-from typing import ClassVar
+from enum import StrEnum
+from typing import ClassVar, Protocol
+
+
+class Surface(StrEnum):
+    """A place that shows errors. Each has its own way to set an option, so advice differs."""
+
+    COMMAND_LINE = "command line"
+    LABEL = "label"
+    """The labels of an image in containerd."""
+    REQUEST = "request"
+    """The API, HTTP, and rules in the configuration: options by their names."""
+
+
+class Hint(Protocol):
+    """Advice that names an option."""
+
+    def text(self, surface: Surface) -> str:
+        """The advice for the readers of a surface, as the end of a sentence."""
+        ...
 
 
 class NydusServiceError(Exception):
-    """Base class of all errors that this project raises on purpose: show the message, not a traceback."""
+    """Base class of all errors that this project raises on purpose: show the text, not a traceback.
+
+    `str` is the text for the command line.
+
+    Attributes:
+        hint: advice after the message; None without one.
+        details: lines after the advice, each of which begins with a newline.
+    """
 
     code: ClassVar[str] = "internal"
     """A stable identifier for the API, the JSON output and the logs."""
     exit_code: ClassVar[int] = 1
     transient: ClassVar[bool] = False
     """Whether the same request may succeed later, so that a job is retried."""
+
+    def __init__(self, message: str = "", *, hint: Hint | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.details = ""
+
+    @property
+    def message(self) -> str:
+        """The text without advice and details."""
+        return str(self.args[0]) if self.args else ""
+
+    def prefix(self, subject: str) -> None:
+        """Put the subject before the message. Class, advice and details stay."""
+        self.args = (f"{subject}: {self.message}",)
+
+    def text(self, surface: Surface) -> str:
+        """The whole text, with advice for a surface."""
+        advice = f"; {self.hint.text(surface)}" if self.hint else ""
+        return f"{self.message}{advice}{self.details}"
+
+    def __str__(self) -> str:
+        return self.text(Surface.COMMAND_LINE)
 
 
 class UsageError(NydusServiceError):

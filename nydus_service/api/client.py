@@ -163,7 +163,7 @@ class ApiClient:
     def _failure(self, exc: grpc.aio.AioRpcError) -> Exception:
         error = error_from(exc)
         if type(error) is UnreachableError:
-            error.args = (f"the daemon at {self.address}: {error}",)
+            error.prefix(f"the daemon at {self.address}")
         return error
 
 

@@ -24,6 +24,7 @@ from nydus_service.errors import (
     NotFoundError,
     NydusServiceError,
     SourceDiffersError,
+    Surface,
     UnreachableError,
     UnsupportedError,
     UsageError,
@@ -113,7 +114,7 @@ def status_of(error: NydusServiceError, **metadata: str) -> Status:
     details: list[ErrorInfo | RetryInfo] = [ErrorInfo(reason=error.code, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, _ASK_AGAIN):
         details.append(RetryInfo(retry_delay={"seconds": RETRY_S}))
-    status = Status(code=_grpc_code(error).value[0], message=str(error))
+    status = Status(code=_grpc_code(error).value[0], message=error.text(Surface.REQUEST))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)

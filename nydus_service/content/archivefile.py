@@ -19,13 +19,11 @@ from nydus_service.content.store import UnexpectedContent
 from nydus_service.content.tarindex import Span, TarIndex
 from nydus_service.errors import FormatError, UnsupportedError
 from nydus_service.oci.digest import Digest
-from nydus_service.oci.document import Index, decode, encode
+from nydus_service.oci.document import Index, LayoutMarker
 
 INDEX: Final = "index.json"
 MARKER: Final = "oci-layout"
 BLOBS: Final = "blobs"
-
-_MARKER_FIELDS = {"imageLayoutVersion": "1.0.0"}
 
 Blob: TypeAlias = Span | bytes
 """A blob's place in the archive, or its bytes."""
@@ -67,9 +65,7 @@ class ArchiveFile:
         path = self.files.path
         if MARKER not in self.files.files:
             raise FormatError(f"{path} has neither {MARKER} nor {MANIFESTS}: no archive of images")
-        version = decode(self.files.document(MARKER), f"{path}: {MARKER}").get("imageLayoutVersion")
-        if version != _MARKER_FIELDS["imageLayoutVersion"]:
-            raise UnsupportedError(f"{path} is an OCI layout of version {version!r:.50}, not 1.0.0")
+        LayoutMarker.decode(self.files.document(MARKER), f"{path}: {MARKER}")
         return Index.decode(self.files.document(INDEX), f"{path}: {INDEX}"), dict(self._blobs())
 
     def _blobs(self) -> Iterator[tuple[Digest, Blob]]:
@@ -105,7 +101,7 @@ def write_archive(target: BinaryIO, index: Index, blobs: Iterable[BlobSource]) -
         target.write(_header(f"{BLOBS}/{algorithm}/", 0))
     for blob in ordered:
         _write_file(target, f"{BLOBS}/{blob.digest.algorithm}/{blob.digest.hex}", blob.size, blob.pieces())
-    for name, data in ((INDEX, index.encode()), (MARKER, encode(_MARKER_FIELDS))):
+    for name, data in ((INDEX, index.encode()), (MARKER, LayoutMarker.new().encode())):
         _write_file(target, name, len(data), iter([data]))
     target.write(bytes(2 * tarfile.BLOCKSIZE))
     target.write(bytes(-target.tell() % tarfile.RECORDSIZE))  # as all tar programs do

@@ -6,12 +6,12 @@ the same bytes each time. A layer that is a plain tar is named by its diffID; it
 Source: moby image/spec v1.2 "Combined Image JSON + Filesystem Changeset Format".
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from nydus_service.content.tarindex import Span, TarIndex
 from nydus_service.errors import FormatError, UsageError
+from nydus_service.oci import gojson
 from nydus_service.oci.annotations import CONTAINERD_IMAGE_NAME, REF_NAME
 from nydus_service.oci.compression import sniff
 from nydus_service.oci.descriptor import Descriptor
@@ -29,6 +29,9 @@ from nydus_service.oci.reference import normalise
 
 MANIFESTS: Final = "manifest.json"
 
+_IMAGES = gojson.List(
+    gojson.Struct({"Config": gojson.TEXT, "RepoTags": gojson.TEXTS, "Layers": gojson.TEXTS})
+)
 _LAYER_TYPES = {"none": DOCKER_LAYER, "gzip": DOCKER_LAYER_GZIP, "zstd": DOCKER_LAYER_ZSTD}
 
 
@@ -53,32 +56,23 @@ class DockerArchive:
         self.index = Index.new(entries, OCI_INDEX, f"{files.path}: {MANIFESTS}")
 
     def _read_manifests(self) -> list[Mapping[str, Any]]:
-        try:
-            images = json.loads(self._files.document(MANIFESTS))
-        except (ValueError, RecursionError) as exc:
-            raise FormatError(f"{self._files.path}: {MANIFESTS} is not JSON: {exc}") from exc
-        if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
-            raise FormatError(f"{self._files.path}: {MANIFESTS} is not a list of objects")
-        return images
+        name = f"{self._files.path}: {MANIFESTS}"
+        images = _IMAGES.settle([gojson.parse(self._files.document(MANIFESTS), name)], name, "")
+        return [image or {} for image in images or ()]
 
     def _image(self, image: Mapping[str, Any], where: str) -> list[Descriptor]:
         """Generate an image's manifest. Returns an index entry for each name, or one without a name."""
-        names, tags = image.get("Layers") or [], image.get("RepoTags") or []
-        texts = (
-            [image.get("Config"), *names, *tags] if isinstance(names, list) and isinstance(tags, list) else []
-        )
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise FormatError(
-                f"{where} of {MANIFESTS} lacks Config, Layers or RepoTags, or they are no strings"
-            )
-        data = self._files.document(image["Config"])
+        path, names, tags = (gojson.get(image, key) or () for key in ("Config", "Layers", "RepoTags"))
+        if not path or not all((*names, *tags)):
+            raise FormatError(f"{where} of {MANIFESTS} lacks Config, or has an empty name")
+        data = self._files.document(path)
         config = self._keep(data, DOCKER_CONFIG)
-        diff_ids = Config.decode(data, f"{where}: {image['Config']}").diff_ids
+        diff_ids = Config.decode(data, f"{where}: {path}").diff_ids
         if len(diff_ids) != len(names):
             raise FormatError(f"{where} has {len(names)} layers, its config has {len(diff_ids)} diffIDs")
         layers = [self._layer(name, diff_id) for name, diff_id in zip(names, diff_ids, strict=True)]
         manifest = self._keep(Manifest.new(config, layers, DOCKER_MANIFEST).encode(), DOCKER_MANIFEST)
-        return [manifest.with_annotations(_names(tag)) for tag in tags] or [manifest]
+        return [manifest.with_annotations(_names(tag)) for tag in map(gojson.text, tags)] or [manifest]
 
     def _keep(self, data: bytes, media_type: str) -> Descriptor:
         digest = Digest.of(data)
@@ -86,9 +80,9 @@ class DockerArchive:
         return Descriptor.of(media_type, digest, len(data))
 
     def _layer(self, name: str, diff_id: Digest) -> Descriptor:
-        span = self._files.files.get(name)
+        span = self._files.find(name)
         if span is None:
-            raise FormatError(f"{self._files.path} lacks the layer {name!r}")
+            raise FormatError(f"{self._files.path} lacks the layer {name!r}, or it is a link to no file")
         compression = sniff(self._files.read(span, 0, 4))
         digest = diff_id if compression == "none" else self._files.digest(span)
         self.blobs[digest] = span

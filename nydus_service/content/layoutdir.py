@@ -36,10 +36,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from nydus_service.errors import FormatError, NydusServiceError, UnsupportedError, UsageError
+from nydus_service.errors import FormatError, NydusServiceError, UsageError
 from nydus_service.locks import acquire, acquire_nowait, is_held, release
 from nydus_service.oci.digest import Digest
-from nydus_service.oci.document import DOCUMENT_SIZE_MAX, Index, decode, encode
+from nydus_service.oci.document import DOCUMENT_SIZE_MAX, Index, LayoutMarker
 from nydus_service.oci.mediatypes import OCI_INDEX
 
 INDEX: Final = "index.json"
@@ -47,7 +47,6 @@ MARKER: Final = "oci-layout"
 BLOBS: Final = "blobs"
 WORK: Final = ".nydus-service"
 
-_MARKER_FIELDS = {"imageLayoutVersion": "1.0.0"}
 _LOCK, _MADE, _INGEST, _LEASE = "lock", "made", "ingest-", "lease-"
 _LEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _DIGESTS = re.compile(rb"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
@@ -102,9 +101,7 @@ class LayoutDir:
         if marker is None or index is None:
             missing = MARKER if marker is None else INDEX
             raise FormatError(f"{self.path} is no complete OCI layout: it has no {missing}")
-        version = decode(marker, str(self.path / MARKER)).get("imageLayoutVersion")
-        if version != _MARKER_FIELDS["imageLayoutVersion"]:
-            raise UnsupportedError(f"{self.path} is an OCI layout of version {version!r:.50}, not 1.0.0")
+        LayoutMarker.decode(marker, str(self.path / MARKER))
         return Index.decode(index, str(self.path / INDEX))
 
     def change_index(self, change: Callable[[Index], Index]) -> None:
@@ -118,7 +115,7 @@ class LayoutDir:
     def _replace_index(self, index: Index, *, first: bool) -> None:
         if first:
             marker = self._work / MARKER  # a reader must not see a part of it
-            _write_synced(marker, encode(_MARKER_FIELDS))
+            _write_synced(marker, LayoutMarker.new().encode())
             marker.rename(self.path / MARKER)
         draft = self._work / INDEX
         _write_synced(draft, index.encode())

@@ -90,5 +90,5 @@ def _fetch_advice(reference: ImageReference, daemon: ContainerdEndpoint) -> Iter
         if reference.transport is Transport.CONTAINERD:
             argv = ["ctr", "-a", str(daemon.address), "-n", daemon.namespace, "content", "fetch"]
             command = shlex.join([*argv, "--all-platforms", reference.name])
-            exc.args = (f"{exc}\n  what is missing can be fetched: {command}",)
+            exc.details += f"\n  what is missing can be fetched: {command}"
         raise

@@ -7,15 +7,17 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from nydus_service.content.store import PIECE_SIZE, UnexpectedContent
 from nydus_service.errors import FormatError, UnsupportedError, UsageError
-from nydus_service.oci.compression import sniff
+from nydus_service.oci.compression import HEAD_SIZE, name_other_format, sniff
 from nydus_service.oci.digest import Digest, Digester
 from nydus_service.oci.document import DOCUMENT_SIZE_MAX
 
-_UNPACKERS = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
+_LINKS_MAX: Final = 40
+"""Maximum number of links to a file through each other, as in Linux."""
+_UNPACKERS = {name: f"{name} -dc" for name in ("gzip", "zstd", "xz", "bzip2", "lzma", "lz4", "lzip")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,9 @@ class TarIndex:
     """An open tar file. A replacement of the file does not affect reads.
 
     Attributes:
-        files: the bytes' place by name, without a leading "./". Of several files with one name the last
-            counts. Hard links are followed. Entries of other kinds are left out.
+        files: the bytes' place by name, without a leading "./" or "/". Of several files with one name the
+            last counts. Links are followed, to entries before or after them; the archive is their root.
+            Links that lead to no file, and entries of other kinds, are left out.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -46,11 +49,12 @@ class TarIndex:
         self._fd = fd
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise UsageError(f"{path} is not a regular file; for a layout directory write oci:{path}")
-        compression = sniff(os.pread(fd, 4, 0))
+        head = os.pread(fd, HEAD_SIZE, 0)
+        compression = name_other_format(head) or sniff(head)
         if compression != "none":
-            unpack = f"{_UNPACKERS[compression]} {path} > plain.tar"
+            unpack = f": {_UNPACKERS[compression]} {path} > plain.tar" if compression in _UNPACKERS else ""
             raise UnsupportedError(
-                f"{path} is compressed; parts of it can be read only from a plain tar: {unpack}"
+                f"{path} is compressed with {compression}; parts can be read only from a plain tar{unpack}"
             )
         self.files: Mapping[str, Span] = self._scan()
 
@@ -89,13 +93,17 @@ class TarIndex:
         for offset in range(0, span.size, PIECE_SIZE):
             yield self.read(span, offset, PIECE_SIZE)
 
+    def find(self, name: str) -> Span | None:
+        """The place of a file by any form of its name, as "./a" for "a"; None if it does not exist."""
+        return self.files.get(_normal(name))
+
     def document(self, name: str) -> bytes:
         """Read a file that should be a document.
 
         Raises:
             FormatError: the file does not exist, or is too large.
         """
-        span = self.files.get(name)
+        span = self.find(name)
         if span is None:
             raise FormatError(f"{self.path} lacks {name!r}")
         if span.size > DOCUMENT_SIZE_MAX:
@@ -110,28 +118,51 @@ class TarIndex:
         return digester.digest()
 
     def _scan(self) -> dict[str, Span]:
-        files: dict[str, Span] = {}
+        entries: dict[str, Span | _Link] = {}
         size = os.fstat(self._fd).st_size
         with open(self._fd, "rb", closefd=False) as file:
             try:
                 with tarfile.open(fileobj=file, mode="r:") as archive:
                     for member in archive:
-                        self._take(files, member, size)
+                        self._take(entries, member, size)
                     end = archive.offset
             except (tarfile.TarError, ValueError) as exc:
                 raise FormatError(f"{self.path} is not a sound tar file: {exc}") from exc
         # tarfile treats a damaged header as the end
         if any(os.pread(self._fd, tarfile.BLOCKSIZE, end)):
             raise FormatError(f"{self.path} is damaged: no tar header at offset {end}")
-        return files
+        found = {name: _follow(entries, name) for name in entries}
+        return {name: span for name, span in found.items() if span}
 
-    def _take(self, files: dict[str, Span], member: tarfile.TarInfo, size: int) -> None:
-        name = posixpath.normpath(member.name)
+    def _take(self, entries: "dict[str, Span | _Link]", member: tarfile.TarInfo, size: int) -> None:
+        name = _normal(member.name)
         if member.islnk():
-            linked = files.get(posixpath.normpath(member.linkname))
-            if linked:
-                files[name] = linked
+            entries[name] = _Link(_normal(member.linkname))
+        elif member.issym():
+            entries[name] = _Link(_normal(posixpath.join("/", posixpath.dirname(name), member.linkname)))
         elif member.isreg() and not member.issparse():
             if member.offset_data + member.size > size:
                 raise FormatError(f"{self.path} is cut: {name!r} ends beyond it")
-            files[name] = Span(member.offset_data, member.size)
+            entries[name] = Span(member.offset_data, member.size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A hard or symbolic link. `target` is the name of the entry that it means."""
+
+    target: str
+
+
+def _normal(name: str) -> str:
+    """The name of an entry, in one form for "./a", "/a" and "b/../a"."""
+    return posixpath.normpath(posixpath.join("/", name)).lstrip("/")
+
+
+def _follow(entries: "Mapping[str, Span | _Link]", name: str) -> Span | None:
+    """The file that a name means; None for a link to nothing, or in a loop."""
+    for _ in range(_LINKS_MAX):
+        entry = entries.get(name)
+        if not isinstance(entry, _Link):
+            return entry
+        name = entry.target
+    return None

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from nydus_service.content.documents import write_document
-from nydus_service.content.store import ContentNotFound, Ingester, Lease, Provider, read_pieces
+from nydus_service.content.store import (
+    ContentNotFound,
+    Ingester,
+    Lease,
+    Provider,
+    UnexpectedContent,
+    read_pieces,
+)
 from nydus_service.content.walk import children, walk
 from nydus_service.oci.annotations import gc_labels
 from nydus_service.oci.descriptor import Descriptor
@@ -65,6 +72,28 @@ async def copy_image(provider: Provider, lease: Lease, root: Descriptor) -> Tran
     return Transfer(tuple(copied), tuple(absent))
 
 
+async def check_copy(provider: Provider, target: Provider, root: Descriptor) -> None:
+    """Check that `copy_image` finds all content, without reading anything but documents.
+
+    Raises:
+        ContentNotFound: neither store has a part.
+        UnexpectedContent: a part has another size than its descriptor.
+        FormatError, UnsupportedError: a document is damaged, or of an unsupported kind.
+    """
+    async for node in walk(root, children(provider)):
+        desc = node.descriptor
+        if node.document or await _has(target, desc):
+            continue
+        try:
+            found = (await provider.info(desc.digest)).size
+        except ContentNotFound:
+            if is_foreign_layer(desc.media_type):
+                continue
+            raise
+        if found != desc.size:
+            raise UnexpectedContent(f"the store has {found} bytes of {desc.digest}, not {desc.size}")
+
+
 async def copy_blob(provider: Provider, ingester: Ingester, desc: Descriptor, *, job_id: str) -> None:
     """Copy one blob, and verify it.
 
@@ -81,10 +110,17 @@ async def copy_blob(provider: Provider, ingester: Ingester, desc: Descriptor, *,
         await ingest.commit(expected_size=desc.size, expected_digest=desc.digest)
 
 
+async def _has(provider: Provider, desc: Descriptor) -> bool:
+    try:
+        return (await provider.info(desc.digest)).size == desc.size
+    except ContentNotFound:
+        return False
+
+
 async def _holds(lease: Lease, desc: Descriptor) -> bool:
     """Whether the target has the content; if so, the lease keeps it."""
     try:
-        if (await lease.content.info(desc.digest)).size != desc.size:
+        if not await _has(lease.content, desc):
             return False
         await lease.hold(desc.digest)
     except ContentNotFound:

@@ -1,11 +1,13 @@
 """Classify manifests: images to convert, images that cannot be converted, and content to keep. Pure."""
 
+from nydus_service.convert.failures import about
 from nydus_service.errors import UnsupportedError
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
-from nydus_service.oci.document import Manifest
+from nydus_service.oci.document import Config, Manifest
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.options.hint import OptionHint
 
 
 def why_kept(manifest: Manifest) -> str | None:
@@ -15,12 +17,27 @@ def why_kept(manifest: Manifest) -> str | None:
         return "it has no layers"
     if is_nydus_image(manifest):
         return "it is a nydus image already"
-    if not mediatypes.is_config(manifest.config.media_type):
-        return f"it is no container image: its config is {manifest.config.media_type}"
-    if not any(map(_is_content, layers)):
+    if not has_image_layers(manifest):
         kinds = sorted({layer.media_type for layer in layers})
         return f"it is no container image: its layers are {', '.join(kinds)}"
     return None
+
+
+def has_image_layers(manifest: Manifest) -> bool:
+    """Whether a manifest has layers of an image, known or not, by their types.
+
+    The type of the config does not matter: old tools wrote all kinds of types. It only helps with layers of
+    types that no image has: tars, in a manifest with the config of an image, were meant as layers.
+    """
+    kinds = {layer.media_type for layer in manifest.layers}
+    if any(map(mediatypes.claims_layer, kinds)) or any(map(is_nydus, manifest.layers)):
+        return True
+    return mediatypes.is_config(manifest.config.media_type) and any(map(mediatypes.claims_tar, kinds))
+
+
+def is_artifact(manifest: Manifest, config: Config) -> bool:
+    """Whether a manifest with tars as layers is an artifact: some tools pack files under types of layers."""
+    return mediatypes.is_artifact_config(manifest.config.media_type) and not config.has_rootfs
 
 
 def check_layers(manifest: Manifest, options: ConvertOptions) -> None:
@@ -31,9 +48,8 @@ def check_layers(manifest: Manifest, options: ConvertOptions) -> None:
     """
     layers = manifest.layers
     for position, layer in enumerate(layers, 1):
-        reason = _why_not(layer, options)
-        if reason is not None:
-            raise UnsupportedError(f"{name_layer(position, len(layers), layer)}: {reason}")
+        with about(name_layer(position, len(layers), layer)):
+            _check_layer(layer, options)
 
 
 def is_nydus(layer: Descriptor) -> bool:
@@ -51,37 +67,32 @@ def name_layer(position: int, count: int, layer: Descriptor) -> str:
     return f"layer {position} of {count} {layer.digest}"
 
 
-def _is_content(layer: Descriptor) -> bool:
-    media_type = layer.media_type
-    return mediatypes.is_tar_layer(media_type) or mediatypes.is_encrypted(media_type) or is_nydus(layer)
-
-
-def _why_not(layer: Descriptor, options: ConvertOptions) -> str | None:
+def _check_layer(layer: Descriptor, options: ConvertOptions) -> None:
     if mediatypes.is_encrypted(layer.media_type):
-        return "it is encrypted; decrypt the image first"
+        raise UnsupportedError("it is encrypted; decrypt the image first")
     if keys.NYDUS_BOOTSTRAP in layer.annotations:
-        return (
+        raise UnsupportedError(
             "it is the bootstrap of a nydus image on which layers were put; "
             "convert an image built on the original one"
         )
     if is_nydus(layer):
-        return _why_not_merged(layer, options)
-    if not mediatypes.is_tar_layer(layer.media_type):
-        return f"its type {layer.media_type} is not one of a tar"
-    if layer.digest.algorithm != "sha256":
-        return "its digest is not sha256, which is all that builders and runtimes know"
-    return None
-
-
-def _why_not_merged(layer: Descriptor, options: ConvertOptions) -> str | None:
-    """The reason why an existing nydus blob cannot be merged unchanged; None if it can."""
-    if keys.NYDUS_REF in layer.annotations:
-        return "it is a nydus blob without data, which refers to another layer"
-    if keys.NYDUS_ENCRYPTED_BLOB in layer.annotations:
-        return "it is an encrypted nydus blob"
-    if options.verify != "none":
-        return (
-            "it is a nydus blob already, so the tar to verify the result by is not there; "
-            "--verify none does without"
+        _check_merged(layer, options)
+    elif not mediatypes.is_tar_layer(layer.media_type):
+        raise UnsupportedError(
+            f"its type {layer.media_type} is none of those that can be unpacked: tar, plain, gzip or zstd"
         )
-    return None
+    elif layer.digest.algorithm != "sha256":
+        raise UnsupportedError("its digest is not sha256, which is all that builders and runtimes know")
+
+
+def _check_merged(layer: Descriptor, options: ConvertOptions) -> None:
+    """Refuse an existing nydus blob that cannot be merged unchanged."""
+    if keys.NYDUS_REF in layer.annotations:
+        raise UnsupportedError("it is a nydus blob without data, which refers to another layer")
+    if keys.NYDUS_ENCRYPTED_BLOB in layer.annotations:
+        raise UnsupportedError("it is an encrypted nydus blob")
+    if options.verify != "none":
+        raise UnsupportedError(
+            "it is a nydus blob already, so the tar to verify the result by is not there",
+            hint=OptionHint("{} does without", "verify", "none"),
+        )

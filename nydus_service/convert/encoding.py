@@ -6,6 +6,7 @@ import msgspec
 
 from nydus_service.errors import FormatError
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.gojson import readable
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def from_json(value: object, kind: type[T]) -> T:
 
 def _to_json(value: object) -> object:
     if isinstance(value, Descriptor):
-        return value.to_json()
+        return readable(value.to_json())
     if isinstance(value, str):  # a digest: msgspec does not accept subclasses
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON")

@@ -12,5 +12,5 @@ def about(what: str) -> Iterator[None]:
     try:
         yield
     except NydusServiceError as exc:
-        exc.args = (f"{what}: {exc}", *exc.args[1:])
+        exc.prefix(what)
         raise

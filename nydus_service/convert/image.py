@@ -23,13 +23,14 @@ from nydus_service.builder.builder import Builder, BuilderIdentity
 from nydus_service.builder.verification import Verifier
 from nydus_service.content.documents import write_document
 from nydus_service.content.store import ContentNotFound, Image, Lease, Location
-from nydus_service.content.transfer import copy_image
+from nydus_service.content.transfer import check_copy, copy_image
 from nydus_service.convert.assemble import Assembly, NewDocument, assemble
 from nydus_service.convert.failures import about
 from nydus_service.convert.fingerprint import image_fingerprint, layer_fingerprint
 from nydus_service.convert.layer import LayerPacker
 from nydus_service.convert.pipeline import Builders, ConvertedImage, Pipeline
 from nydus_service.convert.plan import (
+    FETCH_OR_LEAVE_OUT,
     Dropped,
     ImagePlan,
     Kept,
@@ -167,7 +168,25 @@ async def _look_up(source: Location, target: Location, builder: Builder, options
     )
     with about(str(source)):
         plan = None if finished else await make_plan(source.stores.content, image.target, options)
-    return _Request(source, target, options, identity, fingerprint, started, image, existing, plan)
+    request = _Request(source, target, options, identity, fingerprint, started, image, existing, plan)
+    if plan and not request.in_one_store:
+        await _check_copies(request, plan)
+    return request
+
+
+async def _check_copies(request: _Request, plan: Plan) -> None:
+    """Check that the content to copy unchanged is complete, before any work.
+
+    Raises: as `transfer.check_copy`.
+    """
+    content, target = request.source.stores.content, request.target.stores.content
+    for desc in unchanged_parts(plan):
+        with about(f"copy {desc.digest} of {request.source}, which passes as it is"):
+            try:
+                await check_copy(content, target, desc)
+            except ContentNotFound as exc:
+                exc.hint = exc.hint or FETCH_OR_LEAVE_OUT
+                raise
 
 
 class _Conversion:
@@ -271,11 +290,7 @@ class _Conversion:
                 await lease.hold(desc.digest)
             return
         with about(f"copy {desc.digest} of {self._request.source}, which passes as it is"):
-            try:
-                await copy_image(self._request.source.stores.content, lease, desc)
-            except ContentNotFound as exc:
-                hint = "fetch it, or leave it out by naming the platforms with --platform"
-                raise ContentNotFound(f"{exc}; {hint}") from exc
+            await copy_image(self._request.source.stores.content, lease, desc)
 
     async def _write(self, lease: Lease, new: NewDocument) -> None:
         old = await self._request.source.stores.content.info(new.source)

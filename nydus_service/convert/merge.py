@@ -104,7 +104,7 @@ def _naming_layers(layers: Sequence[PackedLayer]) -> Iterator[None]:
     try:
         yield
     except (FormatError, UnsupportedError) as exc:
-        message = str(exc)
+        message = exc.message
         for layer in layers:
             message = message.replace(str(layer.metadata.bootstrap), layer.source.digest)
         exc.args = (message, *exc.args[1:])

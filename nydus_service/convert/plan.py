@@ -9,12 +9,12 @@ or of unknown kinds. Nothing is written, so a dry run ends here.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider, UnexpectedContent
 from nydus_service.content.walk import Node, entries, fold
-from nydus_service.convert.classify import check_layers, name_layer, why_kept
+from nydus_service.convert.classify import check_layers, is_artifact, name_layer, why_kept
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_ids
 from nydus_service.errors import NotFoundError, UnsupportedError, UsageError
@@ -24,8 +24,14 @@ from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Config, Index, Manifest
 from nydus_service.oci.platform import Platform
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.options.hint import OptionHint
 
 P = TypeVar("P")
+
+FETCH_OR_LEAVE_OUT: Final = OptionHint(
+    "fetch it, or name the platforms to convert with {}", "platforms", "OS/ARCH"
+)
+"""Advice about content that the source's store lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +149,7 @@ class _Planner:
                 raise
             desc, index = node.descriptor, node.parent.descriptor
             what = f"{desc.digest} ({desc.platform or 'no platform'}) of the index {index.digest}"
-            raise ContentNotFound(
-                f"the store does not have {what}; fetch it, or name the platforms to convert with --platform"
-            ) from exc
+            raise ContentNotFound(f"the store does not have {what}", hint=FETCH_OR_LEAVE_OUT) from exc
 
     async def plan(self, node: Node, inner: list[Plan]) -> Plan:
         """The plan of a node, given the plans of its children."""
@@ -184,10 +188,12 @@ class _Planner:
         desc = node.descriptor
         reason = why_kept(manifest)
         if reason is not None:
+            await self._check_empty(desc, manifest)
             return Kept(desc, reason)
-        with about(f"config of {desc.digest}"):
-            config = await read_document(self._provider, manifest.config, Config)
-            platform = desc.platform or _platform_of(config)
+        config = await self._read_config(desc, manifest)
+        if is_artifact(manifest, config):
+            return Kept(desc, f"it is no container image: its config is {manifest.config.media_type}")
+        platform = desc.platform or _platform_of(config)
         matcher = self._options.matcher
         alone = node.parent is None
         if alone and self._options.platforms and not (platform and matcher.match(platform)):
@@ -198,6 +204,18 @@ class _Planner:
             self._check_referrer(desc)
             await self._check_stored(manifest)
         return ImagePlan(desc, manifest, config, platform)
+
+    async def _read_config(self, desc: Descriptor, manifest: Manifest) -> Config:
+        with about(f"config of {desc.digest}"):
+            return await read_document(self._provider, manifest.config, Config)
+
+    async def _check_empty(self, desc: Descriptor, manifest: Manifest) -> None:
+        """Refuse an image that lost its layers: its config has diffIDs of them."""
+        if manifest.layers or not mediatypes.is_config(manifest.config.media_type):
+            return
+        config = await self._read_config(desc, manifest)
+        if config.has_rootfs:
+            check_diff_ids(manifest, config)
 
     def _check_referrer(self, desc: Descriptor) -> None:
         if self._options.with_referrer and mediatypes.is_docker(desc.media_type) and not self._options.oci:

@@ -84,7 +84,7 @@ def bootstrap_descriptor(
 def rewrite_config(config: Config, layers: NydusLayers) -> Config:
     """Set the new layers' diffIDs, and append the bootstrap layer's entry to the history."""
     diff_ids = [*(blob.digest for blob in layers.blobs), layers.bootstrap.diff_id]
-    return config.with_layers(diff_ids, [*config.history, HISTORY_ENTRY])
+    return config.with_layers(diff_ids, [HISTORY_ENTRY])
 
 
 def rewrite_manifest(
@@ -114,7 +114,7 @@ def rewrite_manifest(
         docker=mediatypes.is_docker(media_type),
     )
     new = manifest.with_media_type(media_type)
-    new = new.with_config(describe(config.encode(), like=manifest.config, oci=oci))
+    new = new.with_config(describe_config(config, like=manifest.config, oci=oci))
     new = new.with_layers(
         [*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.blobs), bootstrap]
     )
@@ -140,6 +140,15 @@ def rewrite_index(
     return describe_document(new, like=source, oci=oci), new
 
 
+def describe_config(config: Config, *, like: Descriptor, oci: bool) -> Descriptor:
+    """Make a descriptor of a config. A type that is no config's, as of old tools, stays without `oci`.
+
+    No runtime looks at it, and registries know the image by it.
+    """
+    described = describe(config.encode(), like=like, oci=oci)
+    return described.replace(media_type=mediatypes.OCI_CONFIG) if oci else described
+
+
 def describe_document(document: TypedDocument, *, like: Descriptor, oci: bool) -> Descriptor:
     return describe(document.encode(), like=like, oci=oci)
 
@@ -147,7 +156,7 @@ def describe_document(document: TypedDocument, *, like: Descriptor, oci: bool) -
 def describe(data: bytes, *, like: Descriptor, oci: bool) -> Descriptor:
     """Make a descriptor of `data` from the old one, without the fields that only hold for the old bytes."""
     fields = {key: value for key, value in like.to_json().items() if key not in _OF_OLD_CONTENT}
-    media_type = _new_type(like.media_type, oci)
+    media_type = _new_type(like.media_type, oci) or None  # an old config may have none
     return Descriptor(fields).replace(media_type=media_type, digest=Digest.of(data), size=len(data))
 
 

@@ -24,9 +24,10 @@ from nydus_service.builder.verification import (
 )
 from nydus_service.content.store import Provider
 from nydus_service.convert.workdir import provide_file
-from nydus_service.errors import DiffersError, NydusServiceError
+from nydus_service.errors import DiffersError, Hint, NydusServiceError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
+from nydus_service.options.hint import SettingHint
 
 _EMBEDDED: Final = "nydus-image-py"
 _SHOWN: Final = 5
@@ -58,8 +59,8 @@ class Verification(Struct, frozen=True, kw_only=True):
 class ResultDiffers(DiffersError):
     """A result differs from its source; `report` has the differences."""
 
-    def __init__(self, message: str, report: VerificationReport) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, report: VerificationReport, *, hint: Hint | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.report = report
 
 
@@ -135,11 +136,11 @@ class ImageVerification:
         report = self._outcome
         assert report is not None
         if isinstance(report, DiffersError):
-            report.args = (f"{report}{_way_out(builder)}",)
+            report.args, report.hint = (f"{report.message}{_built_by(builder)}",), _way_out(builder)
         if isinstance(report, NydusServiceError):
             raise report
         if not report.is_good:
-            raise ResultDiffers(f"{_describe(report)}{_way_out(builder)}", report)
+            raise ResultDiffers(f"{_describe(report)}{_built_by(builder)}", report, hint=_way_out(builder))
         return Verification(
             verdict=report.verdict,
             mode=report.mode,
@@ -161,7 +162,12 @@ def _describe(report: VerificationReport) -> str:
     return "\n".join(lines)
 
 
-def _way_out(builder: BuilderIdentity) -> str:
+def _built_by(builder: BuilderIdentity) -> str:
+    return "" if builder.name == _EMBEDDED else f"\n  built by {builder}"
+
+
+def _way_out(builder: BuilderIdentity) -> SettingHint | None:
     if builder.name == _EMBEDDED:
-        return ""
-    return f"\n  built by {builder}; --nydus-image embedded builds without it"
+        return None
+    elsewhere = 'nydus_image = "embedded" in the section builder of the daemon\'s configuration'
+    return SettingHint("{} builds without it", "--nydus-image embedded", elsewhere)

@@ -61,7 +61,7 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         code: the stable code of a `errors.NydusServiceError`.
-        message: text for users; may have several lines.
+        message: text for users; may have several lines. It names options as the job's origin takes them.
         retryable: whether another try may succeed.
     """
 

@@ -388,13 +388,13 @@ class JobQueue:
                 return None
             if not isinstance(exc, NydusServiceError):
                 log.exception("a defect of nydus-service")
-            return describe(exc)
+            return describe(exc, job.origin)
         except anyio.get_cancelled_exc_class():
             if _is_cancelled():
                 raise
             # gRPC cancels the calls of a closed channel. The queue did not cancel this job, so it fails.
             log.exception("a defect of nydus-service")
-            return describe(RuntimeError("the work was cancelled, but by nobody"))
+            return describe(RuntimeError("the work was cancelled, but by nobody"), job.origin)
 
     def _end(self, job_id: str, job_run: JobRun, outcome: _Outcome) -> None:
         job_run.end()

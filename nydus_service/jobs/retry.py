@@ -2,20 +2,25 @@
 
 from typing import Final
 
-from nydus_service.errors import NydusServiceError
+from nydus_service.errors import NydusServiceError, Surface
 from nydus_service.jobs.job import JobError
 
 LONGEST_PAUSE_S: Final = 600.0
 """Longest pause in seconds, after which a job notices that a server is back or space is free."""
 
 
-def describe(exc: Exception) -> JobError:
-    """Make the job's error from the exception that ended its try.
+_SURFACES: Final = {"label": Surface.LABEL, "cli": Surface.COMMAND_LINE}
+"""The surfaces on which jobs of these origins show their errors; others are shown as requests."""
+
+
+def describe(exc: Exception, origin: str) -> JobError:
+    """Make the job's error from the exception that ended its try, in the words of the job's origin.
 
     An exception that was not raised on purpose is a bug in this project: its code is `internal`.
     """
     if isinstance(exc, NydusServiceError):
-        return JobError(code=exc.code, message=str(exc), retryable=exc.transient)
+        text = exc.text(_SURFACES.get(origin, Surface.REQUEST))
+        return JobError(code=exc.code, message=text, retryable=exc.transient)
     if isinstance(exc, MemoryError):
         return JobError(code="no_memory", message="the daemon had no memory left for it", retryable=True)
     told = f"{type(exc).__name__}: {exc}".rstrip(": ")

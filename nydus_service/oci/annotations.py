@@ -50,6 +50,8 @@ DOCKER_REFERENCE_DIGEST: Final = "vnd.docker.reference.digest"
 
 OWN_PREFIX: Final = "nydus-service/"
 """Prefix of this program's own labels on images: requests, their answers, verdicts."""
+CONVERT_OPTIONS: Final = f"{OWN_PREFIX}convert.options"
+"""Label of a request: the options, as `compressor=zstd,chunk-size=0x100000`."""
 
 DISTRIBUTION_SOURCE_PREFIX: Final = "containerd.io/distribution.source."
 GC_EXPIRE: Final = "containerd.io/gc.expire"

@@ -7,7 +7,7 @@ trailing data is an error, with an offset in the stored bytes.
 
     gzip    any number of concatenated members, as in containerd; then zeros, if any
     zstd    any number of frames, including skippable ones
-    none    bytes as they are
+    none    bytes as they are, unless they begin like another known format, which is refused by name
 """
 
 import zlib
@@ -46,6 +46,30 @@ _SKIPPABLE_TAIL = b"\x2a\x4d\x18"
 _SKIPPABLE_HEADER = 8
 _SLICE_MIN = 4 << 10
 
+_OTHER_FORMATS = {
+    b"\xfd7zXZ\0": "xz",
+    b"BZh": "bzip2",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"\x02\x21\x4c\x18": "lz4",
+    b"LZIP\1": "lzip",
+    b"\x89LZO\0\r\n\x1a\n": "lzop",
+    b"\xff\x06\0\0sNaPpY": "snappy",
+    b"\x1f\x9d": "compress (.Z)",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+}
+"""Formats that no runtime unpacks as a layer, by their first bytes."""
+_BZIP2_BLOCKS = (b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90")
+_LZMA_DICT_MIN = 1 << 12
+_LZMA_PROPERTIES_MAX = 9 * 5 * 5
+_LZMA_HEADER = 14
+"""Bytes of the header, and the first byte of the data, which is 0."""
+_UNKNOWN_SIZE = (1 << 64) - 1
+HEAD_SIZE: Final = _LZMA_HEADER
+"""Bytes that identify any of these formats."""
+
 
 def sniff(head: bytes) -> Compression:
     """Detect the compression of a stream by its first bytes, at least four; "none" if unknown."""
@@ -54,6 +78,29 @@ def sniff(head: bytes) -> Compression:
     if head[:4] == _ZSTD_MAGIC or _is_skippable(head):
         return "zstd"
     return "none"
+
+
+def name_other_format(head: bytes) -> str | None:
+    """Name a compression or an archive that is no layer; None for a tar, or if it is unknown.
+
+    Args:
+        head: the first `HEAD_SIZE` bytes or more.
+    Source: the headers in xz, bzip2, lz4_Frame_format, lzip, lzop, framing_format of snappy, APPNOTE of zip;
+        lzma-file-format.txt.
+    """
+    found = next((name for magic, name in _OTHER_FORMATS.items() if head.startswith(magic)), None)
+    if found == "bzip2" and head[4:10] not in _BZIP2_BLOCKS:  # a tar may begin with a name like this
+        return None
+    return "lzma" if found is None and _is_lzma(head) else found
+
+
+def _is_lzma(head: bytes) -> bool:
+    """Whether a file of lzma begins here: it has no magic, but a dictionary of 2**n or 3 * 2**n bytes."""
+    if len(head) < _LZMA_HEADER or head[0] >= _LZMA_PROPERTIES_MAX or head[13]:
+        return False
+    dictionary, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:13], "little")
+    odd = dictionary >> ((dictionary & -dictionary).bit_length() - 1) if dictionary else 0
+    return dictionary >= _LZMA_DICT_MIN and odd in (1, 3) and (size == _UNKNOWN_SIZE or size < 1 << 48)
 
 
 class Decompressor(Protocol):
@@ -66,7 +113,8 @@ class Decompressor(Protocol):
 
         Raises:
             FormatError: the data is corrupt.
-            UnsupportedError: a zstd frame has a window larger than `WINDOW_MAX`.
+            UnsupportedError: a zstd frame has a window larger than `WINDOW_MAX`, or the data is of another
+                known format, as xz.
         """
         ...
 
@@ -99,9 +147,20 @@ def gzip_deterministic(data: bytes) -> bytes:
 
 
 class _Plain:
-    """Passes plain bytes through."""
+    """Passes plain bytes through, unless they are of a format that is not plain."""
+
+    def __init__(self) -> None:
+        self._head = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        if len(self._head) < HEAD_SIZE:
+            self._head += data[: HEAD_SIZE - len(self._head)]
+            found = name_other_format(self._head)
+            if found:
+                raise UnsupportedError(
+                    f"the data is {found}, not a tar, plain or with gzip or zstd, which is all that runtimes "
+                    "unpack; build the image again with one of these"
+                )
         for at in range(0, len(data), PIECE_SIZE):
             yield data[at : at + PIECE_SIZE]
 

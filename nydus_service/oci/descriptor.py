@@ -3,14 +3,27 @@
 Source: OCI image-spec, descriptor.md.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Self
 
 from nydus_service.errors import FormatError
+from nydus_service.oci import gojson
 from nydus_service.oci.digest import Digest
-from nydus_service.oci.platform import Platform
+from nydus_service.oci.gojson import BASE64, INTEGER, TEXT, TEXT_MAP, TEXTS, JsonMap
+from nydus_service.oci.platform import PLATFORM, PLATFORM_FIELDS, Platform
+
+_FIELDS: Final[dict[str, gojson.Kind]] = {
+    **dict.fromkeys(("mediaType", "digest", "artifactType"), TEXT),
+    "size": INTEGER,
+    "urls": TEXTS,
+    "annotations": TEXT_MAP,
+    "data": BASE64,
+    "platform": PLATFORM,
+}
+DESCRIPTOR: Final = gojson.Struct(_FIELDS)
+"""A descriptor, as in specs-go/v1."""
+DESCRIPTOR_POINTER: Final = gojson.Struct(_FIELDS, is_pointer=True)
 
 SIZE_MAX: Final = (1 << 63) - 1
 """Maximum bytes of content: sizes are int64."""
@@ -19,8 +32,9 @@ SIZE_MAX: Final = (1 << 63) - 1
 class Descriptor:
     """Media type, digest and size of some content, and any other fields in the document.
 
-    Unknown fields are kept in their order. A descriptor is immutable: the `with_…` methods and `replace`
-    return a new one. Two descriptors are equal if all their fields are.
+    Unknown fields are kept in their order, and keys in their spelling. Views return text as Go reads it. A
+    descriptor is immutable: the `with_…` methods and `replace` return a new one. Two descriptors are equal if
+    all their fields are.
     """
 
     __slots__ = ("_annotations", "_digest", "_fields")
@@ -29,27 +43,21 @@ class Descriptor:
         """Take the JSON object.
 
         Raises:
-            FormatError: the media type, the digest or the size is missing or invalid, or a known field has a
-                wrong type.
+            FormatError: the digest or the size is missing or invalid, or a known field has a wrong type.
             UnsupportedError: the algorithm of the digest is unknown.
         """
         if not isinstance(fields, Mapping):
             raise FormatError(f"a descriptor is not a JSON object: {fields!r:.200}")
-        self._fields: dict[str, Any] = copy.deepcopy(dict(fields))
-        digest, media_type, size = (self._fields.get(key) for key in ("digest", "mediaType", "size"))
-        if not isinstance(digest, str):
-            raise FormatError(f"a descriptor has no digest: {self._fields!r:.200}")
-        self._digest = Digest(digest)
-        if not isinstance(media_type, str) or not media_type:
-            raise FormatError(f"descriptor of {digest}: mediaType is not a text: {media_type!r:.100}")
-        if type(size) is not int or not 0 <= size <= SIZE_MAX:
-            raise FormatError(
-                f"descriptor of {digest}: size is not a number from 0 to 2**63-1: {size!r:.100}"
-            )
-        self._annotations = self._read_annotations()
-        platform = self._fields.get("platform")
-        if platform is not None and not isinstance(platform, dict):
-            raise FormatError(f"descriptor of {digest}: platform is not a JSON object: {platform!r:.100}")
+        digest = gojson.get(fields, "digest")
+        name = f"descriptor of {gojson.text(digest)}" if isinstance(digest, str) else "a descriptor"
+        self._fields: JsonMap = DESCRIPTOR.settle([dict(fields)], name, "")
+        if not digest:
+            raise FormatError(f"a descriptor has no digest: {gojson.readable(self._fields)!r:.200}")
+        self._digest = Digest(gojson.text(digest))
+        size = gojson.get(self._fields, "size")
+        if size is None or size < 0:
+            raise FormatError(f"{name}: size is not a number from 0 to 2**63-1: {size!r:.100}")
+        self._annotations = MappingProxyType(gojson.text_map(gojson.get(self._fields, "annotations")))
 
     @classmethod
     def of(
@@ -70,7 +78,8 @@ class Descriptor:
 
     @property
     def media_type(self) -> str:
-        return str(self._fields["mediaType"])
+        """The media type; empty if the field is missing, as in configs that some old tools wrote."""
+        return gojson.text(gojson.get(self._fields, "mediaType") or "")
 
     @property
     def digest(self) -> Digest:
@@ -79,7 +88,7 @@ class Descriptor:
     @property
     def size(self) -> int:
         """Bytes of the content as it is stored."""
-        return int(self._fields["size"])
+        return int(gojson.get(self._fields, "size"))
 
     @property
     def annotations(self) -> Mapping[str, str]:
@@ -88,70 +97,53 @@ class Descriptor:
 
     @property
     def platform(self) -> Platform | None:
-        """The platform as written, not normalised.
-
-        Raises:
-            FormatError: one of its fields has the wrong type.
-        """
-        fields = self._fields.get("platform")
+        """The platform as written, not normalised."""
+        fields = gojson.get(self._fields, "platform")
         return None if fields is None else Platform.from_json(fields, f"descriptor of {self._digest}")
 
     @property
     def artifact_type(self) -> str:
         """The artifact type; empty if the field is missing."""
-        return str(self._fields.get("artifactType") or "")
+        return gojson.text(gojson.get(self._fields, "artifactType") or "")
 
     @property
     def urls(self) -> tuple[str, ...]:
         """Other locations of the content, as in non-distributable layers."""
-        urls = self._fields.get("urls")
-        return tuple(map(str, urls)) if isinstance(urls, list) else ()
+        return gojson.texts(gojson.get(self._fields, "urls"))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonMap:
         """A copy of the JSON object."""
-        return copy.deepcopy(self._fields)
+        fields: JsonMap = DESCRIPTOR.settle([self._fields], "", "")
+        return fields
 
     def replace(
         self, *, media_type: str | None = None, digest: Digest | None = None, size: int | None = None
     ) -> Self:
         """Refer to other content; all other fields stay."""
         changed = {"mediaType": media_type, "digest": digest and str(digest), "size": size}
-        return type(self)(self._fields | {key: value for key, value in changed.items() if value is not None})
+        return self._with({key: value for key, value in changed.items() if value is not None})
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Self:
         """Set these annotations; others stay."""
-        return self._with("annotations", {**self._annotations, **annotations})
+        before = gojson.get(self._fields, "annotations") or {}
+        return self._with({"annotations": {**before, **annotations} or None})
 
     def without_annotations(self, keys: Iterable[str] | None = None) -> Self:
         """Remove the annotations with these keys; None: all."""
-        gone = set(self._annotations if keys is None else keys)
-        return self._with("annotations", {k: v for k, v in self._annotations.items() if k not in gone})
+        before = gojson.get(self._fields, "annotations") or {}
+        gone = set(before if keys is None else keys)
+        return self._with({"annotations": {k: v for k, v in before.items() if k not in gone} or None})
 
     def with_platform(self, platform: Platform | None) -> Self:
         """Set the platform; unknown fields of the old platform stay. None: remove it."""
         if platform is None:
-            return self._with("platform", None)
-        known = ("architecture", "os", "os.version", "os.features", "variant")
-        before = self._fields.get("platform") or {}
-        unknown = {key: value for key, value in before.items() if key not in known}
-        return self._with("platform", unknown | platform.to_json())
+            return self._with({"platform": None})
+        before = gojson.get(self._fields, "platform") or {}
+        cleared = gojson.edit(before, dict.fromkeys(PLATFORM_FIELDS))
+        return self._with({"platform": cleared | platform.to_json()})
 
-    def _with(self, key: str, value: dict[str, Any] | None) -> Self:
-        fields = dict(self._fields)
-        if value:
-            fields[key] = value
-        else:
-            fields.pop(key, None)
-        return type(self)(fields)
-
-    def _read_annotations(self) -> Mapping[str, str]:
-        value = self._fields.get("annotations")
-        value = {} if value is None else value
-        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-            raise FormatError(
-                f"descriptor of {self._digest}: annotations are not a map of strings: {value!r:.200}"
-            )
-        return MappingProxyType(value)
+    def _with(self, changes: Mapping[str, Any]) -> Self:
+        return type(self)(gojson.edit(self._fields, changes))
 
     def __eq__(self, other: object) -> bool:
         return self._fields == other._fields if isinstance(other, Descriptor) else NotImplemented

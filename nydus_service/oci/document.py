@@ -1,64 +1,86 @@
 """Index, manifest and config: JSON objects with typed views. Edits change only the fields they set.
 
-A document is decoded strictly (UTF-8, one JSON object of bounded size and depth, the right `schemaVersion`,
-of one kind only) and edited as a map: unknown fields, the order and all values are kept. An unchanged
-document need not be encoded: its old descriptor stays valid.
+A document is decoded as Go does (gojson.py). It has a bounded size and depth, known fields of the right
+types, the right `schemaVersion`, and is of one kind only. It is edited as a map: unknown fields, the order,
+the spelling of keys and all values are kept. An unchanged document need not be encoded: its old descriptor
+stays valid. Views return text as Go reads it.
 
 Encoding is deterministic: no white space, keys in their order, and all characters beyond ASCII escaped, so
 that any text that JSON can represent survives.
 
-Source: OCI image-spec image-index.md, manifest.md, config.md; Docker distribution schema 2.
+Source: OCI image-spec image-index.md, manifest.md, config.md, specs-go/v1; Docker distribution schema 2.
 """
 
-import copy
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Self, TypeAlias
+from typing import Any, ClassVar, Final, Self
 
 from nydus_service.errors import FormatError, UnsupportedError
-from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci import gojson
+from nydus_service.oci.descriptor import DESCRIPTOR, DESCRIPTOR_POINTER, Descriptor
 from nydus_service.oci.digest import Digest
+from nydus_service.oci.gojson import FLAG, INTEGER, SET, TEXT, TEXT_MAP, TEXTS, TIME, Kind
+from nydus_service.oci.gojson import JsonMap as JsonMap
+from nydus_service.oci.gojson import encode as encode
 from nydus_service.oci.mediatypes import is_index, is_manifest, is_schema1
-from nydus_service.oci.platform import Platform
+from nydus_service.oci.platform import PLATFORM_FIELDS, Platform
 
-JsonMap: TypeAlias = dict[str, Any]
+__all__ = [
+    "DOCUMENT_SIZE_MAX",
+    "Config",
+    "Document",
+    "Index",
+    "JsonMap",
+    "LayoutMarker",
+    "Manifest",
+    "decode",
+    "encode",
+]
 
 DOCUMENT_SIZE_MAX: Final = 8 << 20
 """Maximum bytes of a document, as in containerd."""
 
-DEPTH_MAX: Final = 64
-"""Maximum nesting of objects and lists; real documents have about six levels."""
-
 _SCHEMA_VERSION = 2
 _ROOTFS_LAYERS = "layers"
 
+_TYPED_FIELDS: Final[dict[str, Kind]] = {
+    "schemaVersion": INTEGER,
+    "mediaType": TEXT,
+    "artifactType": TEXT,
+    "subject": DESCRIPTOR_POINTER,
+    "annotations": TEXT_MAP,
+}
+_SETTINGS: Final = gojson.Struct(
+    {
+        **dict.fromkeys(("User", "WorkingDir", "StopSignal"), TEXT),
+        **dict.fromkeys(("Env", "Entrypoint", "Cmd"), TEXTS),
+        **dict.fromkeys(("ExposedPorts", "Volumes"), SET),
+        "Labels": TEXT_MAP,
+        "ArgsEscaped": FLAG,
+    }
+)
+_HISTORY: Final = gojson.Struct(
+    {
+        "created": TIME,
+        **dict.fromkeys(("created_by", "author", "comment"), TEXT),
+        "empty_layer": FLAG,
+    }
+)
+
 
 def decode(data: bytes, name: str) -> JsonMap:
-    """Decode a JSON object.
+    """Decode a JSON object. Its repeated keys are not settled.
 
     Args:
         name: the name of the document for messages: its digest, or a file name.
     Raises:
-        FormatError: the data is too large, nested too deeply, not UTF-8, not JSON, or not an object.
+        FormatError: the data is too large, nested too deeply, not JSON, or not an object.
     """
     if len(data) > DOCUMENT_SIZE_MAX:
         raise FormatError(f"{name}: {len(data)} bytes are too many for a document ({DOCUMENT_SIZE_MAX})")
-    try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError:
-        raise _too_deep(name) from None
-    except ValueError as exc:
-        raise FormatError(f"{name}: not a JSON document: {exc}") from exc
+    value = gojson.parse(data, name)
     if not isinstance(value, dict):
         raise FormatError(f"{name}: not a JSON object but a {type(value).__name__}")
-    _check_depth(value, name)
     return value
-
-
-def encode(fields: Mapping[str, Any]) -> bytes:
-    """Encode a JSON object: the same fields in the same order give the same bytes."""
-    return json.dumps(fields, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 class Document:
@@ -66,13 +88,17 @@ class Document:
 
     __slots__ = ("_fields", "name")
 
+    KIND: ClassVar = gojson.Struct({"annotations": TEXT_MAP})
+
     def __init__(self, fields: Mapping[str, Any], name: str) -> None:
         """
         Args:
             fields: the JSON object, which is copied.
             name: the name of the document, for messages.
+        Raises:
+            FormatError, UnsupportedError: a field is missing, has the wrong type or is invalid.
         """
-        self._fields: JsonMap = copy.deepcopy(dict(fields))
+        self._fields: JsonMap = self.KIND.settle([dict(fields)], name, "")
         self.name = name
         self._check()
 
@@ -86,15 +112,12 @@ class Document:
 
     def to_json(self) -> JsonMap:
         """A copy of the JSON object."""
-        return copy.deepcopy(self._fields)
+        fields: JsonMap = self.KIND.settle([self._fields], self.name, "")
+        return fields
 
     @property
     def annotations(self) -> Mapping[str, str]:
-        value = self._fields.get("annotations")
-        value = {} if value is None else value
-        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-            raise FormatError(f"{self.name}: annotations are not a map of strings")
-        return dict(value)
+        return gojson.text_map(self._get("annotations"))
 
     def _check(self) -> None:
         """Check and parse the required fields of this kind of document.
@@ -102,28 +125,56 @@ class Document:
         Raises: FormatError: a field is missing or invalid.
         """
 
+    def _get(self, name: str) -> Any:
+        return gojson.get(self._fields, name)
+
+    def _text(self, name: str) -> str:
+        return gojson.text(self._get(name) or "")
+
     def _with(self, changes: Mapping[str, Any]) -> Self:
         """Set fields in place; None removes a field. Existing nulls in other fields stay."""
-        removed = {key for key, value in changes.items() if value is None}
-        fields = {**self._fields, **changes}
-        return type(self)({key: each for key, each in fields.items() if key not in removed}, self.name)
+        return type(self)(gojson.edit(self._fields, changes), self.name)
 
-    def _list(self, key: str) -> list[Any]:
-        value = self._fields.get(key)
-        if value is None:  # Go writes an empty list as null
-            return []
-        if not isinstance(value, list):
-            raise FormatError(f"{self.name}: {key} is not a list")
-        return value
+    def _descriptors(self, key: str, *, skip_empty: bool = False) -> tuple[Descriptor, ...]:
+        """Read a list of descriptors, which need a media type.
 
-    def _descriptors(self, key: str) -> tuple[Descriptor, ...]:
-        return tuple(self._descriptor(each, f"{key}[{i}]") for i, each in enumerate(self._list(key)))
+        Args:
+            skip_empty: leave out those that are null or have no field; they refer to nothing.
+        """
+        found = []
+        for i, value in enumerate(self._get(key) or ()):
+            if skip_empty and not value:
+                continue
+            found.append(self._descriptor(value, f"{key}[{i}]"))
+            if not found[-1].media_type:
+                raise FormatError(f"{self.name}: {key}[{i}]: {found[-1].digest} has no mediaType")
+        return tuple(found)
 
     def _descriptor(self, value: Any, where: str) -> Descriptor:
         try:
             return Descriptor(value)
         except (FormatError, UnsupportedError) as exc:
             raise type(exc)(f"{self.name}: {where}: {exc}") from exc
+
+
+class LayoutMarker(Document):
+    """The file oci-layout, by which a directory or an archive is an OCI layout."""
+
+    __slots__ = ()
+
+    KIND = gojson.Struct({"imageLayoutVersion": TEXT})
+    VERSION: ClassVar = "1.0.0"
+
+    @classmethod
+    def new(cls, name: str = "new layout") -> Self:
+        return cls({"imageLayoutVersion": cls.VERSION}, name)
+
+    def _check(self) -> None:
+        version = self._text("imageLayoutVersion")
+        if version != self.VERSION:
+            raise UnsupportedError(
+                f"{self.name}: an OCI layout of version {version!r:.50}, not {self.VERSION}"
+            )
 
 
 class TypedDocument(Document):
@@ -133,21 +184,21 @@ class TypedDocument(Document):
 
     FOREIGN: ClassVar[tuple[str, ...]] = ()
     """Fields of the other kind. Readers could disagree about the kind of a document that has both
-    (CVE-2021-41190)."""
+    (CVE-2021-41190). As in containerd, a null is there as well."""
 
     @property
     def media_type(self) -> str:
         """The media type in the document itself; empty if it has none, which OCI allows."""
-        return str(self._fields.get("mediaType") or "")
+        return self._text("mediaType")
 
     @property
     def artifact_type(self) -> str:
-        return str(self._fields.get("artifactType") or "")
+        return self._text("artifactType")
 
     @property
     def subject(self) -> Descriptor | None:
         """The manifest that this document, a referrer, is about; None: it is not a referrer."""
-        value = self._fields.get("subject")
+        value = self._get("subject")
         return None if value is None else self._descriptor(value, "subject")
 
     def with_subject(self, subject: Descriptor | None) -> Self:
@@ -159,7 +210,7 @@ class TypedDocument(Document):
 
     def with_annotations(self, annotations: Mapping[str, str]) -> Self:
         """Set these annotations; others stay."""
-        return self._with({"annotations": {**self.annotations, **annotations} or None})
+        return self._with({"annotations": {**(self._get("annotations") or {}), **annotations} or None})
 
     def descriptor(self, like: Descriptor) -> Descriptor:
         """A descriptor of this document as encoded; media type and other fields are those of `like`."""
@@ -168,17 +219,14 @@ class TypedDocument(Document):
         return like.replace(media_type=media_type, digest=Digest.of(data), size=len(data))
 
     def _check(self) -> None:
-        media_type = self._fields.get("mediaType") or ""
-        if not isinstance(media_type, str):
-            raise FormatError(f"{self.name}: mediaType is not a string")
-        version = self._fields.get("schemaVersion")
-        if version == 1 or is_schema1(media_type):
+        version = self._get("schemaVersion") or _SCHEMA_VERSION  # no containerd looks at it
+        if version == 1 or is_schema1(self.media_type):
             raise UnsupportedError(
-                f"{self.name}: a manifest of Docker's schema 1; push it anew with any Docker of after 2016"
+                f"{self.name}: a manifest of Docker's schema 1; push it again with any Docker of after 2016"
             )
-        if version != _SCHEMA_VERSION or type(version) is not int:
-            raise FormatError(f"{self.name}: schemaVersion is {version!r:.50}, not {_SCHEMA_VERSION}")
-        foreign = [key for key in self.FOREIGN if self._fields.get(key)]
+        if version != _SCHEMA_VERSION:
+            raise FormatError(f"{self.name}: schemaVersion is {version}, not {_SCHEMA_VERSION}")
+        foreign = [key for key in self.FOREIGN if gojson.key_of(self._fields, key) in self._fields]
         if foreign:
             raise FormatError(f"{self.name}: {foreign[0]} has no place in this {type(self).__name__.lower()}")
 
@@ -188,6 +236,7 @@ class Index(TypedDocument):
 
     __slots__ = ("manifests",)
 
+    KIND = gojson.Struct({**_TYPED_FIELDS, "manifests": gojson.List(DESCRIPTOR)})
     FOREIGN = ("config", "layers", "fsLayers")
 
     @classmethod
@@ -207,7 +256,7 @@ class Index(TypedDocument):
         super()._check()
         if self.media_type and not is_index(self.media_type):
             raise FormatError(f"{self.name}: an index was expected, it is {self.media_type!r:.200}")
-        self.manifests = self._descriptors("manifests")
+        self.manifests = self._descriptors("manifests", skip_empty=True)
 
 
 class Manifest(TypedDocument):
@@ -215,6 +264,7 @@ class Manifest(TypedDocument):
 
     __slots__ = ("config", "layers")
 
+    KIND = gojson.Struct({**_TYPED_FIELDS, "config": DESCRIPTOR, "layers": gojson.List(DESCRIPTOR)})
     FOREIGN = ("manifests", "fsLayers")
 
     @classmethod
@@ -239,7 +289,7 @@ class Manifest(TypedDocument):
         super()._check()
         if self.media_type and not is_manifest(self.media_type):
             raise FormatError(f"{self.name}: a manifest was expected, it is {self.media_type!r:.200}")
-        self.config = self._descriptor(self._fields.get("config"), "config")
+        self.config = self._descriptor(self._get("config"), "config")
         self.layers = self._descriptors("layers")
 
 
@@ -248,40 +298,47 @@ class Config(Document):
 
     __slots__ = ()
 
+    KIND = gojson.Struct(
+        {
+            **PLATFORM_FIELDS,
+            "created": TIME,
+            "author": TEXT,
+            "config": _SETTINGS,
+            "rootfs": gojson.Struct({"type": TEXT, "diff_ids": TEXTS}),
+            "history": gojson.List(_HISTORY),
+        }
+    )
+
     @property
     def platform(self) -> Platform:
         return Platform.from_json(self._fields, self.name)
 
     @property
+    def has_rootfs(self) -> bool:
+        """Whether it is the config of an image, and not of some artifact."""
+        return self._get("rootfs") is not None
+
+    @property
     def diff_ids(self) -> tuple[Digest, ...]:
         """The diffID of each layer of the manifest, lowest first."""
-        value = self._rootfs().get("diff_ids")
-        if value is None:  # Go writes an empty list as null
-            return ()
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise FormatError(f"{self.name}: rootfs.diff_ids is not a list of digests")
         try:
-            return tuple(map(Digest, value))
+            return tuple(map(Digest, gojson.texts(gojson.get(self._rootfs(), "diff_ids"))))
         except (FormatError, UnsupportedError) as exc:
             raise type(exc)(f"{self.name}: rootfs.diff_ids: {exc}") from exc
 
     @property
     def history(self) -> tuple[JsonMap, ...]:
-        """The history of the layers; entries with `empty_layer` have no layer."""
-        value = self._list("history")
-        if not all(isinstance(entry, dict) for entry in value):
-            raise FormatError(f"{self.name}: history is not a list of objects")
-        return tuple(copy.deepcopy(value))
+        """The history of the layers; entries with `empty_layer` have no layer. A null is an empty entry."""
+        return tuple(gojson.readable(entry or {}) for entry in self._get("history") or ())
 
-    def with_layers(self, diff_ids: Sequence[Digest], history: Iterable[Mapping[str, Any]]) -> Self:
-        """Replace the diffIDs and the history; all other fields, known or unknown, stay.
+    def with_layers(self, diff_ids: Sequence[Digest], added: Iterable[Mapping[str, Any]]) -> Self:
+        """Replace the diffIDs, and append to the history; all other fields, known or unknown, stay.
 
         An empty history does not add the field.
         """
-        rootfs = self._rootfs() | {"diff_ids": [str(each) for each in diff_ids]}
-        entries = [dict(entry) for entry in history]
+        rootfs = gojson.edit(self._rootfs(), {"diff_ids": [str(each) for each in diff_ids]})
         changes: JsonMap = {"rootfs": rootfs}
-        if entries or "history" in self._fields:
+        if entries := [*(self._get("history") or ()), *(dict(entry) for entry in added)]:
             changes["history"] = entries
         return self._with(changes)
 
@@ -289,47 +346,18 @@ class Config(Document):
         """Remove `config.Image` and `container_config.Image`, the ids of the image before the change."""
         changes: JsonMap = {}
         for key in ("config", "container_config"):
-            value = self._fields.get(key)
-            if isinstance(value, dict) and "Image" in value:
-                changes[key] = {name: each for name, each in value.items() if name != "Image"}
+            value = self._get(key)
+            if isinstance(value, dict):
+                changes[key] = gojson.edit(value, {"Image": None})
         return self._with(changes)
 
     def _rootfs(self) -> JsonMap:
-        value = self._fields.get("rootfs")
-        if not isinstance(value, dict):
+        value: JsonMap | None = self._get("rootfs")
+        if value is None:
             raise FormatError(f"{self.name}: no rootfs, so not the config of an image")
-        kind = value.get("type")
+        kind = gojson.text(gojson.get(value, "type") or _ROOTFS_LAYERS)  # containerd does not look at it
         if kind != _ROOTFS_LAYERS:
             raise UnsupportedError(
                 f"{self.name}: rootfs.type is {kind!r:.100}, only {_ROOTFS_LAYERS!r} is known"
             )
         return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text:.50} is out of range")
-    return value
-
-
-def _check_depth(value: JsonMap, name: str) -> None:
-    level: list[Any] = [value]
-    for _ in range(DEPTH_MAX):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return
-    raise _too_deep(name)
-
-
-def _too_deep(name: str) -> FormatError:
-    return FormatError(f"{name}: objects and lists are nested deeper than {DEPTH_MAX}")

@@ -4,6 +4,7 @@ Sources: OCI image-spec media-types.md; Docker distribution's schema 2; containe
 `mediatypes.go`; nydus-snapshotter `pkg/converter/constant.go`.
 """
 
+import re
 from typing import Final
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -37,7 +38,10 @@ EROFS_LAYER: Final = "application/vnd.erofs.layer.v1"
 
 _OCI_LAYER_PREFIX = "application/vnd.oci.image.layer."
 _DOCKER_PREFIX = "application/vnd.docker."
+_DOCKER_LAYER_PREFIX = "application/vnd.docker.image.rootfs."
+_VENDOR_PREFIX = "application/vnd."
 _ENCRYPTED_SUFFIX = "+encrypted"
+_TAR = re.compile(r"[./-]tar(?:[.+-]|$)")
 
 _TO_OCI = {
     DOCKER_LIST: OCI_INDEX,
@@ -88,6 +92,11 @@ def is_config(media_type: str) -> bool:
     return media_type in (OCI_CONFIG, DOCKER_CONFIG)
 
 
+def is_artifact_config(media_type: str) -> bool:
+    """Whether a config is of some vendor's artifact, by its type; generic types may also be an image's."""
+    return media_type.startswith(_VENDOR_PREFIX) and not is_config(media_type)
+
+
 def is_docker(media_type: str) -> bool:
     return media_type.startswith(_DOCKER_PREFIX)
 
@@ -97,6 +106,16 @@ def is_layer(media_type: str) -> bool:
     if media_type.startswith(_OCI_LAYER_PREFIX):
         return True
     return media_type.partition("+")[0] in _TAR_LAYERS or media_type == EROFS_LAYER
+
+
+def claims_layer(media_type: str) -> bool:
+    """Whether the type claims to be a layer of an image, perhaps of a compression that nobody knows."""
+    return is_layer(media_type) or media_type.startswith(_DOCKER_LAYER_PREFIX)
+
+
+def claims_tar(media_type: str) -> bool:
+    """Whether the type claims to be a tar, of any vendor and any compression."""
+    return bool(_TAR.search(media_type))
 
 
 def is_tar_layer(media_type: str) -> bool:

@@ -10,9 +10,17 @@ Source: containerd/platforms, `Normalize`, `OnlyStrict`, `Only`, `All`, `Parse`.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from nydus_service.errors import FormatError, UsageError
+from nydus_service.errors import UsageError
+from nydus_service.oci import gojson
+
+PLATFORM_FIELDS: Final[dict[str, gojson.Kind]] = {
+    **dict.fromkeys(("architecture", "os", "os.version", "variant"), gojson.TEXT),
+    "os.features": gojson.TEXTS,
+}
+PLATFORM: Final = gojson.Struct(PLATFORM_FIELDS, is_pointer=True)
+"""The `platform` of a descriptor, as in specs-go/v1."""
 
 _ARCHITECTURES = {
     "i386": ("386", ""),
@@ -59,15 +67,12 @@ class Platform:
         Raises:
             FormatError: a field has the wrong type.
         """
-        texts = {}
-        for key in ("os", "architecture", "variant", "os.version"):
-            texts[key] = "" if fields.get(key) is None else fields[key]
-            if not isinstance(texts[key], str):
-                raise FormatError(f"{where}: {key} of the platform is not a string: {texts[key]!r:.100}")
-        features = [] if fields.get("os.features") is None else fields["os.features"]
-        if not isinstance(features, list) or not all(isinstance(each, str) for each in features):
-            raise FormatError(f"{where}: os.features of the platform is not a list of strings")
-        return cls(texts["os"], texts["architecture"], texts["variant"], texts["os.version"], tuple(features))
+        known = PLATFORM.settle([dict(fields)], where, "platform")
+        system, architecture, variant, version = (
+            gojson.text(gojson.get(known, key) or "")
+            for key in ("os", "architecture", "variant", "os.version")
+        )
+        return cls(system, architecture, variant, version, gojson.texts(gojson.get(known, "os.features")))
 
     @classmethod
     def parse(cls, text: str) -> Self:

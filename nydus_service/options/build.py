@@ -151,8 +151,7 @@ class BuildOptions(NamedTuple):
         """
         if self.fs_version != "6":
             raise UnsupportedError(
-                f"RAFS version {self.fs_version!r} is not supported: only 6 is written, "
-                f"--fs-version {self.fs_version} is not there yet"
+                f"RAFS version {self.fs_version!r} is not there yet: only version 6 is written"
             )
         for name, row in BUILD_ROWS.items():
             value = getattr(self, name)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Self
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.oci.platform import Platform, PlatformMatcher, match_everything, match_strictly
 from nydus_service.options.build import BUILD_ROWS, BuildOptions
-from nydus_service.options.option import Choice, Flag, ListOf, Option, Row, has_needs, rows_of
+from nydus_service.options.option import Choice, Flag, ListOf, Option, Row, has_needs, rows_of, spoken
 
 VERIFY_MODES: Final = ("none", "tree", "full")
 """The verification modes, from the least to the most thorough."""
@@ -95,7 +95,7 @@ class ConvertOptions:
         self.build.check()
         for name, row in BUILD_ROWS.items():
             if not row.option.number and getattr(self.build, name) != row.default:
-                raise UnsupportedError(f"--{row.flag} is not there yet in conversions of images")
+                raise UnsupportedError(f"{spoken(name)} is not there yet in conversions of images")
         for name, row in _OWN_ROWS.items():
             row.option.kind.check(name, getattr(self, name))
         if self.jobs < 1:

@@ -28,9 +28,9 @@ from typing import Any, Final
 
 from nydus_service.content.store import Image
 from nydus_service.convert.uptodate import FINGERPRINT
-from nydus_service.errors import NydusServiceError, UnsupportedError, UsageError
+from nydus_service.errors import NydusServiceError, Surface, UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobRequest, JobState
-from nydus_service.oci.annotations import OWN_PREFIX
+from nydus_service.oci.annotations import CONVERT_OPTIONS, OWN_PREFIX
 from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import TABLE, ConvertOptions, find_row
 from nydus_service.options.option import Flag
@@ -38,8 +38,7 @@ from nydus_service.triggers.rules import RuleBook
 
 CONVERT: Final = f"{OWN_PREFIX}convert"
 """Label of a request: the name of the result."""
-OPTIONS: Final = f"{OWN_PREFIX}convert.options"
-"""Label of a request: `compressor=zstd,chunk-size=0x100000`."""
+OPTIONS: Final = CONVERT_OPTIONS
 
 LABEL_SIZE_MAX: Final = 4096
 """Largest sum of a label's key and value, in bytes. Source: containerd `labels/validate.go`."""
@@ -217,7 +216,7 @@ def answer_of(job: Job, request: str) -> Answer:
 def refusal_of(exc: NydusServiceError, request: str) -> Answer:
     """The answer to a request that is refused without a job."""
     status = Status.UNSUPPORTED if exc.code == UnsupportedError.code else Status.FAILED
-    return _fitting(Answer(status, request, error=_one_line(str(exc))))
+    return _fitting(Answer(status, request, error=_one_line(exc.text(Surface.LABEL))))
 
 
 def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:

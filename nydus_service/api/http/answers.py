@@ -10,7 +10,7 @@ pkg/errdefs/errors.go.
 from datetime import UTC, datetime
 from typing import Final
 
-from nydus_service.errors import NydusServiceError
+from nydus_service.errors import NydusServiceError, Surface
 from nydus_service.jobs.job import Job, JobProgress, JobState, LayerState
 
 _ACCELD_STATUS: Final = {
@@ -60,7 +60,8 @@ def http_status(error: NydusServiceError) -> int:
 
 def error_body(error: NydusServiceError, **more: object) -> dict[str, object]:
     """An error in acceld's format; `error` is this project's stable code."""
-    return error_fields(error.code, str(error), acceld=_ACCELD_CODE.get(error.code, "")) | more
+    message = error.text(Surface.REQUEST)
+    return error_fields(error.code, message, acceld=_ACCELD_CODE.get(error.code, "")) | more
 
 
 def error_fields(code: str, message: str, *, acceld: str = "") -> dict[str, object]:

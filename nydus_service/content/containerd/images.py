@@ -17,6 +17,7 @@ from nydus_service.content.store import Image, ImageNotFound, Provider
 from nydus_service.errors import NotFoundError, UsageError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
+from nydus_service.options.hint import SettingHint
 
 _NAMES_TOLD = 5
 _TURNS = 5
@@ -37,7 +38,7 @@ class ContainerdImages:
         try:
             return _image(await self._get(name))
         except NotFoundError:
-            raise ImageNotFound(await self._explain_missing(name)) from None
+            raise await self._missing(name) from None
 
     async def list(self) -> list[Image]:
         return [_image(each) for each in await self._list()]
@@ -83,7 +84,7 @@ class ContainerdImages:
         try:
             await self._connection.call(self._stub.Delete, DeleteImageRequest(name=name), f"delete {name}")
         except NotFoundError:
-            raise ImageNotFound(await self._explain_missing(name)) from None
+            raise await self._missing(name) from None
 
     async def _get(self, name: str, namespace: str = "") -> ImageMessage:
         request = GetImageRequest(name=name)
@@ -103,8 +104,8 @@ class ContainerdImages:
         request.update_mask.paths.extend(f"labels.{key}" for key in sorted(image.labels))
         await self._connection.call(self._stub.Update, request, f"move {image.name}")
 
-    async def _explain_missing(self, name: str) -> str:
-        """Explain a missing image by the namespace that has it, or else by similar names."""
+    async def _missing(self, name: str) -> ImageNotFound:
+        """The error about a missing image, with the namespace that has it, or else with similar names."""
         missing = f"{self._connection} has no image {name!r}"
         namespaces = await self._connection.list_namespaces()
         others = [each for each in namespaces if each != self._connection.namespace]
@@ -113,12 +114,13 @@ class ContainerdImages:
                 await self._get(name, namespace)
             except NotFoundError:
                 continue
-            return f"{missing}, but namespace {namespace} has: add --namespace {namespace}"
+            hint = SettingHint("add {}", f"--namespace {namespace}", f"namespace {namespace} to the request")
+            return ImageNotFound(f"{missing}, but namespace {namespace} has", hint=hint)
         names = [each.name for each in await self._list()]
         if not names:
             elsewhere = f"; namespaces there are: {', '.join(others)}" if others else ""
-            return f"{missing}; there are no images in it{elsewhere}"
-        return f"{missing}; there are: {', '.join(_nearest(name, names))}"
+            return ImageNotFound(f"{missing}; there are no images in it{elsewhere}")
+        return ImageNotFound(f"{missing}; there are: {', '.join(_nearest(name, names))}")
 
 
 def _nearest(name: str, names: list[str]) -> list[str]:

@@ -44,6 +44,7 @@ from nydus_service.errors import (
     UnsupportedError,
     UsageError,
 )
+from nydus_service.options.hint import SettingHint
 from nydus_service.rpc.cancellation import await_rpc, await_settled
 from nydus_service.rpc.channel import open_unix_channel
 
@@ -347,18 +348,25 @@ async def retry(attempt: Callable[[], Awaitable[T]], patience_s: float = PATIENC
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
+_OTHER_SOCKET = SettingHint(
+    "or let {} name another one",
+    "--address",
+    "address in the section containerd of the daemon's configuration",
+)
+
+
 def _explain(address: Path, exc: OSError) -> NydusServiceError:
     """Make the error that explains why no containerd can be reached at a socket."""
     match exc:
         case PermissionError():
             return NotAllowedError(
-                f"this user may not use containerd's socket {address}: run it as root, "
-                "or let --address name another one"
+                f"this user may not use containerd's socket {address}: run it as root", hint=_OTHER_SOCKET
             )
         case FileNotFoundError():
             return UnreachableError(
-                f"there is no containerd socket {address}: start containerd, let --address name "
-                "another one, or use oci:DIR:TAG, which needs none"
+                f"there is no containerd socket {address}: start containerd, or use oci:DIR:TAG, which needs "
+                "none",
+                hint=_OTHER_SOCKET,
             )
     reason = exc.strerror or str(exc)
     return UnreachableError(f"containerd does not answer at {address} ({reason}): is it running?")

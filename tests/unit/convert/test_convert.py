@@ -37,7 +37,7 @@ from nydus_service.builder.verification import (
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
-from nydus_service.content.store import ContentNotFound, Location, Stores
+from nydus_service.content.store import ContentNotFound, Location, Stores, UnexpectedContent
 from nydus_service.convert.encoding import encode
 from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.progress import (
@@ -54,6 +54,7 @@ from nydus_service.convert.progress import (
 )
 from nydus_service.convert.result import ConvertResult
 from nydus_service.convert.verification import ResultDiffers
+from nydus_service.errors import Surface
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Config, Index, Manifest
@@ -579,7 +580,30 @@ class TestTwoStores:
         across = Run(run.source, layout.target, tmp_path)
         with pytest.raises(ContentNotFound, match=f"copy {attestation['digest']} .* --platform"):
             await across.convert()
+        assert not across.events, "it is noticed before any work"
+        places = Location(across.source, "app"), Location(across.target, "app-nydus")
+        with pytest.raises(ContentNotFound, match=attestation["digest"]) as caught:
+            await preview_image(*places, across.builder, ConvertOptions())
+        assert "convert.options=platform=" in caught.value.text(Surface.LABEL)
         assert await across.convert(platforms=(Platform("linux", "amd64"),))
+
+    async def test_a_statement_that_is_not_there_is_told_before_any_work(
+        self, layout: Run, run: Run, memory: Memory, tmp_path: Path
+    ) -> None:
+        make = Maker(run.source)
+        attestation = await make.attestation()
+        await make.name("app", await make.index(await make.image(BASE, in_index=True), attestation))
+        manifest = json.loads(memory.blobs[attestation["digest"]])
+        statement = manifest["layers"][0]["digest"]
+        kept = memory.blobs.pop(statement)
+        across = Run(run.source, layout.target, tmp_path)
+        with pytest.raises(ContentNotFound, match=f"copy {attestation['digest']} .*{statement}.* --platform"):
+            await across.convert()
+        assert not across.events
+        memory.blobs[statement] = kept[:-1]
+        with pytest.raises(UnexpectedContent, match=statement):
+            await across.convert()
+        assert not across.events
 
     async def test_a_source_that_may_be_collected_is_held(
         self, layout: Run, run: Run, memory: Memory, tmp_path: Path

@@ -96,11 +96,73 @@ class TestManifests:
         bootstrap = await make.blob(f"{OCI.gzip}+encrypted", b"boot", annotations=BOOTSTRAP_MARK)
         assert isinstance(await plan(make, await manifest_of(make, bootstrap)), Kept)
 
-    async def test_a_config_of_another_type_makes_an_artifact_which_stays(self, make: Maker) -> None:
-        chart = "application/vnd.cncf.helm.config.v1+json"
-        image = await manifest_of(make, await make.layer(BASE), config_type=chart)
-        planned = await plan(make, image)
-        assert planned == Kept(Descriptor(image), f"it is no container image: its config is {chart}")
+    @pytest.mark.parametrize(
+        "config_type",
+        ["application/octet-stream", "application/json", "text/html", "application/vnd.acme.config+json"],
+    )
+    async def test_the_type_of_the_config_does_not_matter(self, make: Maker, config_type: str) -> None:
+        image = await manifest_of(make, await make.layer(BASE), config_type=config_type)
+        assert isinstance(await plan(make, image), ImagePlan)
+
+    @pytest.mark.parametrize("missing", [None, ""])
+    async def test_a_config_without_a_type_is_fine(self, make: Maker, missing: str | None) -> None:
+        config = await make.document(OCI.config, config_of([b"x"]))
+        image = await make.manifest({**config, "mediaType": missing}, [await make.layer(BASE)])
+        assert isinstance(await plan(make, image), ImagePlan)
+
+    async def test_an_artifact_whose_files_have_types_of_layers_stays(self, make: Maker) -> None:
+        kind = "application/vnd.unknown.config.v1+json"
+        layers = [await make.layer(BASE)]
+        for config_type in (kind, "application/vnd.oci.empty.v1+json"):
+            artifact = await make.manifest(await make.document(config_type, {}), layers)
+            reason = f"it is no container image: its config is {config_type}"
+            assert await plan(make, artifact) == Kept(Descriptor(artifact), reason)
+        for config_type in ("application/octet-stream", OCI.config):
+            damaged = await make.manifest(await make.document(config_type, {}), layers)
+            with pytest.raises(FormatError, match="no rootfs"):
+                await plan(make, damaged)
+
+    @pytest.mark.parametrize(
+        "layer_type",
+        [
+            "application/vnd.oci.image.layer.v1.tar+xz",
+            "application/vnd.oci.image.layer.v1.tar+something",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+bzip2",
+            "application/vnd.oci.image.layer.v2.squashfs",
+            "application/vnd.docker.image.rootfs.diff.tar.xz",
+            "application/vnd.docker.image.rootfs.diff",
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd",
+            "application/vnd.docker.image.rootfs.diff.tar+xz",
+            "application/vnd.erofs.layer.v1",
+            "application/x-tar",
+            "application/vnd.acme.layer.v1.tar+gzip",
+        ],
+    )
+    async def test_a_layer_of_an_unknown_type_is_refused_alone_and_beside_others(
+        self, make: Maker, layer_type: str
+    ) -> None:
+        strange, known = await make.blob(layer_type, b"??"), await make.layer(BASE)
+        for layers, name in (([strange], "layer 1 of 1"), ([known, strange], "layer 2 of 2")):
+            image = await manifest_of(make, *layers)
+            with pytest.raises(UnsupportedError) as caught:
+                await plan(make, image)
+            assert f"{name} {strange['digest']}: its type {layer_type} is none" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("config_type", "layer_type"),
+        [
+            (
+                "application/vnd.cncf.helm.config.v1+json",
+                "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+            ),
+            (OCI.config, "application/vnd.wasm.content.layer.v1+wasm"),
+            (OCI.config, "application/vnd.in-toto+json"),
+        ],
+    )
+    async def test_other_artifacts_stay(self, make: Maker, config_type: str, layer_type: str) -> None:
+        artifact = await manifest_of(make, await make.blob(layer_type, b"{}"), config_type=config_type)
+        reason = f"it is no container image: its layers are {layer_type}"
+        assert await plan(make, artifact) == Kept(Descriptor(artifact), reason)
 
     async def test_layers_that_are_no_tars_make_an_artifact_which_stays(self, make: Maker) -> None:
         signature = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -129,9 +191,9 @@ class TestManifests:
             (
                 "application/vnd.erofs.layer.v1",
                 {},
-                "its type application/vnd.erofs.layer.v1 is not one of a tar",
+                "its type application/vnd.erofs.layer.v1 is none of those",
             ),
-            ("application/x-what", {}, "its type application/x-what is not one of a tar"),
+            ("application/x-what", {}, "its type application/x-what is none of those"),
             (NYDUS_BLOB, {}, "it is a nydus blob already"),
             (OCI.plain, BLOB_MARK, "it is a nydus blob already"),
             (NYDUS_BLOB, {"containerd.io/snapshot/nydus-ref": "sha256:x"}, "refers to another layer"),

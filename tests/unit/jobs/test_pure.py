@@ -23,6 +23,7 @@ from nydus_service.locks import LockTimeout
 from nydus_service.oci.platform import Platform
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.options.hint import OptionHint
 from tests.unit.jobs.runner import request, result
 
 OLD_RECORD = Path(__file__).parents[2] / "samples" / "job-record.json"
@@ -106,15 +107,29 @@ class TestRetry:
         ],
     )
     def test_what_may_pass(self, error: Exception) -> None:
-        assert describe(error).retryable
+        assert describe(error, "grpc").retryable
 
     @pytest.mark.parametrize("error", [UsageError("x"), FormatError("x"), NydusServiceError("x")])
     def test_what_stays(self, error: NydusServiceError) -> None:
-        assert describe(error) == JobError(code=error.code, message="x", retryable=False)
+        assert describe(error, "grpc") == JobError(code=error.code, message="x", retryable=False)
+
+    @pytest.mark.parametrize(
+        ("origin", "advice"),
+        [
+            ("label", "nydus-service/convert.options=verify=none"),
+            ("cli", "--verify none"),
+            ("grpc", "the option verify=none"),
+            ("http", "the option verify=none"),
+            ("event", "the option verify=none"),
+        ],
+    )
+    def test_an_option_is_named_as_the_origin_takes_it(self, origin: str, advice: str) -> None:
+        error = UsageError("x", hint=OptionHint("{} helps", "verify", "none"))
+        assert describe(error, origin).message == f"x; {advice} helps"
 
     @pytest.mark.parametrize("error", [ValueError("odd"), ExceptionGroup("two", [UnreachableError("x")])])
     def test_a_bug_says_that_it_is_one(self, error: Exception) -> None:
-        described = describe(error)
+        described = describe(error, "grpc")
         assert described.code == "internal"
         assert not described.retryable
         assert type(error).__name__ in described.message

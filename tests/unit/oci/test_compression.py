@@ -1,13 +1,17 @@
 """Streams are told apart, decompressed in bounded pieces, and refused where they are not sound."""
 
+import bz2
 import gzip
 import io
+import lzma
 import random
+import re
 import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
 
+import lz4.frame
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -19,6 +23,7 @@ from nydus_service.oci.compression import (
     WINDOW_MAX,
     Compression,
     gzip_deterministic,
+    name_other_format,
     open_decompressor,
     sniff,
 )
@@ -173,6 +178,40 @@ def test_an_error_has_the_offset(kind: Compression) -> None:
 def test_nothing_is_not_a_stream(kind: Compression) -> None:
     with pytest.raises(FormatError, match="ends early, after 0 bytes"):
         decompress(kind, b"")
+
+
+OTHERS = {
+    "xz": lzma.compress(TEXT),
+    "lzma": lzma.compress(TEXT, lzma.FORMAT_ALONE),
+    "bzip2": bz2.compress(TEXT),
+    "lz4": lz4.frame.compress(TEXT),
+    "zip": b"PK\x03\x04\x14\0\0\0\x08\0\0\0\0\0",
+    "7z": b"7z\xbc\xaf\x27\x1c\0\x04" + bytes(24),
+    "lzip": b"LZIP\x01\x0c" + bytes(20),
+    "compress (.Z)": b"\x1f\x9d\x90" + bytes(20),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("piece", [1, 5, 1 << 18])
+def test_another_format_is_refused_by_name(name: str, piece: int) -> None:
+    assert sniff(OTHERS[name]) == "none"
+    with pytest.raises(UnsupportedError, match=f"the data is {re.escape(name)}, not a tar"):
+        decompress("none", OTHERS[name], piece)
+
+
+def test_empty_bzip2_and_lzma_of_any_level_are_recognised() -> None:
+    assert name_other_format(bz2.compress(b"")) == "bzip2"
+    for preset in range(10):
+        packed = lzma.compress(TEXT, lzma.FORMAT_ALONE, preset=preset)
+        assert name_other_format(packed) == "lzma"
+
+
+@pytest.mark.parametrize("name", [b"]", b"BZh9", b"BZh91", b"PK", b"7z", b"LZIP", b"Rar!", b"m\xff", b"\x01"])
+def test_a_tar_is_a_tar_whatever_its_first_name(name: bytes) -> None:
+    tar = name.ljust(100, b"\0") + b"0000644\0" * 3
+    assert name_other_format(tar) is None
+    assert decompress("none", tar) == tar
 
 
 class TestGzip:

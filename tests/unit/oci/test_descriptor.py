@@ -98,8 +98,6 @@ def test_equality_is_of_all_fields() -> None:
         {"digest": None},
         {"digest": 5},
         {"digest": "sha256:short"},
-        {"mediaType": None},
-        {"mediaType": ""},
         {"mediaType": ["a/b"]},
         {"size": None},
         {"size": -1},
@@ -110,6 +108,11 @@ def test_equality_is_of_all_fields() -> None:
         {"annotations": ["k"]},
         {"annotations": {"k": 1}},
         {"platform": "linux/amd64"},
+        {"platform": {"os": 3}},
+        {"urls": "https://example.org"},
+        {"urls": [3]},
+        {"data": "no base64"},
+        {"artifactType": {}},
     ],
 )
 def test_damage(changes: dict[str, Any]) -> None:
@@ -117,7 +120,7 @@ def test_damage(changes: dict[str, Any]) -> None:
         Descriptor({**MINIMAL, **changes})
 
 
-@pytest.mark.parametrize("missing", ["digest", "mediaType", "size"])
+@pytest.mark.parametrize("missing", ["digest", "size"])
 def test_what_is_required(missing: str) -> None:
     with pytest.raises(FormatError, match=missing):
         Descriptor({key: value for key, value in MINIMAL.items() if key != missing})
@@ -129,10 +132,40 @@ def test_not_an_object(value: Any) -> None:
         Descriptor(value)
 
 
-def test_platform_of_wrong_types_is_found_when_asked_for() -> None:
-    desc = Descriptor({**MINIMAL, "platform": {"os": 3}})
-    with pytest.raises(FormatError, match=DIGEST):
-        _ = desc.platform
+def test_a_wrong_type_is_reported_with_its_field_and_the_digest() -> None:
+    with pytest.raises(
+        FormatError, match=rf"descriptor of {DIGEST}: platform\.os\.features\[0\] is not a str"
+    ):
+        Descriptor({**MINIMAL, "platform": {"OS.Features": [3]}})
+
+
+def test_without_a_media_type_it_stays_without() -> None:
+    for fields in ({**MINIMAL, "mediaType": ""}, {key: MINIMAL[key] for key in ("digest", "size")}):
+        desc = Descriptor(fields)
+        assert desc.media_type == ""
+        assert desc.replace(size=8).to_json() == {**fields, "size": 8}
+
+
+def test_keys_in_another_case_are_read_and_edited_in_place() -> None:
+    fields = {
+        "MediaType": "a/b",
+        "Digest": str(DIGEST),
+        "SIZE": 7,
+        "Annotations": {"K": "v"},
+        "Platform": {"OS": "linux"},
+    }
+    desc = Descriptor(fields)
+    assert (desc.media_type, desc.digest, desc.size, desc.annotations) == ("a/b", DIGEST, 7, {"K": "v"})
+    assert desc.platform == Platform("linux", "")
+    assert desc.to_json() == fields
+    changed = desc.replace(size=8).with_annotations({"k": "w"}).with_platform(Platform("linux", "amd64"))
+    assert list(changed.to_json().items()) == [
+        ("MediaType", "a/b"),
+        ("Digest", str(DIGEST)),
+        ("SIZE", 8),
+        ("Annotations", {"K": "v", "k": "w"}),
+        ("Platform", {"architecture": "amd64", "os": "linux"}),
+    ]
 
 
 JSON = st.recursive(

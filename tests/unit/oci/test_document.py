@@ -1,4 +1,4 @@
-"""Documents: strict decoding, edits that keep what they don't touch, bytes that are always the same."""
+"""Documents: decoding as in Go, edits that keep what they don't touch, bytes that are always the same."""
 
 import json
 from typing import Any
@@ -11,7 +11,8 @@ from nydus_service.errors import FormatError, UnsupportedError
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
-from nydus_service.oci.document import DEPTH_MAX, DOCUMENT_SIZE_MAX, Config, Index, Manifest, decode, encode
+from nydus_service.oci.document import DOCUMENT_SIZE_MAX, Config, Index, Manifest, decode, encode
+from nydus_service.oci.gojson import DEPTH_MAX
 from nydus_service.oci.platform import Platform
 
 
@@ -61,9 +62,6 @@ def test_decode_takes_an_object() -> None:
         (b'"text"', "not a JSON object"),
         (b'{"a": NaN}', "NaN"),
         (b'{"a": -Infinity}', "Infinity"),
-        (b'{"a": 1e400}', "out of range"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "not a JSON document"),
-        (b'{"a": "\xff"}', "not a JSON document"),
         ('{"a": 1}'.encode("utf-16"), "not a JSON document"),
         (b"\xef\xbb\xbf{}", "not a JSON document"),
         (b'{"a":' * (DEPTH_MAX + 1) + b"1" + b"}" * (DEPTH_MAX + 1), "nested deeper"),
@@ -202,7 +200,6 @@ def test_new_ones() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schemaVersion": None},
         {"schemaVersion": 3},
         {"schemaVersion": "2"},
         {"schemaVersion": 2.0},
@@ -222,10 +219,30 @@ def test_manifest_damage(changes: dict[str, Any]) -> None:
         Manifest({**MANIFEST, **changes}, "sha256:it")
 
 
+@pytest.mark.parametrize("version", [{}, {"schemaVersion": None}, {"schemaVersion": 0}, {"SchemaVersion": 2}])
+def test_a_schema_version_may_be_missing(version: dict[str, Any]) -> None:
+    for kind, fields in ((Manifest, MANIFEST), (Index, INDEX)):
+        silent = {key: value for key, value in fields.items() if key != "schemaVersion"} | version
+        assert kind(silent, "it").to_json() == silent
+
+
+def test_foreign_fields_are_found_in_any_case() -> None:
+    with pytest.raises(FormatError, match="manifests"):
+        Manifest({**MANIFEST, "Manifests": [desc(mediatypes.OCI_MANIFEST, "m")]}, "it")
+
+
+@pytest.mark.parametrize("missing", [{}, {"mediaType": None}, {"mediaType": ""}])
+def test_a_config_needs_no_media_type_but_layers_do(missing: dict[str, Any]) -> None:
+    untyped = {key: value for key, value in MANIFEST["config"].items() if key != "mediaType"} | missing
+    assert Manifest({**MANIFEST, "config": untyped}, "it").config.media_type == ""
+    with pytest.raises(FormatError, match=r"layers\[0\].*no mediaType"):
+        Manifest({**MANIFEST, "layers": [untyped]}, "it")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schemaVersion": None},
+        {"schemaVersion": "2"},
         {"mediaType": mediatypes.OCI_MANIFEST},
         {"manifests": "x"},
         {"manifests": [{"digest": "x"}]},
@@ -268,7 +285,7 @@ def test_config_views() -> None:
 
 def test_config_edits_touch_nothing_else() -> None:
     history = [*CONFIG["history"], {"created_by": "us"}]
-    changed = Config(CONFIG, "it").with_layers([Digest.of(b"c")], history)
+    changed = Config(CONFIG, "it").with_layers([Digest.of(b"c")], history[-1:])
     rootfs = {"type": "layers", "x": "kept", "diff_ids": [Digest.of(b"c")]}
     assert list(changed.to_json().items()) == list({**CONFIG, "rootfs": rootfs, "history": history}.items())
     assert json.dumps(changed.to_json()["rootfs"]) == json.dumps(rootfs)
@@ -278,7 +295,7 @@ def test_a_config_without_history_gets_none() -> None:
     silent = Config({key: value for key, value in CONFIG.items() if key != "history"}, "it")
     assert silent.history == ()
     assert "history" not in silent.with_layers([], []).to_json()
-    assert Config(CONFIG, "it").with_layers([], []).to_json()["history"] == []
+    assert Config(CONFIG, "it").with_layers([], []).to_json()["history"] == CONFIG["history"]
 
 
 def test_parent_ids_are_removed_and_nulls_stay() -> None:
@@ -296,15 +313,98 @@ def test_parent_ids_are_removed_and_nulls_stay() -> None:
      {"type": "layers", "diff_ids": [None]}],
 )  # fmt: skip
 def test_config_damage(rootfs: object) -> None:
-    config = Config({**CONFIG, "rootfs": rootfs}, "it")
     with pytest.raises(FormatError, match=r"^it: .*rootfs"):
-        _ = config.diff_ids
+        _ = Config({**CONFIG, "rootfs": rootfs}, "it").diff_ids
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": None}, {"type": ""}, {"Type": "layers"}])
+def test_the_type_of_a_rootfs_may_be_missing(kind: dict[str, Any]) -> None:
+    rootfs = {"diff_ids": [str(Digest.of(b"a"))]} | kind
+    config = Config({**CONFIG, "rootfs": rootfs}, "it")
+    assert config.diff_ids == (Digest.of(b"a"),)
+    assert config.with_layers([], []).to_json()["rootfs"] == {**rootfs, "diff_ids": []}
 
 
 def test_a_rootfs_of_another_type_is_unsupported() -> None:
     config = Config({**CONFIG, "rootfs": {"type": "layers+base"}}, "it")
     with pytest.raises(UnsupportedError, match=r"layers\+base"):
         _ = config.diff_ids
+
+
+def test_a_null_entry_of_the_history_is_an_empty_one_and_stays() -> None:
+    config = Config({**CONFIG, "history": [None, {"created_by": "one"}]}, "it")
+    assert config.history == ({}, {"created_by": "one"})
+    assert config.with_layers([], [{}]).to_json()["history"] == [None, {"created_by": "one"}, {}]
+
+
+WRONG: list[dict[str, Any]] = [
+    {"created": "yesterday"},
+    {"created": "2023-02-29T00:00:00Z"},
+    {"created": 5},
+    {"author": {}},
+    {"architecture": 1},
+    {"os": ["linux"]},
+    {"os.features": "x"},
+    {"config": []},
+    {"config": {"Env": "A=b"}},
+    {"config": {"Cmd": [1]}},
+    {"config": {"User": 0}},
+    {"config": {"Labels": {"a": 1}}},
+    {"config": {"Volumes": {"/v": 1}}},
+    {"config": {"ExposedPorts": ["80/tcp"]}},
+    {"config": {"ArgsEscaped": "yes"}},
+    {"CONFIG": {"env": "A=b"}},
+    {"rootfs": {"diff_ids": [1]}},
+    {"rootfs": {"type": 1}},
+    {"history": {}},
+    {"history": ["x"]},
+    {"history": [{"created": ""}]},
+    {"history": [{"empty_layer": 1}]},
+]
+
+
+@pytest.mark.parametrize("changes", WRONG, ids=json.dumps)
+def test_a_wrong_type_is_reported_when_the_config_is_read(changes: dict[str, Any]) -> None:
+    fields = {key: value for key, value in CONFIG.items() if key not in ("config", "history")} | changes
+    (field,) = changes
+    with pytest.raises(FormatError, match=f"(?i)^sha256:it: {field}"):
+        Config.decode(encode(fields), "sha256:it")
+
+
+def test_every_field_of_a_config_may_be_null() -> None:
+    fields: dict[str, Any] = dict.fromkeys(
+        ["created", "author", "architecture", "os", "os.features", "history"]
+    )
+    fields |= {"config": dict.fromkeys(["User", "Env", "Labels", "Volumes", "ArgsEscaped"])}
+    config = Config.decode(encode(fields), "it")
+    assert (config.platform, config.history, config.has_rootfs) == (Platform("", ""), (), False)
+    assert config.to_json() == fields
+
+
+def test_bytes_that_are_no_utf_8_are_read_as_go_does_and_written_as_they_were() -> None:
+    data = (
+        b'{"author":"Andr\xe9 \\ud800","x\xff":1,"os":"l\xe2\x82","rootfs":{"type":"layers","diff_ids":[]},'
+        b'"history":[{"comment":"\xc3\xa9\xe9"}]}'
+    )
+    config = Config.decode(data, "it")
+    assert config.platform.os == "l\ufffd\ufffd"
+    assert config.history == ({"comment": "é\ufffd"},)
+    assert config.with_layers([], []).encode() == data.replace(b"\xc3\xa9", b"\\u00e9")
+
+
+def test_a_field_under_two_keys_counts_once_and_is_written_once() -> None:
+    one, two = (json.dumps([desc(mediatypes.OCI_LAYER, name)]) for name in ("one", "two"))
+    rest = f'"config": {json.dumps(MANIFEST["config"])}'
+    for first, second, kept in (
+        ("layers", "Layers", "layers"),
+        ("Layers", "layers", "layers"),
+        ("layers", "layers", "layers"),
+        ("LAYERS", "Layers", "LAYERS"),
+    ):
+        manifest = Manifest.decode(f'{{"{first}": {one}, {rest}, "{second}": {two}}}'.encode(), "it")
+        assert [layer.digest for layer in manifest.layers] == [Digest.of(b"two")]
+        written = json.loads(manifest.with_layers([]).encode())
+        assert written == {"config": MANIFEST["config"], kept: []}
 
 
 def test_history_of_wrong_types_is_damage() -> None:
@@ -316,4 +416,4 @@ def test_history_of_wrong_types_is_damage() -> None:
 def test_annotations_of_wrong_types_are_damage() -> None:
     for annotations in ([], ["x"], {"a": 1}):
         with pytest.raises(FormatError, match="annotations"):
-            _ = Manifest({**MANIFEST, "annotations": annotations}, "it").annotations
+            Manifest({**MANIFEST, "annotations": annotations}, "it")
