@@ -13,12 +13,9 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from nydus_service.errors import FormatError
-from nydus_service.nydus_image.create import CreateOptions, create
-from nydus_service.nydus_image.merge import MergeOptions, merge
-from nydus_service.options.build import BuildOptions
 from nydus_service.rafs.reader import read_bootstrap
-from tests.compat.builders import bootstrap_of
 from tests.compat.containerd import Containerd, assert_left_by
+from tests.compat.converted import convert
 from tests.compat.recorded import noted_tree
 from tests.compat.stacks import (
     ANY_STACKS,
@@ -32,37 +29,7 @@ from tests.compat.stacks import (
 )
 from tests.trees import expand_blobs, image_tree, mounted_tree, oracle_tree
 
-CHUNK_SIZE = 4096
 MANY = settings(max_examples=1000, phases=[Phase.explicit, Phase.generate, Phase.shrink])
-
-
-def convert(stack: list[Layer], work: Path) -> tuple[Path, Path]:
-    """Our image of a stack, made in this process: its bootstrap, and the blobs' directory.
-
-    Raises: FormatError: a layer cannot be applied.
-    """
-    blobs = work / "blobs"
-    blobs.mkdir()
-    sources = []
-    for number, entries in enumerate(stack):
-        tar = work / f"{number}.tar"
-        tar.write_bytes(tar_of(entries))
-        blob = work / f"{number}.blob"
-        created = create(
-            CreateOptions(
-                str(tar),
-                blob=blob,
-                inline_meta=True,
-                blob_toc=True,
-                build=BuildOptions(chunk_size=CHUNK_SIZE),
-            )
-        )
-        (blob_id,) = created.blob_ids
-        sources.append(work / f"{blob_id}.boot")
-        sources[-1].write_bytes(bootstrap_of(blob.read_bytes()))
-        blob.rename(blobs / blob_id)
-    merge(MergeOptions(tuple(sources), bootstrap=work / "image.boot"))
-    return work / "image.boot", blobs
 
 
 def check_stack(stack: list[Layer], *readers: Callable[[Path, Path], object]) -> None:
@@ -70,7 +37,7 @@ def check_stack(stack: list[Layer], *readers: Callable[[Path, Path], object]) ->
     accepted, overlay = without_refused(stack)
     expected = overlay.tree()
     with tempfile.TemporaryDirectory() as work:
-        image, blobs = convert(accepted, Path(work))
+        image, blobs = convert([tar_of(entries) for entries in accepted], Path(work))
         for read in readers:
             assert read(image, blobs) == expected
 
@@ -171,7 +138,7 @@ def test_many_merged_trees_as_the_kernel_reads_them(stack: list[Layer]) -> None:
 def test_what_containerd_refuses_is_refused(stack: list[Layer], tmp_path: Path) -> None:
     assert is_refused(stack)
     with pytest.raises(FormatError):
-        convert(stack, tmp_path)
+        convert([tar_of(entries) for entries in stack], tmp_path)
 
 
 @given(ANY_STACKS)
@@ -182,9 +149,10 @@ def test_what_containerd_takes_is_taken(stack: list[Layer]) -> None:
     What it refuses may be taken here, if a later entry of the layer removes what was wrong: the
     merge sees layers, not entries.
     """
+    layers = [tar_of(entries) for entries in stack]
     with tempfile.TemporaryDirectory() as work:
         if is_refused(stack):
             with contextlib.suppress(FormatError):
-                convert(stack, Path(work))
+                convert(layers, Path(work))
         else:
-            convert(stack, Path(work))
+            convert(layers, Path(work))

@@ -87,18 +87,27 @@ class Unpacker:
         """
         parent = ""
         for layer in layers:
-            parent = self._unpack(layer, snapshotter, parent)
-        return self._read(self._prepare("View", snapshotter, parent)[1])
+            key, mounts = self.prepare(parent, snapshotter)
+            self.apply(layer, mounts)
+            parent = self.commit(key, snapshotter)
+        return self.read(self.view(parent, snapshotter))
 
-    def _unpack(self, layer: bytes, snapshotter: Snapshotter, parent: str) -> str:
-        key, mounts = self._prepare("Prepare", snapshotter, parent)
-        self.apply(layer, mounts)
+    def prepare(self, parent: str, snapshotter: Snapshotter) -> tuple[str, list[Mount]]:
+        """A new snapshot on a committed one, "" for none: its key, and its mounts."""
+        return self._new_snapshot("Prepare", snapshotter, parent)
+
+    def view(self, parent: str, snapshotter: Snapshotter) -> list[Mount]:
+        """Mounts that show a committed snapshot."""
+        return self._new_snapshot("View", snapshotter, parent)[1]
+
+    def commit(self, key: str, snapshotter: Snapshotter) -> str:
+        """Commit a snapshot. Returns its name, for one on top of it."""
         name = f"committed-{key}"
         request = _MESSAGES["CommitSnapshotRequest"](snapshotter=snapshotter, name=name, key=key)
         self._call("snapshots.v1.Snapshots/Commit", request, empty_pb2.Empty)
         return name
 
-    def _prepare(self, how: str, snapshotter: Snapshotter, parent: str) -> tuple[str, list[Mount]]:
+    def _new_snapshot(self, how: str, snapshotter: Snapshotter, parent: str) -> tuple[str, list[Mount]]:
         key = f"snapshot-{next(_NUMBERS)}"
         request = _MESSAGES["PrepareSnapshotRequest"](snapshotter=snapshotter, key=key, parent=parent)
         answer = self._call(f"snapshots.v1.Snapshots/{how}", request, _MESSAGES["MountsResponse"])
@@ -143,7 +152,8 @@ class Unpacker:
             )
         return call(request, metadata=self._metadata, timeout=_CALL_S)
 
-    def _read(self, mounts: Sequence[Mount]) -> Tree:
+    def read(self, mounts: Sequence[Mount]) -> Tree:
+        """The tree that a mount shows."""
         (mount,) = mounts
         asked = {"type": mount.type, "source": mount.source, "options": list(mount.options)}
         assert self._reader.stdin is not None
