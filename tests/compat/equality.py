@@ -11,10 +11,13 @@ Deviations from the rule, each in one function below, each where the OCI image-s
 - `right_tree`, the empty base: marks in the lowest layer hide nothing. containerd applies that layer to a
   plain directory, where a mark removes what its own layer put there before.
 - `_Stack.show`: an opaque mark at the root hides all lower layers. The kernel ignores it at the root.
+- `_check_links`: a hard link to what a whiteout before it removes is refused, as native does. overlayfs links
+  to the device by which it keeps the whiteout.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from stat import S_ISDIR, S_ISLNK
 
@@ -53,6 +56,8 @@ def right_answer(unpacker: Unpacker, stack: Sequence[Layer]) -> Right:
 
 def right_tree(unpacker: Unpacker, stack: Sequence[Layer]) -> Tree:
     """The right tree of an image. Raises: FormatError: it is refused. UnsettledError."""
+    for entries in stack:
+        _check_links(entries)
     parts = [part for entries in stack for part in _whiteouts_first(entries)]
     if any(entry.kind in _MARKS for entry in parts[0]):
         parts.insert(0, [])
@@ -87,6 +92,13 @@ def _whiteouts_first(entries: Layer) -> list[Layer]:
     return [first, _each_whiteout_once(rest)]
 
 
+def _check_links(entries: Layer) -> None:
+    for number, entry in enumerate(entries):
+        before = {other.path: other.kind for other in entries[:number]}
+        if entry.kind == "hardlink" and before.get(entry.target) == "whiteout":
+            raise FormatError(f"{entry} links to what is whited out before")
+
+
 def _each_whiteout_once(entries: Layer) -> Layer:
     return [
         entry
@@ -98,6 +110,15 @@ def _each_whiteout_once(entries: Layer) -> Layer:
 def _is_below(path: str, other: str) -> bool:
     """Whether a path is another one, or below it."""
     return f"{path}/".startswith(f"{other}/")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An entry to apply, `natively` or as overlayfs does; `is_copy`: it puts a lower layer's file in this one."""
+
+    entry: Entry
+    natively: bool = False
+    is_copy: bool = False
 
 
 class _Stack:
@@ -115,40 +136,60 @@ class _Stack:
         """Apply the next layer. Raises: FormatError: neither snapshotter can apply an entry."""
         unpacker = self._unpacker
         key, mounts = unpacker.prepare(self._parent, "overlayfs")
-        done: list[tuple[Entry, bool]] = []
+        steps: list[_Step] = []
         for entry in entries:
             if entry.kind == "opaque" and not entry.path:
                 self._shown_from = self._layers
             try:
-                unpacker.apply(tar_of([entry]), mounts)
-                done.append((entry, False))
+                self._do(_Step(entry), mounts)
+                steps.append(_Step(entry))
+                steps.extend(self._hide_copies(steps, mounts))
             except FormatError:
                 # The failed attempt may have left something.
                 key, mounts = unpacker.prepare(self._parent, "overlayfs")
-                for applied, natively in done:
-                    unpacker.apply(tar_of([applied]), self._merged(mounts) if natively else mounts)
-                done.extend(self._apply_natively(entry, mounts))
+                for step in steps:
+                    self._do(step, mounts)
+                steps.extend(self._apply_natively(entry, mounts))
         self._parent = unpacker.commit(key, "overlayfs")
         self._layers += 1
 
-    def _apply_natively(self, entry: Entry, mounts: list[Mount]) -> Iterable[tuple[Entry, bool]]:
-        """Apply an entry as the native snapshotter does. Yields what was applied, and whether natively.
+    def _do(self, step: _Step, mounts: list[Mount]) -> None:
+        self._unpacker.apply(tar_of([step.entry]), self._merged(mounts) if step.natively else mounts)
 
-        In an overlay a hard link to a file of a lower layer parts it from its other names; they are put back.
-        """
+    def _apply_natively(self, entry: Entry, mounts: list[Mount]) -> Iterator[_Step]:
+        """Apply an entry as the native snapshotter does. Yields the steps that did so."""
+        if entry.kind != "hardlink":
+            self._do(_Step(entry, natively=True), mounts)
+            yield _Step(entry, natively=True)
+            return
+        # The link itself is put where overlayfs would have put it: not below a link of a lower layer.
+        with suppress(FormatError):
+            self._do(_Step(Entry("file", entry.path)), mounts)
+            yield _Step(Entry("file", entry.path))
         before = self._read(mounts)
-        self._unpacker.apply(tar_of([entry]), self._merged(mounts))
-        yield entry, True
-        if entry.kind == "hardlink":
-            after = self._read(mounts)
-            path = b"/" + entry.path.encode()
-            linked = {name for name, node in after.items() if node.inode == after[path].inode} - {path}
-            inodes = {before[name].inode for name in linked}
-            for name, node in before.items():
-                if node.inode in inodes and name not in linked and name != path:
-                    again = replace(entry, path=name.decode()[1:], target=entry.path)
-                    self._unpacker.apply(tar_of([again]), mounts)
-                    yield again, False
+        self._do(_Step(entry, natively=True), mounts)
+        yield _Step(entry, natively=True)
+        # In an overlay the link copies its target, and parts it from its other names; they are put back.
+        after = self._read(mounts)
+        path = _resolved(after, entry.path)
+        linked = {name for name, node in after.items() if node.inode == after[path].inode} - {path}
+        inodes = {before[name].inode for name in linked}
+        for name in (name for name, node in before.items() if node.inode in inodes and name != path):
+            again = replace(entry, path=name.decode()[1:], target=path.decode()[1:])
+            if name not in linked:
+                self._do(_Step(again), mounts)
+            yield _Step(again, is_copy=True)
+
+    def _hide_copies(self, steps: list[_Step], mounts: list[Mount]) -> Iterator[_Step]:
+        """Hide, below an opaque mark that was the last step, what a hard link copied from a lower layer."""
+        mark = steps[-1].entry
+        if mark.kind == "opaque":
+            for step in steps:
+                own = any(other.entry.path == step.entry.path and not other.is_copy for other in steps)
+                if step.is_copy and not own and _is_below(step.entry.path, mark.path):
+                    hide = _Step(Entry("whiteout", step.entry.path), natively=True)
+                    self._do(hide, mounts)
+                    yield hide
 
     def show(self) -> Tree:
         """The tree; without what is below the topmost layer with an opaque mark at its root."""
@@ -172,6 +213,25 @@ class _Stack:
         return [*lower[: self._layers - self._shown_from], empty]
 
 
+def _resolved(tree: Tree, path: str) -> bytes:
+    """A path with the symlinks on the way to its last name followed."""
+    *rest, last = path.encode().split(b"/")
+    trail: list[bytes] = []
+    while rest:
+        name = rest.pop(0)
+        if name == b"..":
+            trail = trail[:-1]
+        elif name not in (b"", b"."):
+            here = b"/" + b"/".join([*trail, name])
+            if S_ISLNK(tree[here].mode):
+                target = tree[here].target
+                trail = [] if target.startswith(b"/") else trail
+                rest = target.split(b"/") + rest
+            else:
+                trail.append(name)
+    return b"/" + b"/".join([*trail, last])
+
+
 def _options(mounts: list[Mount]) -> dict[str, str]:
     (mount,) = mounts
     pairs = (option.partition("=") for option in mount.options)
@@ -186,8 +246,8 @@ def _overlay(**options: str) -> Mount:
 def comparable(tree: Tree, since: int) -> Tree:
     """Without what the rule sets aside.
 
-    That is the root, which containerd leaves as its snapshotter made it, permissions of symlinks, and times of
-    directories that unpacking itself set.
+    That is the root, which containerd leaves as its snapshotter made it, permissions of symlinks, and times
+    of directories that unpacking itself set.
     """
     nodes = {}
     for path, node in tree.items():
