@@ -114,7 +114,7 @@ def _is_below(path: str, other: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """An entry to apply, `natively` or as overlayfs does; `is_copy`: it puts a lower layer's file in this one."""
+    """An entry to apply, `natively` or as overlayfs does. `is_copy`: it puts a file of a lower layer here."""
 
     entry: Entry
     natively: bool = False
