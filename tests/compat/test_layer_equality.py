@@ -426,6 +426,9 @@ ROWS: dict[int, dict[str, Case]] = {
         "in a middle layer": Case(
             [[f("a/old")], [w("a"), d("a", 0o711)], [f("a/new")]], ["a/ 0711", "a/new"], "native"
         ),
+        "without a whiteout, a file before the directory": Case(
+            [[f("a/old")], [f("a"), d("a", 0o711), f("a/new")]], ["a/ 0711", "a/new", "a/old"], "overlayfs"
+        ),
     },
     11: {
         "the same whiteout twice": Case([[f("a"), f("q")], [w("a"), w("a")]], ["q"], "native"),
@@ -640,6 +643,7 @@ CASES = {f"row {row}: {name}": case for row, cases in ROWS.items() for name, cas
 
 @pytest.fixture(scope="module")
 def unpacker(daemon: Daemon) -> Iterator[Unpacker]:
+    """With each version of containerd."""
     with unpacking(daemon) as started:
         yield started
 

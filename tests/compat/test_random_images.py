@@ -6,11 +6,9 @@ its images again.
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -21,8 +19,7 @@ from tests.compat.randomheaders import Archive, random_archive, shrunk_archive
 from tests.compat.randomstacks import Stack, random_stack, shrunk
 from tests.compat.recorded import noted_tree
 from tests.compat.stacks import tar_of
-from tests.compat.unpacking import Unpacker, unpacking
-from tests.containerd import running_daemon
+from tests.compat.unpacking import Unpacker
 
 IMAGES = int(os.environ.get("RANDOM_IMAGES", "500"))
 SEED = int(os.environ.get("RANDOM_SEED", "1"))
@@ -30,13 +27,6 @@ BATCHES = 10
 SHOWN = 5
 """How many failing images of a batch are made smaller and shown."""
 OURS = {"verification expects": noted_tree, "the image has": converted_tree}
-
-
-@pytest.fixture(scope="module")
-def unpacker() -> Iterator[Unpacker]:
-    with TemporaryDirectory(prefix="ctrd") as work, running_daemon("1.6", Path(work)) as daemon:
-        with unpacking(daemon) as started:
-            yield started
 
 
 def faults(right: Right, layers: Sequence[bytes], *, merge_sees_it: bool = True) -> list[str]:

@@ -6,15 +6,15 @@ else umoci does in its own way is left out of the images, by `_prepared`:
 - It sets no metadata that a hard link's own entry has: the first entry of the file counts.
 - It makes no directory for a whiteout or an opaque mark alone.
 - It sets xattrs in `trusted.`, and fails where the kernel refuses an xattr.
-- A whiteout or an opaque mark hides nothing of its own layer, in the lowest layer neither, as the OCI image-spec
-  says, and as the right tree does. The snapshotters remove entries then: `agreed_tree` sets such images aside.
+- A whiteout or an opaque mark hides nothing of its own layer, in the lowest layer neither, as the OCI
+  image-spec says, and as the right tree does. The snapshotters remove entries then: `agreed_tree` sets such
+  images aside.
 - It takes a uid or gid of -1 for an error.
 """
 
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,20 +28,12 @@ from tests.compat.equality import Right, comparable, differences
 from tests.compat.images import write_layout
 from tests.compat.randomstacks import Stack, random_stack, shrunk
 from tests.compat.stacks import Entry, Layer, tar_of
-from tests.compat.unpacking import Unpacker, unpacking
-from tests.containerd import running_daemon
+from tests.compat.unpacking import Unpacker
 from tests.tools import require_tool
 from tests.trees import Tree, tree_of, walk_path
 
 IMAGES = 80
 SEED = 1
-
-
-@pytest.fixture(scope="module")
-def unpacker() -> Iterator[Unpacker]:
-    with TemporaryDirectory(prefix="ctrd") as work, running_daemon("1.6", Path(work)) as daemon:
-        with unpacking(daemon) as started:
-            yield started
 
 
 def unpacked_by_umoci(stack: Stack) -> Tree:
@@ -76,7 +68,7 @@ def _prepared_layer(entries: Layer) -> Layer:
 
 
 def agreed_tree(unpacker: Unpacker, stack: Stack) -> Right | None:
-    """The tree that both snapshotters leave; None where they do not, or where a mark may hide its own layer's."""
+    """The tree that both snapshotters leave; None where they differ, or a mark may hide its own layer's."""
     for number, entries in enumerate(stack):
         own = {entry.path for entry in entries if entry.kind != "whiteout"}
         for mark in entries:
