@@ -159,7 +159,10 @@ class _Stack:
     def _apply_natively(self, entry: Entry, mounts: list[Mount]) -> Iterator[_Step]:
         """Apply an entry as the native snapshotter does. Yields the steps that did so."""
         if entry.kind != "hardlink":
+            before = self._read(mounts)
             self._do(_Step(entry, natively=True), mounts)
+            if _leads_through_link(before, entry.path):
+                raise UnsettledError("native follows a symlink, which for lower layers is never right")
             yield _Step(entry, natively=True)
             return
         # The link itself is put where overlayfs would have put it: not below a link of a lower layer.
@@ -211,6 +214,12 @@ class _Stack:
         """The directories of the layers below that are not hidden from the root on, and the empty one."""
         *lower, empty = options["lowerdir"].split(":")
         return [*lower[: self._layers - self._shown_from], empty]
+
+
+def _leads_through_link(tree: Tree, path: str) -> bool:
+    parts = path.encode().split(b"/")
+    parents = (b"/" + b"/".join(parts[:length]) for length in range(1, len(parts)))
+    return any(parent in tree and S_ISLNK(tree[parent].mode) for parent in parents)
 
 
 def _resolved(tree: Tree, path: str) -> bytes:

@@ -21,7 +21,7 @@ from tests.compat.recorded import noted_tree
 from tests.compat.stacks import tar_of
 from tests.compat.unpacking import Unpacker
 
-IMAGES = int(os.environ.get("RANDOM_IMAGES", "500"))
+IMAGES = int(os.environ.get("RANDOM_IMAGES", "800"))
 SEED = int(os.environ.get("RANDOM_SEED", "1"))
 BATCHES = 10
 SHOWN = 5

@@ -31,6 +31,8 @@ SNAPSHOTTERS: Final[tuple[Snapshotter, ...]] = ("overlayfs", "native")
 _PLAIN = "application/vnd.oci.image.layer.v1.tar"
 _SNAPSHOTS = "containerd.services.snapshots.v1"
 _CALL_S = 60.0
+_NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""Statuses that are not about the layer."""
 _NUMBERS = itertools.count(1)
 
 _MOUNT_MESSAGE = ".containerd.types.Mount"
@@ -119,7 +121,9 @@ class Unpacker:
         try:
             self._call("diff.v1.Diff/Apply", request, ApplyResponse)
         except grpc.RpcError as exc:
-            raise FormatError(str(exc)) from exc
+            if exc.code() in _NO_ANSWER:
+                raise
+            raise FormatError(exc.details()) from exc
 
     def _store(self, layer: bytes) -> Descriptor:
         if layer not in self._stored:
