@@ -735,3 +735,31 @@ def test_times_and_all_else_are_right(name: str, unpacker: Unpacker) -> None:
     right = right_answer(unpacker, case.entries)
     assert differences(noted_tree(case.layers), right) == []
     assert differences(converted_tree(case.layers), right) == []
+
+
+@pytest.mark.parametrize("make", [noted_tree, converted_tree])
+def test_row_15_a_directory_as_the_root_sets_its_metadata(make: Callable[[list[bytes]], Tree]) -> None:
+    """A deviation: Docker and the native nydus-image do so, containerd passes over the entry."""
+    own = layer(raw_directory(".", mode=0o750, uid=3, gid=4, mtime=9), raw_file("q"))
+    root = make([own, layer(raw_file("r"))])[b"/"]
+    assert (S_IMODE(root.mode), root.uid, root.gid, root.mtime) == (0o750, 3, 4, 9)
+
+
+def test_row_15_containerd_passes_over_it(unpacker: Unpacker) -> None:
+    root = unpacker.tree([layer(raw_directory(".", mode=0o750, uid=3), raw_file("q"))])[b"/"]
+    assert (S_IMODE(root.mode), root.uid) == (0o755, 0)
+
+
+ESTARGZ = layer(
+    raw_file(".prefetch.landmark", b"\xf0"), raw_file("q"), raw_file("stargz.index.json", b'{"version":1}')
+)
+
+
+@pytest.mark.parametrize("make", [noted_tree, converted_tree])
+def test_row_24_the_index_of_estargz_is_left_out(make: Callable[[list[bytes]], Tree]) -> None:
+    """A deviation: the files are about the layer, and not of the image."""
+    assert described(make([ESTARGZ])) == ["q"]
+
+
+def test_row_24_containerd_unpacks_it(unpacker: Unpacker) -> None:
+    assert len(described(unpacker.tree([ESTARGZ]))) == 3
