@@ -202,7 +202,10 @@ def walk_path(root: bytes) -> Iterator[dict[str, object]]:
     while pending:
         path = pending.pop()
         where = root + path.rstrip(b"/")
-        status = os.lstat(where)
+        try:
+            status = os.lstat(where)
+        except FileNotFoundError:
+            continue  # an overlay lists the whiteouts of directories that it does not merge
         record: dict[str, object] = {
             "path": os.fsdecode(path),
             "ino": status.st_ino,

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.compat.builders import Builder
-from tests.compat.containerd import Containerd, running_containerd
+from tests.compat.unpacking import Unpacker, unpacking
+from tests.containerd import running_daemon
 from tests.tools import require_tool
 
 
@@ -16,7 +17,7 @@ def oracle() -> Builder:
 
 
 @pytest.fixture(scope="session")
-def containerd() -> Iterator[Containerd]:
-    """A containerd for all tests of a run."""
-    with running_containerd() as started:
+def unpacker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unpacker]:
+    """A containerd that unpacks images, for all tests of a run."""
+    with running_daemon("1.6", tmp_path_factory.mktemp("unpacking")) as daemon, unpacking(daemon) as started:
         yield started
