@@ -138,6 +138,9 @@ class Extensions:
             entry.size = parse_decimal(value, "size")
         if value := records.get(b"mtime"):
             entry.mtime, entry.mtime_nsec = parse_pax_time(value)
+        for key in (b"atime", b"ctime"):
+            if value := records.get(key):
+                parse_pax_time(value)  # Go refuses an invalid one
         if self._xattrs:
             entry.xattrs = {
                 key[len(_XATTR) :]: value for key, value in records.items() if key.startswith(_XATTR)

@@ -17,17 +17,15 @@ PATH_MAX: Final = 4096
 ID_KEPT: Final = 2**32 - 1
 """The uid or gid with which chown(2) changes nothing: the owner stays as the file's creation set it."""
 
-HEADER: Final = Struct("100s24s12s12s8scB187xB166x")
+HEADER: Final = Struct("100s24s12s12s8scB171x16sB166x")
 """The fields read from each header: name; mode, uid and gid, 8 bytes each; size, mtime, chksum, typeflag; the
-first bytes of linkname and of prefix, because both are mostly empty. uname and gname have no meaning in a
-layer: owners are numeric."""
+first byte of linkname, because it is mostly empty; devmajor and devminor, 8 bytes each; the first byte of
+prefix. uname and gname have no meaning in a layer: owners are numeric."""
 
 CHECKSUM: Final = slice(148, 156)
 LINKNAME: Final = slice(157, 257)
 MAGIC: Final = slice(257, 265)
 """Includes the version."""
-DEVMAJOR: Final = slice(329, 337)
-DEVMINOR: Final = slice(337, 345)
 PREFIX: Final = slice(345, 500)
 
 MAGIC_GNU: Final = b"ustar  \0"
@@ -137,9 +135,15 @@ def prefix_of(block: bytes) -> bytes:
     return b""
 
 
-def has_devices(magic: bytes) -> bool:
-    """Whether a header of this format has device numbers; formats before POSIX do not."""
-    return magic[:6] == MAGIC_USTAR or magic == MAGIC_GNU
+def parse_devices(field: bytes, magic: bytes) -> tuple[int, int]:
+    """Read devmajor and devminor, 8 bytes each. Formats before POSIX have no such fields: 0.
+
+    Raises:
+        BadEntryError: one of them is not a number. Go checks them for every kind of file.
+    """
+    if magic[:6] != MAGIC_USTAR and magic != MAGIC_GNU:
+        return 0, 0
+    return parse_number(field[:8]), parse_number(field[8:])
 
 
 def clean_path(raw: bytes) -> bytes:

@@ -15,9 +15,7 @@ single zero block before an entry is refused. Extension headers without an entry
 one type before one entry the last counts. Entries that name no file are left out: those with an empty name,
 and those of the root that are no directory. All of this follows Go's archive/tar and containerd.
 
-This differs from Go's archive/tar in two cases. GNU.sparse records without a map or of an unknown version are
-refused, because Go would guess. Old GNU sparse files and contiguous files (typeflag 7), which containerd
-refuses, are read.
+Old GNU sparse files and contiguous files (typeflag 7), which containerd refuses, are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,8 +39,6 @@ from nydus_service.layertar.entry import (
 from nydus_service.layertar.header import (
     BLOCK_SIZE,
     CHECKSUM,
-    DEVMAJOR,
-    DEVMINOR,
     HEADER,
     ID_KEPT,
     LINKNAME,
@@ -53,7 +49,7 @@ from nydus_service.layertar.header import (
     adler_of_checksum,
     bound_time,
     clean_path,
-    has_devices,
+    parse_devices,
     parse_number,
     parse_pax,
     prefix_of,
@@ -93,7 +89,7 @@ _TIME_USUAL = 1 << 33
 _NAME_SHOWN = 200
 _TRUNCATED = "the tar ends inside it: the layer is truncated"
 
-Fields = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, int]
+Fields = tuple[bytes, bytes, bytes, bytes, bytes, bytes, int, bytes, int]
 """A header as unpacked by `HEADER`."""
 
 
@@ -124,6 +120,7 @@ class LayerTarReader:
         self._numbers: dict[bytes, int] = {}
         self._owners: dict[bytes, tuple[int, int, int]] = {}
         self._adlers: dict[bytes, int] = {}
+        self._devices: dict[bytes, tuple[int, int]] = {}
 
     def __iter__(self) -> Iterator[TarEntry]:
         extensions: Extensions | None = None
@@ -244,6 +241,16 @@ class LayerTarReader:
         owner = self._owners[field] = mode & 0o7777, uid & ID_KEPT, gid & ID_KEPT
         return owner
 
+    def _device(self, field: bytes, block: memoryview | bytes) -> tuple[int, int]:
+        """Read the device numbers, with a cache for the formats that have them."""
+        magic = bytes(block[MAGIC])
+        device = parse_devices(field, magic)
+        if magic[:5] == b"ustar":
+            if len(self._devices) >= _FIELDS_KEPT:
+                self._devices.clear()
+            self._devices[field] = device
+        return device
+
     def _extension(self, fields: Fields) -> bytes:
         """Read the body of an extension header."""
         size = self._number(fields[2])
@@ -254,10 +261,10 @@ class LayerTarReader:
         return body
 
     def _make_global_header(self, block: memoryview | bytes, fields: Fields, offset: int) -> TarEntry | None:
-        """Read a PAX global header. Its records have no effect, nor have extension headers before it."""
-        parse_pax(self._extension(fields))
+        """Read a PAX global header. Only its own path matters, not extension headers before it."""
+        records = parse_pax(self._extension(fields))
         self._unread = 0
-        path = clean_path(_stored_path(block, fields))
+        path = clean_path(records.get(b"path") or _stored_path(block, fields))
         if not path:
             return None
         self._entry = TarEntry(path, GLOBAL_HEADER, 0, 0, 0, 0, 0, 0, b"", 0, NO_XATTRS, offset, None)
@@ -267,7 +274,7 @@ class LayerTarReader:
         self, block: memoryview | bytes, fields: Fields, offset: int, extensions: Extensions | None
     ) -> TarEntry | None:
         """Make an entry of its headers; None if it names no file."""
-        name, owner_field, size_field, mtime_field, _, flag, link_begin, prefix_begin = fields
+        name, owner_field, size_field, mtime_field, _, flag, link_begin, device_field, prefix_begin = fields
         if (kind := _KINDS.get(flag)) is None:
             raise BadEntryError(f"its typeflag {flag!r} is of no kind of file")
         # In most headers these fields equal those of an earlier header, so that no call is needed.
@@ -277,6 +284,8 @@ class LayerTarReader:
             size = self._number(size_field)
         if (mtime := self._numbers.get(mtime_field)) is None:
             mtime = self._number(mtime_field)
+        if (device := self._devices.get(device_field)) is None:
+            device = self._device(device_field, block)
         mode, uid, gid = owner
         path = _stored_path(block, fields) if prefix_begin else name.partition(b"\0")[0]
         target = text(bytes(block[LINKNAME])) if link_begin else b""
@@ -295,8 +304,10 @@ class LayerTarReader:
         if kind == REGULAR:
             if entry.size or extensions is not None or flag == b"S":
                 self._place_content(entry, block, flag, extensions)
+        elif extensions is not None and extensions.sparse:
+            raise BadEntryError("it has a sparse map, and is no regular file")
         elif names_file:
-            _settle_special(entry, block)
+            _settle_special(entry, device)
         return entry if names_file else None
 
     def _place_content(
@@ -313,7 +324,7 @@ class LayerTarReader:
         if old_gnu is not None:
             self._expand(entry, old_gnu)
         elif extensions is not None and extensions.sparse:
-            self._expand(entry, read_pax(extensions.pax or {}, self._block_of_content))
+            self._expand(entry, read_pax(extensions.pax or {}, size, self._block_of_content))
 
     def _expand(self, entry: TarEntry, sparse: SparseMap) -> None:
         stored = sum(length for _, length in sparse.runs)
@@ -415,12 +426,12 @@ class LayerTarReader:
 def _stored_path(block: memoryview | bytes, fields: Fields) -> bytes:
     """The path in an entry's own header, with its prefix."""
     path = fields[0].partition(b"\0")[0]
-    if fields[7] and (before := prefix_of(bytes(block))):
+    if fields[8] and (before := prefix_of(bytes(block))):
         return before + b"/" + path
     return path
 
 
-def _settle_special(entry: TarEntry, block: memoryview | bytes) -> None:
+def _settle_special(entry: TarEntry, device: tuple[int, int]) -> None:
     """Complete an entry other than a regular file. It has no content, regardless of its size field."""
     kind = entry.kind
     entry.size = 0
@@ -434,10 +445,8 @@ def _settle_special(entry: TarEntry, block: memoryview | bytes) -> None:
         entry.target = clean_path(entry.target)
         return
     entry.target = b""
-    if kind in (CHAR, BLOCK) and has_devices(bytes(block[MAGIC])):
-        major, minor = parse_number(bytes(block[DEVMAJOR])), parse_number(bytes(block[DEVMINOR]))
-        if major < 0 or minor < 0:
-            raise BadEntryError(f"its device number is {major}:{minor}")
+    if kind in (CHAR, BLOCK):
+        major, minor = device  # of which the kernel takes the lowest bits
         entry.rdev = (minor & 0xFF) | ((major & 0xFFF) << 8) | ((minor & 0xFFF00) << 12)
 
 

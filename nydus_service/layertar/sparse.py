@@ -27,9 +27,7 @@ _HEADER_RUNS = 386
 _HEADER_EXTENDED = 482
 _HEADER_REAL_SIZE = slice(483, 495)
 _EXTENSION_EXTENDED = 504
-_KEYS = frozenset(
-    (b"GNU.sparse.major", b"GNU.sparse.minor", b"GNU.sparse.numblocks", b"GNU.sparse.map", b"GNU.sparse.size")
-)
+_VERSIONS = frozenset(((b"0", b"0"), (b"0", b"1"), (b"1", b"0")))
 _DIGITS_MAX = 20
 _MAP_MAX = (2 * RUNS_MAX + 1) * _DIGITS_MAX
 
@@ -77,35 +75,33 @@ def _old_gnu_numbers(area: bytes) -> list[int]:
 
 
 def is_sparse(records: dict[bytes, bytes]) -> bool:
-    """Whether a PAX header describes a sparse file."""
-    return not records.keys().isdisjoint(_KEYS)
+    """Whether a PAX header describes a sparse file.
+
+    For Go, and so for containerd, a file of an unknown version is not sparse, nor is one without version and
+    map.
+    """
+    version = _version(records)
+    return version in _VERSIONS or (version == (b"", b"") and bool(records.get(b"GNU.sparse.map")))
 
 
-def read_pax(records: dict[bytes, bytes], next_block: Callable[[], bytes]) -> SparseMap:
+def read_pax(records: dict[bytes, bytes], stored_size: int, next_block: Callable[[], bytes]) -> SparseMap:
     """Read the map of a sparse file with a PAX header.
 
     Args:
         records: from `parse_pax`, for which `is_sparse` holds.
+        stored_size: bytes of the entry's stored data; the size of the file if no record has that.
         next_block: reads the next block of the entry's stored data, which begins with the map in version 1.0.
     Raises:
-        BadEntryError: the map is missing or contradicts itself, or its version is unknown.
+        BadEntryError: the map contradicts itself.
     """
-    version = (records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b""))
-    if version == (b"1", b"0"):
-        numbers = _read_map_1_0(next_block)
-    elif version == (b"", b"") and not records.get(b"GNU.sparse.map"):
-        raise BadEntryError(
-            "it has GNU.sparse records without a map: a hole for some readers, a plain file for Go"
-        )
-    elif version in ((b"0", b"0"), (b"0", b"1"), (b"", b"")):
-        numbers = _numbers_0_x(records)
-    else:
-        raise BadEntryError(f"it is sparse by version {version[0]!r}.{version[1]!r}, which is not known")
+    numbers = _read_map_1_0(next_block) if _version(records) == (b"1", b"0") else _numbers_0_x(records)
     size = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
-    if not size:
-        raise BadEntryError("its sparse map comes without the file's size")
-    real_size = parse_decimal(size, "GNU.sparse.size")
+    real_size = parse_decimal(size, "GNU.sparse.size") if size else stored_size
     return SparseMap(real_size, _checked(numbers, real_size))
+
+
+def _version(records: dict[bytes, bytes]) -> tuple[bytes, bytes]:
+    return records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b"")
 
 
 def _numbers_0_x(records: dict[bytes, bytes]) -> list[int]:

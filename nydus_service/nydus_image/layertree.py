@@ -205,6 +205,8 @@ class LayerTree:
         for name, value in entry.xattrs.items():
             if not _is_settable(name, entry.kind):
                 continue
+            if name.endswith(b"."):
+                raise entry_error(entry, f"extended attribute {name!r} has no name")
             if len(name) > MAX_NAME or len(value) > MAX_XATTR_VALUE:
                 raise entry_error(
                     entry,

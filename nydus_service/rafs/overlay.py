@@ -69,6 +69,7 @@ def apply_layer(
     if has_lower_links:
         _join_lower_links(root, layer)
     _complete(layer, root)
+    blocked = _find_blocked(root, layer)
     pending: list[tuple[Inode, Inode, int, Path]] = [(root, layer, _group_to_inherit(root), ())]
     while pending:
         lower, upper, group, path = pending.pop()
@@ -95,7 +96,7 @@ def apply_layer(
             if existing is None or existing.children is None:
                 base = None
                 if mark & _MARKS_OF_BASE:
-                    base = _find_base(root, lowers, (*path, name), child, existing)
+                    base = _find_base(lowers, (*path, name), child, child in blocked)
                 existing = below[name] = empty_root()
             if base is not None:
                 _complete(child, base)
@@ -104,34 +105,56 @@ def apply_layer(
             pending.append((existing, child, group_below, (*path, name)))
 
 
-def _find_base(
-    root: Inode, lowers: Sequence[Inode], path: Path, upper: Inode, existing: Inode | None
-) -> Inode | None:
+def _find_blocked(root: Inode, layer: Inode) -> set[Inode]:
+    """The implied directories of a layer that containerd's native snapshotter could not make.
+
+    At their paths, `root` has a file, a link to one, or a loop of links. It must be the tree before the
+    layer.
+    """
+    blocked = set()
+    pending: list[tuple[Inode, Inode, Path]] = [(root, layer, ())]
+    while pending:
+        lower, upper, path = pending.pop()
+        below, above = lower.children, upper.children
+        assert below is not None
+        assert above is not None
+        for name, child in above.items():
+            existing = below.get(name) if child.children is not None else None
+            if existing is None:
+                continue
+            if existing.children is not None:
+                pending.append((existing, child, (*path, name)))
+            elif child.mark & _MARKS_OF_BASE and not _is_passable(root, (*path, name)):
+                blocked.add(child)
+    return blocked
+
+
+def _is_passable(root: Inode, path: Path) -> bool:
+    """Whether a path leads to a directory, or to a place where one can be made."""
+    try:
+        trail = resolve(root, path)
+    except FormatError:
+        return False
+    inode = trail[-1][1] if trail else root
+    return inode is None or inode.children is not None
+
+
+def _find_base(lowers: Sequence[Inode], path: Path, upper: Inode, is_blocked: bool) -> Inode | None:
     """The directory whose metadata a new implied directory gets; None for the default.
 
     Args:
-        root: the tree so far.
         upper: the implied directory.
-        existing: the entry in its place that is no directory, if there is one.
+        is_blocked: whether the native snapshotter could not make it.
     Raises: FormatError: neither of containerd's snapshotters could make the directory, or those below it.
     """
-    try:
-        base = find_directory(lowers, path)
-    except FormatError:
-        # overlayfs cannot make it. The native snapshotter can, unless it meets the same obstacle.
-        if existing is not None:
-            _check_passable(root, path)
-        return None
-    if existing is not None and _has_only_implied(upper):
-        _check_passable(root, path)
-    return base
-
-
-def _check_passable(root: Inode, path: Path) -> None:
-    """Raises: FormatError: a path does not lead to a directory, nor to a place where one can be made."""
-    inode = resolve(root, path)[-1][1] if path else root
-    if inode is not None and inode.children is None:
+    if is_blocked and _has_only_implied(upper):
         raise FormatError(f"{_shown(path)} is no directory, but an upper layer has entries below it")
+    try:
+        return find_directory(lowers, path)
+    except FormatError:
+        if is_blocked:
+            raise
+        return None
 
 
 def _has_only_implied(directory: Inode) -> bool:
@@ -260,6 +283,7 @@ def link_metadata(entry: Inode, target: Inode) -> None:
         target.uid = entry.uid
     if not entry.mark & MARK_NO_GID:
         target.gid = entry.gid
+        target.mark &= ~MARK_NO_GID
     target.mtime = entry.mtime
     target.mtime_nsec = entry.mtime_nsec
     if target.xattrs or entry.xattrs:

@@ -8,13 +8,15 @@ Source: POSIX pax, GNU tar manual ("Basic Tar Format", "Storing Sparse Files"), 
 from typing import Final
 from zlib import adler32
 
-from nydus_service.errors import FormatError, UnsupportedError
+from nydus_service.errors import FormatError
 
 BLOCK: Final = 512
 ZERO_BLOCK: Final = bytes(BLOCK)
 RUNS_MAX: Final = 1 << 20
 """The maximum number of data runs of a sparse file, which are held in memory."""
 
+_SPARSE_PAIR: Final = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+_NAMES: Final = frozenset((b"path", b"linkpath", b"uname", b"gname"))
 _DIGITS_MAX: Final = 20
 _SPACES_IN_SUM: Final = 8 * 0x20
 
@@ -71,13 +73,17 @@ def check_checksum(header: bytes) -> None:
         raise FormatError(f"its checksum is {total:o}, and it says {claimed:o}: no tar header, or damaged")
 
 
-def pax_records(body: bytes) -> list[tuple[bytes, bytes]]:
-    """The (key, value) of each record of a PAX header: `LENGTH KEY=VALUE\\n`, split by length alone.
+def pax_records(body: bytes) -> Records:
+    """The records of a PAX header by their keys: `LENGTH KEY=VALUE\\n`, split by length alone.
+
+    Of several with the same key, the last one counts. The pairs of sparse maps of version 0.0, whose keys
+    repeat, become one `GNU.sparse.map` as in version 0.1.
 
     Raises:
-        FormatError: a record does not have this form.
+        FormatError: a record does not have this form, or a name has a NUL.
     """
-    records = []
+    records: Records = {}
+    pairs: list[bytes] = []
     at, end = 0, len(body)
     while at < end:
         space = body.find(b" ", at, at + _DIGITS_MAX)
@@ -88,34 +94,42 @@ def pax_records(body: bytes) -> list[tuple[bytes, bytes]]:
             raise FormatError(
                 f"the PAX record at byte {at} of its header is malformed: {body[at : at + 40]!r}"
             )
-        records.append((body[space + 1 : equals], body[equals + 1 : stop - 1]))
+        key, value = body[space + 1 : equals], body[equals + 1 : stop - 1]
+        if b"\0" in (value if key in _NAMES else key):
+            raise FormatError(f"a PAX record has a NUL in its path: {key[:60]!r}")
+        if key in _SPARSE_PAIR:
+            if key != _SPARSE_PAIR[len(pairs) % 2] or b"," in value:
+                raise FormatError(f"a sparse map has {key.decode()} out of turn")
+            pairs.append(value)
+        else:
+            records[key] = value
         at = stop
+    if pairs:
+        records[b"GNU.sparse.map"] = b",".join(pairs)
     return records
 
 
 def is_pax_sparse(records: Records) -> bool:
-    """Whether records describe a sparse file. Raises: UnsupportedError: its version is unknown."""
-    version = records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")
-    if version not in ((None, None), (b"0", b"0"), (b"0", b"1"), (b"1", b"0")):
-        raise UnsupportedError(f"GNU.sparse version {version} is not known")
-    return version[0] == b"1" or b"GNU.sparse.map" in records or b"GNU.sparse.numblocks" in records
+    """Whether records describe a sparse file. For Go, a file of an unknown version is a plain one."""
+    major, minor = records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")
+    if major or minor:
+        return (major, minor) in ((b"0", b"0"), (b"0", b"1"), (b"1", b"0"))
+    return bool(records.get(b"GNU.sparse.map"))
 
 
-def pax_sparse_size(records: Records) -> int:
-    """The size of a sparse file including holes. Raises: FormatError: no record has it."""
+def pax_sparse_size(records: Records, stored: int) -> int:
+    """The size of a sparse file including holes; that of its stored data if no record has it."""
     size = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
-    if size is None:
-        raise FormatError("a sparse file without its size")
-    return decimal(size)
+    return decimal(size) if size else stored
 
 
-def pax_runs(records: Records, pairs: list[bytes]) -> Runs:
-    """Read the map of PAX version 0.1, or of 0.0, whose repeated offset and numbytes records are `pairs`.
+def pax_runs(records: Records) -> Runs:
+    """Read the map of PAX version 0.0 or 0.1.
 
     Raises: FormatError: the map does not match its number of runs.
     """
     listed = records.get(b"GNU.sparse.map", b"")
-    numbers = pairs or (listed.split(b",") if listed else [])
+    numbers = listed.split(b",") if listed else []
     count = decimal(records.get(b"GNU.sparse.numblocks", b""))
     if len(numbers) != 2 * count or count > RUNS_MAX:
         raise FormatError(f"a sparse map of {len(numbers)} numbers for {count} runs")

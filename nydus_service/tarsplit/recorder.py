@@ -117,7 +117,6 @@ class TarSplitRecorder:
         self._offset = 0
         self._name = b""
         self._pax: Records = {}
-        self._sparse_pairs: list[bytes] = []
         self._extension_left = self._extension_size = self._extension_kind = 0
         self._size = self._stored = self._padding = 0
         self._runs: Runs | None = None
@@ -309,13 +308,10 @@ class TarSplitRecorder:
             self._pax[_LONG_NAME_KEY] = body.partition(b"\0")[0]
         elif self._extension_kind == _PAX:
             # Of several PAX headers, the last one applies.
-            self._pax = {key: name for key, name in self._pax.items() if key == _LONG_NAME_KEY}
-            self._sparse_pairs = []
-            for key, value in pax_records(body):
-                if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-                    self._sparse_pairs.append(value)
-                elif value:
-                    self._pax[key] = value
+            records = {key: value for key, value in pax_records(body).items() if value}
+            if long_name := self._pax.get(_LONG_NAME_KEY):
+                records[_LONG_NAME_KEY] = long_name
+            self._pax = records
         elif self._extension_kind == _GLOBAL:
             pax_records(body)
             self._begin_record(0)
@@ -331,13 +327,13 @@ class TarSplitRecorder:
             self._size = header_number(block[483:495])
             self._runs = gnu_runs(block[386:482])
             self._map_goes_on = block[482] != 0
-        elif is_pax_sparse(self._pax) or self._sparse_pairs:
+        elif is_pax_sparse(self._pax):
             self._name = self._pax.get(b"GNU.sparse.name", self._name)
-            self._size = pax_sparse_size(self._pax)
+            self._size = pax_sparse_size(self._pax, self._stored)
             if self._pax.get(b"GNU.sparse.major") == b"1":
                 self._stored_map = StoredMap()
             else:
-                self._runs = pax_runs(self._pax, self._sparse_pairs)
+                self._runs = pax_runs(self._pax)
         if not self._map_goes_on:
             self._begin_content()
 
@@ -389,7 +385,6 @@ class TarSplitRecorder:
         self._headers.clear()
         self._name = b""
         self._pax = {}
-        self._sparse_pairs = []
         self._runs = None
 
 

@@ -389,6 +389,8 @@ class Overlay:
         """The extended attributes that containerd sets on a file of this type; it leaves out others."""
         kept = {}
         for name, value in xattrs.items():
+            if not name:
+                raise FormatError("an extended attribute without a name")
             if len(name) > NAME_MAX or len(value) > XATTR_VALUE_MAX:
                 raise FormatError(
                     f"extended attribute {shown(name[:64])} has a name of {len(name)} bytes and a value of "
@@ -400,6 +402,8 @@ class Overlay:
                 fits = mode & _TYPE in (S_IFREG, S_IFDIR)
             else:
                 fits = name in _ACL and mode & _TYPE != S_IFLNK
+            if fits and name.endswith(b"."):
+                raise FormatError(f"extended attribute {shown(name)} has no name")
             if fits:
                 kept[name] = value
             else:

@@ -25,8 +25,8 @@ from nydus_service.tarsplit.rawtar import (
 from nydus_service.treeverify.apply import GLOBAL_HEADER, ID_KEPT, Overlay, SourceInode, shown
 from nydus_service.treeverify.tarsplit import TarSplitReader
 
-_HEADER: Final = Struct("100s24s12s12s8sc100s8s64x8s8s155s12x")
-"""name; mode, uid and gid; size; mtime; checksum; typeflag; target; magic; major; minor; prefix."""
+_HEADER: Final = Struct("100s24s12s12s8sc100s8s64x16s155s12x")
+"""name; mode, uid and gid; size; mtime; checksum; typeflag; target; magic; major and minor; prefix."""
 
 _KINDS: Final = {
     b"0": S_IFREG,
@@ -100,6 +100,7 @@ class EntryReader:
         # Most entries share their owner with others, and many their time.
         self._owners: dict[bytes, Owner] = {}
         self._times: dict[bytes, int] = {}
+        self._devices: set[bytes] = set()
 
     def where(self) -> str:
         """Describe the current entry for a message."""
@@ -108,7 +109,7 @@ class EntryReader:
     def __iter__(self) -> Iterator[tuple[bytes, SourceInode]]:
         """Raises: FormatError, UnsupportedError, ValueError: the message does not name the entry."""
         tar_split, unpack, adler = self._tar_split, _HEADER.unpack, adler32
-        owners, times = self._owners, self._times
+        owners, times, devices = self._owners, self._times, self._devices
         chunk_size = tar_split.chunk_size
         position = 0
         for headers, digests in tar_split:
@@ -119,7 +120,7 @@ class EntryReader:
             if len(headers) != BLOCK:
                 more = _Extensions(headers)
                 headers = more.header
-            name, owner, size, time, checksum, flag, target, magic, major, minor, prefix = unpack(headers)
+            name, owner, size, time, checksum, flag, target, magic, device, prefix = unpack(headers)
             self.name = name = name.partition(b"\0")[0]
             total = (adler(headers[156:], adler(headers[:148])) & 0xFFFF) + 8 * 0x20 - 1
             if not checksum[:6].isdigit() or checksum[6] > 0x20 or int(checksum[:6], 8) != total:
@@ -127,6 +128,8 @@ class EntryReader:
             if prefix[0]:
                 self.name = name = _prefixed(prefix, magic, headers) + name
             ids = owners.get(owner) or self._read_owner(owner)
+            if device not in devices:
+                self._check_devices(device, magic)
             mtime = times.get(time)
             if mtime is None:
                 mtime = self._read_time(time)
@@ -159,8 +162,9 @@ class EntryReader:
                 if len(digests) != -(-length // chunk_size) * DIGEST_SIZE:
                     raise FormatError(f"{len(digests) // DIGEST_SIZE} chunks recorded for {length} bytes")
             elif kind not in (S_IFDIR, GLOBAL_HEADER):
-                is_v7 = magic[:6] != _USTAR and magic != _GNU
-                _read_special(node, kind, target, b"\0" if is_v7 else major, b"\0" if is_v7 else minor)
+                _read_special(node, kind, target, bytes(16) if _is_v7(magic) else device)
+            if more is not None and more.sparse and kind != S_IFREG:
+                raise FormatError("a sparse map of an entry that is no regular file")
             if more is not None and more.xattrs:
                 node.xattrs = more.xattrs
             yield name, node
@@ -173,6 +177,17 @@ class EntryReader:
         self._owners[fields] = owner
         return owner
 
+    def _check_devices(self, field: bytes, magic: bytes) -> None:
+        """Check device numbers, which Go reads of any file, and remember valid ones.
+
+        Raises: FormatError: they are not numbers.
+        """
+        if not _is_v7(magic):
+            header_number(field[:8])
+            header_number(field[8:])
+            if len(self._devices) < _CACHED_MAX:
+                self._devices.add(field)
+
     def _read_time(self, field: bytes) -> int:
         seconds, _ = _settable_time(header_number(field) * _NANOSECONDS)
         if len(self._times) >= _CACHED_MAX:
@@ -184,7 +199,7 @@ class EntryReader:
 class _Extensions:
     """The extension headers before an entry's own header, and their effects. `xattrs` are by full name."""
 
-    __slots__ = ("_long_name", "_long_target", "_pax", "_sparse", "header", "xattrs")
+    __slots__ = ("_long_name", "_long_target", "_pax", "header", "sparse", "xattrs")
 
     def __init__(self, headers: bytes) -> None:
         self._long_name = self._long_target = b""
@@ -205,10 +220,12 @@ class _Extensions:
         if len(self.header) != BLOCK:
             raise FormatError("extension headers without an entry")
         if self.header[156:157] == b"g":  # it takes nothing from headers before it
-            self._long_name = self._long_target = b""
+            size = header_number(self.header[124:136])
+            path = pax_records(headers[at + BLOCK : at + BLOCK + size]).get(b"path", b"")
+            self._long_name, self._long_target = path, b""
             self._pax = {}
             self.xattrs = {}
-        self._sparse = is_pax_sparse(self._pax)
+        self.sparse = is_pax_sparse(self._pax)
 
     def _take(self, kind: bytes, body: bytes) -> None:
         if kind == b"L":
@@ -218,7 +235,7 @@ class _Extensions:
         elif kind == b"x":
             self._pax = {}
             self.xattrs = {}
-            for key, value in pax_records(body):
+            for key, value in pax_records(body).items():
                 if key.startswith(_XATTR):
                     self.xattrs[key[len(_XATTR) :]] = value
                 else:
@@ -230,7 +247,7 @@ class _Extensions:
 
     def rename_sparse(self, name: bytes) -> bytes:
         """The real name of a PAX sparse file, which is stored under another name for older programs."""
-        return (self._sparse and self._pax.get(b"GNU.sparse.name")) or name
+        return (self.sparse and self._pax.get(b"GNU.sparse.name")) or name
 
     def change_target(self, target: bytes) -> bytes:
         return self._long_target or self._pax.get(b"linkpath") or target
@@ -240,17 +257,12 @@ class _Extensions:
         return owner[0], _pax_id(uid) if uid else owner[1], _pax_id(gid) if gid else owner[2]
 
     def change_time(self, mtime: int) -> tuple[int, int]:
-        """Seconds and nanoseconds, from `[-]DIGITS[.DIGITS]`; finer digits are cut off."""
+        """Seconds and nanoseconds. The other times only have to be valid."""
+        for key in (b"atime", b"ctime"):
+            if value := self._pax.get(key):
+                _pax_time(value)
         value = self._pax.get(b"mtime")
-        if not value:
-            return mtime, 0
-        whole, _, fraction = value.partition(b".")
-        negative = whole.startswith(b"-")
-        nanoseconds = decimal(whole[negative:]) * _NANOSECONDS
-        if fraction:
-            decimal(fraction[:9])
-            nanoseconds += int(fraction[:9].ljust(9, b"0"))
-        return _settable_time(-nanoseconds if negative else nanoseconds)
+        return _settable_time(_pax_time(value)) if value else (mtime, 0)
 
     def change_size(self, stored: int, flag: bytes) -> tuple[int, int]:
         """The stored size, and the size of the file including holes, in bytes."""
@@ -259,7 +271,7 @@ class _Extensions:
             stored = decimal(size)
         if flag == b"S":
             return stored, header_number(self.header[483:495])
-        return stored, pax_sparse_size(self._pax) if self._sparse else stored
+        return stored, pax_sparse_size(self._pax, stored) if self.sparse else stored
 
 
 def _prefixed(prefix: bytes, magic: bytes, header: bytes) -> bytes:
@@ -278,12 +290,17 @@ def _prefixed(prefix: bytes, magic: bytes, header: bytes) -> bytes:
     return b""
 
 
-def _read_special(node: SourceInode, kind: int, target: bytes, major: bytes, minor: bytes) -> None:
+def _is_v7(magic: bytes) -> bool:
+    """Whether a header is of a format before POSIX, which has no device numbers."""
+    return magic[:6] != _USTAR and magic != _GNU
+
+
+def _read_special(node: SourceInode, kind: int, target: bytes, device: bytes) -> None:
     """Set the target or device number of a node that is neither a regular file nor a directory."""
     if kind == S_IFLNK or not kind:
         node.target = target.partition(b"\0")[0]
     elif kind != S_IFIFO:
-        high, low = header_number(major), header_number(minor)
+        high, low = header_number(device[:8]), header_number(device[8:])
         # As makedev, reduced to the 32 bits that the kernel uses.
         node.rdev = (low & 0xFF) | ((high & 0xFFF) << 8) | ((low & 0xFFF00) << 12)
 
@@ -292,6 +309,18 @@ def _pax_id(value: bytes) -> int:
     negative = value.startswith(b"-")
     number = decimal(value[1:] if negative or value.startswith(b"+") else value)
     return (-number if negative else number) & ID_KEPT
+
+
+def _pax_time(value: bytes) -> int:
+    """Nanoseconds, from `[-+]DIGITS[.DIGITS]`; finer digits are cut off."""
+    whole, _, fraction = value.partition(b".")
+    negative = whole.startswith(b"-")
+    nanoseconds = decimal(whole[negative:]) * _NANOSECONDS
+    if fraction:
+        if not fraction.isdigit():
+            raise FormatError(f"{value[:40]!r} is no time")
+        nanoseconds += int(fraction[:9].ljust(9, b"0"))
+    return -nanoseconds if negative else nanoseconds
 
 
 def _settable_time(nanoseconds: int) -> tuple[int, int]:

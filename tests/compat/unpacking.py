@@ -123,7 +123,7 @@ class Unpacker:
         except grpc.RpcError as exc:
             if exc.code() in _NO_ANSWER:
                 raise
-            raise FormatError(exc.details()) from exc
+            raise FormatError(str(exc.details())) from exc
 
     def _store(self, layer: bytes) -> Descriptor:
         if layer not in self._stored:

@@ -65,7 +65,7 @@ def test_pack_replaces_its_target_only_when_it_is_done(tmp_path: Path, lower: Pa
         (["lower.tar.gz", "no/such/out"], 4, "no/such/out"),
         ([".", "out"], 2, "not a regular file"),
         (["lower.tar.gz", "out", "--chunk-size", "5000"], 2, "power of two"),
-        (["lower.tar.gz", "out", "--fs-version", "5"], 5, "--fs-version 5 is not there yet"),
+        (["lower.tar.gz", "out", "--fs-version", "5"], 5, "RAFS version '5' is not there yet"),
         (["lower.tar.gz", "out", "--prefetch-patterns", "etc"], 2, "not an absolute path"),
         (["lower.tar.gz", "out", "--nydus-image", "no-such-builder"], 20, "no-such-builder"),
         (["lower.tar.gz", "out", "--nydus-image", "/bin/false"], 20, "/bin/false"),

@@ -3,6 +3,7 @@
 import gzip
 import os
 import signal
+import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -102,8 +103,15 @@ class Scene:
         self.make = Maker(self.stores)
 
     async def name(self, *layers: JsonMap) -> None:
-        config = await self.make.document(OCI.config, config_of([b"x"] * len(layers)))
+        config = await self.make.document(OCI.config, config_of(list(map(self.plain, layers))))
         await self.make.name("app", await self.make.manifest(config, layers))
+
+    def plain(self, layer: JsonMap) -> bytes:
+        """The plain tar of a layer; other bytes if there is none."""
+        try:
+            return gzip.decompress(self.path_of(layer).read_bytes())
+        except (OSError, EOFError, zlib.error):
+            return b"damaged"
 
     async def convert(
         self, builder: Builder | None = None, progress: Progress = silent, **options: Any
@@ -181,11 +189,7 @@ def cut_tar(packed: bytes) -> bytes:
     return gzip.compress(NOISE[:100_000])
 
 
-def nothing_at_all(packed: bytes) -> bytes:
-    return b""
-
-
-@pytest.mark.parametrize("damage", [truncated, flipped, not_a_tar, cut_tar, nothing_at_all])
+@pytest.mark.parametrize("damage", [truncated, flipped, not_a_tar, cut_tar])
 async def test_a_damaged_layer_is_named(scene: Scene, damage: Callable[[bytes], bytes]) -> None:
     """Its digest is right: it was pushed like that."""
     bad = await scene.make.blob(OCI.gzip, damage(gzip.compress(NOISE, 1)))
@@ -194,11 +198,39 @@ async def test_a_damaged_layer_is_named(scene: Scene, damage: Callable[[bytes], 
 
 
 async def test_a_layer_that_containerd_could_not_apply_is_named(scene: Scene) -> None:
-    below_a_file = await scene.make.layer(layer(file("etc/motd/x", b"below a file")))
+    below_a_file = await scene.make.layer(layer(file("etc/motd/x/y", b"below a file")))
     await scene.name(await scene.make.layer(BASE), below_a_file)
     message = await scene.fails(FormatError)
     assert f"{PLATFORM}: layer 2 of 2, {below_a_file['digest']}: " in message
     assert "etc/motd" in message
+
+
+@pytest.mark.parametrize("verify", ["tree", "none"])
+async def test_a_layer_that_is_not_the_config_s_is_named(scene: Scene, verify: str) -> None:
+    layers = [await scene.make.layer(tar) for tar in (BASE, TOP)]
+    config = await scene.make.document(OCI.config, config_of([TOP, BASE]))
+    await scene.make.name("app", await scene.make.manifest(config, layers))
+    message = await scene.fails(DiffersError, verify=verify)
+    assert f"its diffID in the config {config['digest']} is sha256:" in message
+    wrong = [
+        position
+        for position in (1, 2)
+        if f"layer {position} of 2 {layers[position - 1]['digest']}" in message
+    ]
+    assert wrong
+    tars = [Digest.of(BASE), Digest.of(TOP)]
+    assert f"its plain tar has the digest {tars[wrong[0] - 1]}" in message
+
+
+async def test_a_layer_shared_with_an_image_whose_config_is_wrong(scene: Scene) -> None:
+    shared = await scene.make.layer(BASE)
+    manifests = []
+    for tar in (BASE, TOP):
+        config = await scene.make.document(OCI.config, config_of([tar]))
+        manifests.append(await scene.make.manifest(config, [shared]))
+    await scene.make.name("app", await scene.make.index(*manifests))
+    message = await scene.fails(DiffersError)
+    assert str(Digest.of(TOP)) in message
 
 
 async def test_a_layer_with_other_bytes_than_its_digest_s_is_named(scene: Scene) -> None:

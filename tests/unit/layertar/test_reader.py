@@ -542,7 +542,7 @@ class TestPax:
                 {
                     "LIBARCHIVE.xattr.user.a": b"MQ==",
                     "SCHILY.devmajor": b"x",
-                    "atime": b"x",
+                    "atime": b"1.5",
                     "uname": b"root",
                     "GNU.sparse.name": b"not sparse",
                     "comment": b"\0",
@@ -560,7 +560,7 @@ class TestPax:
             (layer(x, g, file("f", b"1")), 0),  # the records before a global header are lost
         ):
             (global_header, _), (e, content) = read_all(data)
-            assert (global_header.kind, global_header.path) == (GLOBAL_HEADER, b"pax_global_header")
+            assert (global_header.kind, global_header.path) == (GLOBAL_HEADER, b"evil")
             assert (e.path, e.uid, e.gid, content) == (b"f", 0, gid, b"1")
         assert [e.kind for e, _ in read_all(layer(file("f"), g))] == [REGULAR, GLOBAL_HEADER]
         with pytest.raises(FormatError, match="PAX record"):
@@ -591,6 +591,8 @@ class TestPax:
         ("key", "value"),
         [
             ("mtime", b"x"),
+            ("atime", b"x"),
+            ("ctime", b"1.x"),
             ("mtime", b"1e-05"),
             ("mtime", b"1.x"),
             ("mtime", b".5"),

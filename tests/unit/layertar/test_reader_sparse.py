@@ -73,9 +73,9 @@ def test_with_an_empty_map(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.0", "0.1"])
-def test_without_a_map_it_is_ambiguous(version: str) -> None:
-    with pytest.raises(FormatError, match="without a map"):
-        read_all(layer(MAKERS[version]("s", 5000, [])))
+def test_without_a_version_only_a_map_makes_it_sparse(version: str) -> None:
+    plain = read_one(layer(MAKERS[version]("s", 5000, [])))
+    assert (plain.sparse, plain.size) == (None, 0)
     explicit = {"GNU.sparse.major": b"0", "GNU.sparse.minor": b"1", "GNU.sparse.size": b"9"}
     assert read_one(layer(file("s", pax=explicit | {"GNU.sparse.numblocks": b"0"}))).sparse == []
 
@@ -184,17 +184,11 @@ V1 = {"GNU.sparse.major": b"1", "GNU.sparse.minor": b"0", "GNU.sparse.realsize":
         pax(V0 | {"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"-5,5"}, b"12345"),
         pax(V0 | {"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,x"}, b"12345"),
         pax(V0 | {"GNU.sparse.numblocks": b"x", "GNU.sparse.map": b"0,5"}, b"12345"),
-        pax(V0 | {"GNU.sparse.numblocks": b"-1"}),
+        pax(V0 | {"GNU.sparse.numblocks": b"-1", "GNU.sparse.map": b"0,5"}),
         pax(V0 | {"GNU.sparse.numblocks": b"2097152", "GNU.sparse.map": b"0,0," * 2097151 + b"0,0"}),
         pax(V0 | {"GNU.sparse.map": b"0,5"}, b"12345"),
-        pax(V0 | {"GNU.sparse.numblocks": b"0"}, b"12345"),
-        pax({"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,0"}),
         pax({"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,0", "GNU.sparse.size": b"-1"}),
         pax({"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,0", "GNU.sparse.size": b"%d" % 2**62}),
-        pax(V0),
-        pax(V0 | {"GNU.sparse.major": b"2", "GNU.sparse.minor": b"0"}),
-        pax(V0 | {"GNU.sparse.major": b"1", "GNU.sparse.minor": b"1"}),
-        pax(V0 | {"GNU.sparse.major": b"1"}),
         pax(V1),
         pax(V1, b"1\n0\n5\n".ljust(512, b"\0") + b"1234"),
         pax(V1, b"1\n0\n5\n"),
@@ -216,6 +210,19 @@ def test_a_bad_map_is_refused(data: bytes) -> None:
         read_all(layer(data))
 
 
+@pytest.mark.parametrize("version", [{"major": b"2", "minor": b"0"}, {"major": b"1"}, {"minor": b"x"}])
+def test_of_an_unknown_version_it_is_a_plain_file_as_for_go(version: dict[str, bytes]) -> None:
+    records = {f"GNU.sparse.{key}": value for key, value in version.items()}
+    more = {"GNU.sparse.size": b"99", "GNU.sparse.name": b"other"}
+    ((s, content),) = read_all(layer(pax(records | more, b"stored")))
+    assert (s.path, s.sparse, content) == (b"s", None, b"stored")
+
+
+def test_without_its_size_it_is_as_large_as_its_data() -> None:
+    ((s, content),) = read_all(layer(pax({"GNU.sparse.numblocks": b"1", "GNU.sparse.map": b"0,3"}, b"abc")))
+    assert (s.size, content) == (3, b"abc")
+
+
 def test_a_map_cut_short_is_refused() -> None:
     for make in MAKERS.values():
         data = make("s", 50_000, SCATTERED)
@@ -227,6 +234,9 @@ def test_a_map_cut_short_is_refused() -> None:
                 continue
 
 
-def test_only_a_regular_file_is_sparse() -> None:
-    e = read_one(layer(symlink("s", "t", pax={"GNU.sparse.numblocks": b"0", "GNU.sparse.size": b"5"})))
+def test_only_a_regular_file_can_be_sparse() -> None:
+    plain = {"GNU.sparse.numblocks": b"0", "GNU.sparse.size": b"5"}
+    e = read_one(layer(symlink("s", "t", pax=plain)))
     assert (e.size, e.sparse) == (0, None)
+    with pytest.raises(FormatError, match="no regular file"):
+        read_all(layer(symlink("s", "t", pax=plain | {"GNU.sparse.map": b"0,1"})))
