@@ -11,9 +11,6 @@ from google.protobuf.empty_pb2 import Empty
 from nydus_service.content._pb.containerd.services.introspection.v1.introspection_pb2 import (
     PluginsRequest,
 )
-from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
-    ListNamespacesRequest,
-)
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.images import ContainerdImages
@@ -77,9 +74,8 @@ async def introspect(address: Path) -> ContainerdInfo:
     """Ask a containerd about itself. Raises: as `connect`."""
     async with connect(address, "default") as connection:
         version = await _version(connection)
-        found = await connection.call(connection.namespaces.List, ListNamespacesRequest(), "list namespaces")
         root = await _content_root(connection)
-        namespaces = tuple(sorted(each.name for each in found.namespaces))
+        namespaces = tuple(await connection.list_namespaces())
         return ContainerdInfo(version, namespaces, root, await _is_readable(root))
 
 
