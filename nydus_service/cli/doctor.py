@@ -4,7 +4,8 @@ import argparse
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,8 +20,12 @@ from nydus_service.cli.output import print_json
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
 from nydus_service.config.environment import Settings, load_settings, search_path, temporary_root
+from nydus_service.content.imagenode import DaemonSign, ImageNode, UnreadableImage
 from nydus_service.content.open_stores import ContainerdEndpoint
+from nydus_service.content.store import Image
 from nydus_service.errors import NydusServiceError
+from nydus_service.triggers.peers import DEAD_S
+from nydus_service.triggers.wholelook import look_at
 
 CODECS = ("isal", "zstandard", "lz4", "deflate", "blake3", "google-crc32c")
 NATIVE = "nydus-image"
@@ -30,10 +35,15 @@ SCRATCH_WANTED = 2 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One item of the report. "missing" is not an error: `advice` gives its purpose and how to get it."""
+    """One item of the report.
+
+    Attributes:
+        status: "missing" is not an error: `advice` gives the item's purpose and how to get it. "warning" is
+            something that works less well than it could.
+    """
 
     name: str
-    status: Literal["ok", "missing"]
+    status: Literal["ok", "missing", "warning"]
     detail: str
     advice: str = ""
 
@@ -128,7 +138,56 @@ async def _containerd(daemon: ContainerdEndpoint) -> list[Finding]:
     else:
         advice = "not needed; as root, where that directory is seen, it is read without gRPC, faster"
         found.append(Finding("containerd's content", "missing", f"{root}: not readable", advice))
-    return found
+    try:
+        return found + await _followed(daemon)
+    except NydusServiceError as exc:
+        return [*found, Finding("containerd's images", "warning", str(exc), "see containerd's log")]
+
+
+async def _followed(daemon: ContainerdEndpoint) -> list[Finding]:
+    """The daemons that answer requests in containerd, and the images that no daemon can use."""
+    from nydus_service.content.containerd.events import open_image_node  # gRPC: slow to import
+
+    async with open_image_node(daemon.address) as node:
+        return [_daemons(await node.daemons()), await _images(node)]
+
+
+def _daemons(signs: Sequence[DaemonSign]) -> Finding:
+    ages = {sign: max(0.0, time.time() - sign.shown_at) for sign in signs}
+    alive = [str(sign) for sign, age_s in ages.items() if age_s < DEAD_S]
+    silent = [f"{sign}: no sign of life for {age_s:.0f} s" for sign, age_s in ages.items() if age_s >= DEAD_S]
+    detail = ", ".join([*alive, *silent]) or "none"
+    if silent:
+        advice = "`nydus-service sweep` removes what a killed daemon left; requests pass on to a living one"
+        return Finding("daemons", "warning", detail, advice)
+    if len(alive) > 1:
+        advice = "one of them answers a request; end the others, or give them other namespaces"
+        return Finding("daemons", "warning", detail, advice)
+    if alive:
+        return Finding("daemons", "ok", detail)
+    return Finding("daemons", "missing", detail, "needed only for requests by label and by rule: `serve`")
+
+
+async def _images(node: ImageNode) -> Finding:
+    namespaces, problems, count = await node.namespaces(), [], 0
+
+    def see(namespace: str, image: Image | UnreadableImage) -> None:
+        nonlocal count
+        count += 1
+
+    for namespace in namespaces:
+        try:
+            skipped = await look_at(node, namespace, see)
+        except NydusServiceError as exc:
+            problems.append(f"namespace {namespace} cannot be read: {exc}")
+            continue
+        if skipped.count:
+            problems.append(f"namespace {namespace} has {skipped.count} that cannot be used: {skipped}")
+    total = f"{count} in {len(namespaces)} namespaces"
+    if problems:
+        advice = "all others are followed; name and remove these with `ctr -n NAMESPACE images`"
+        return Finding("containerd's images", "warning", f"{total}; {'; '.join(problems)}", advice)
+    return Finding("containerd's images", "ok", total)
 
 
 def _scratch(settings: Settings) -> Iterator[Finding]:

@@ -1,5 +1,7 @@
 """Update the metrics of observe/metrics.py from the changes of jobs and the events of conversions."""
 
+import math
+
 from nydus_service.convert.progress import (
     Event,
     LayerFinished,
@@ -11,6 +13,7 @@ from nydus_service.convert.result import UNCHANGED
 from nydus_service.errors import DiffersError
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.observe.metrics import Metrics
+from nydus_service.triggers.images import ImageTriggers
 
 
 def counted(metrics: Metrics, progress: Progress) -> Progress:
@@ -42,6 +45,22 @@ def count_job(metrics: Metrics, old: Job | None, new: Job) -> None:
         _count_end(metrics, new)
     elif old is not None and new.state is JobState.QUEUED and new.error:
         metrics.job_retried(new.error.code)
+
+
+def watch_triggers(metrics: Metrics, triggers: ImageTriggers) -> None:
+    """Read at each scrape what is followed. Without triggers there is no value to read."""
+    look = triggers.look
+
+    def if_wanted(value: float) -> float:
+        return value if triggers.is_wanted else math.nan
+
+    metrics.watch_following(
+        following=lambda: if_wanted(triggers.is_following),
+        read=lambda: if_wanted(look.read),
+        unread=lambda: if_wanted(len(look.unread)),
+        skipped=lambda: if_wanted(look.skipped),
+        age_s=lambda: if_wanted(look.age_s),
+    )
 
 
 def _count_end(metrics: Metrics, job: Job) -> None:

@@ -26,7 +26,8 @@ from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_a
 from nydus_service.config.environment import Settings, environment
 from nydus_service.config.sections import DaemonConfig
 from nydus_service.content.containerd.events import open_image_node
-from nydus_service.daemon.instrument import count_job
+from nydus_service.daemon.identity import open_identity
+from nydus_service.daemon.instrument import count_job, watch_triggers
 from nydus_service.daemon.notify import Notifier
 from nydus_service.daemon.worker import Worker
 from nydus_service.errors import NydusServiceError, first_cause, from_os_error
@@ -90,8 +91,11 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
             partial(open_image_node, config.containerd.address),
             rules,
             config.triggers,
+            await stack.enter_async_context(open_identity(config.daemon)),
             tell_lost=metrics.event_stream_restarted,
+            tell_failed=metrics.follower_failed,
         )
+        watch_triggers(metrics, triggers)
         daemon = Daemon(config, queue, api, triggers)
         if config.http.address:
             from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB, rarely needed

@@ -16,7 +16,6 @@
 
 import asyncio
 import logging
-import math
 import os
 import random
 import time
@@ -40,6 +39,7 @@ from nydus_service.convert.result import ConvertResult
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.jobs import transitions
 from nydus_service.jobs.admission import Free, measure, scratch_estimate
+from nydus_service.jobs.cancellation import is_cancelled
 from nydus_service.jobs.index import JobIndex
 from nydus_service.jobs.job import UNDER_WAY, Job, JobError, JobRequest, JobState
 from nydus_service.jobs.journal import Journal
@@ -153,6 +153,23 @@ class JobQueue:
     def queued(self) -> int:
         """The number of waiting jobs."""
         return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the maximum of jobs wait, so that no more are accepted."""
+        return len(self._waiting) + len(self._accepting) >= self._limits.queue
+
+    def hold(self, job_id: str) -> None:
+        """Keep a finished job in addition to the history until `release`, because its end is still reported.
+
+        A listener may hold the job that it is called for. Raises: JobNotFound.
+        """
+        self._index.hold(job_id)
+
+    def release(self, job_id: str) -> None:
+        """End `hold`. A job that is unknown, or not finished, changes nothing."""
+        self._index.release(job_id)
+        self._prune()
 
     # For the API and triggers.
 
@@ -279,9 +296,8 @@ class JobQueue:
 
     def _refuse_more(self) -> None:
         self._refuse_at_end()
-        waiting = len(self._waiting) + len(self._accepting)
-        if waiting >= self._limits.queue:
-            raise QueueFull(f"{waiting} jobs wait already, no more may; ask again later")
+        if self.is_full:
+            raise QueueFull(f"{self._limits.queue} jobs wait already, no more may; ask again later")
 
     async def _accept(self, job: Job, key: str) -> None:
         """Write a queued job to disk, then add it to the queue, even if this call is cancelled meanwhile."""
@@ -384,13 +400,13 @@ class JobQueue:
         try:
             return await self._runner.convert(job, job_run.take)
         except Exception as exc:
-            if _is_cancelled():  # meanwhile, so the error does not matter
+            if is_cancelled():  # meanwhile, so the error does not matter
                 return None
             if not isinstance(exc, NydusServiceError):
                 log.exception("a defect of nydus-service")
             return describe(exc, job.origin)
         except anyio.get_cancelled_exc_class():
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             # gRPC cancels the calls of a closed channel. The queue did not cancel this job, so it fails.
             log.exception("a defect of nydus-service")
@@ -462,8 +478,3 @@ class JobQueue:
             except Exception:
                 log.exception("a listener failed on job %s", new.id)
         self._subscriptions.tell(new)
-
-
-def _is_cancelled() -> bool:
-    """Whether any scope around this task is cancelled."""
-    return anyio.current_effective_deadline() == -math.inf

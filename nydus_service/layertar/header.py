@@ -220,7 +220,7 @@ def parse_pax(body: bytes) -> dict[bytes, bytes]:
     at, end = 0, len(body)
     while at < end:
         space = body.find(b" ", at, at + 20)
-        digits = body[at : max(space, at)]
+        digits = body[at : max(space, at)].removeprefix(b"+")
         stop = at + int(digits) if digits.isdigit() else 0
         equals = body.find(b"=", space + 1, max(stop - 1, 0))
         if stop > end or equals <= space + 1 or body[stop - 1] != _NEWLINE:

@@ -97,6 +97,33 @@ class Metrics:
         """Count an interruption of containerd's event stream, after which all images are scanned again."""
         self._stream_restarts.inc()
 
+    def follower_failed(self) -> None:
+        """Count an unexpected error while images are followed. It costs one image, or one connection."""
+        self._follower_failures.inc()
+
+    def watch_following(
+        self,
+        *,
+        following: Callable[[], float],
+        read: Callable[[], float],
+        unread: Callable[[], float],
+        skipped: Callable[[], float],
+        age_s: Callable[[], float],
+    ) -> None:
+        """Read at each scrape what is followed. All values are NaN if nothing needs to be.
+
+        Args:
+            following: 1 if containerd's events are followed, else 0.
+            read, unread: the number of namespaces that the last look at all images has read, or could not.
+            skipped: the number of images that could not be read.
+            age_s: seconds since all namespaces were read.
+        """
+        self._following.set_function(following)
+        self._namespaces.labels("read").set_function(read)
+        self._namespaces.labels("unread").set_function(unread)
+        self._skipped.set_function(skipped)
+        self._look_age.set_function(age_s)
+
     def text(self) -> bytes:
         """All values in Prometheus' text format, for a scrape."""
         return generate_latest(self.registry)
@@ -156,5 +183,18 @@ class Metrics:
         self._stream_restarts = self._counter(
             "event_stream_restarts_total", "Streams of containerd's events that broke off."
         )
+        self._follower_failures = self._counter(
+            "follower_failures_total", "Unexpected errors while images are followed."
+        )
+        self._following = self._gauge("following", "Whether containerd's events are followed: 1 or 0.")
+        self._namespaces = self._gauge(
+            "namespaces", "Namespaces of containerd, by whether the last look has read them.", ("state",)
+        )
+        self._skipped = self._gauge("skipped_images", "Images that cannot be read and are skipped.")
+        self._look_age = self._gauge(
+            "whole_look_age_seconds", "Since the images of all namespaces were read."
+        )
         for origin in ORIGINS:
             self._requests.labels(origin)
+        for state in ("read", "unread"):
+            self._namespaces.labels(state)

@@ -87,7 +87,7 @@ def pax_records(body: bytes) -> Records:
     at, end = 0, len(body)
     while at < end:
         space = body.find(b" ", at, at + _DIGITS_MAX)
-        digits = body[at : max(space, at)]
+        digits = body[at : max(space, at)].removeprefix(b"+")
         stop = at + int(digits) if digits.isdigit() else 0
         equals = body.find(b"=", space + 1, max(stop - 1, 0))
         if stop > end or equals <= space + 1 or body[stop - 1] != 0x0A:

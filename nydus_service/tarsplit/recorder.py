@@ -277,6 +277,7 @@ class TarSplitRecorder:
             self._begin_extension(kind, header_number(block[124:136]))
         elif kind in _BARE or (kind == _OLD_FILE and self._name.endswith(b"/")):
             # Before POSIX, a directory had no typeflag of its own, only a trailing slash in its name.
+            header_number(block[124:136])  # it has no content, but Go refuses an invalid size
             self._begin_record(0)
             self._end_entry()
         elif kind in _FILES:

@@ -9,6 +9,9 @@ the request in `request`. Both together determine the next step (`decide`):
     an answer with a job                                    ──► answer with the job's current state
     an answer without a job (the request is invalid)        ──► nothing
 
+Several daemons may follow one containerd. Each answer names its daemon, in `daemon`. The others leave a
+request alone while its daemon lives (peers.py).
+
 So the daemon keeps no state of its own: all that it missed or did not finish is found in the labels. One
 update writes an answer, whole or not at all. If the daemon dies between the acceptance of a job and the
 answer, the request is submitted again. It then joins the job, or makes another that finds its work done. If
@@ -26,6 +29,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final
 
+from nydus_service.content.imagenode import UnreadableImage
 from nydus_service.content.store import Image
 from nydus_service.convert.uptodate import FINGERPRINT
 from nydus_service.errors import NydusServiceError, Surface, UnsupportedError, UsageError
@@ -76,6 +80,7 @@ class Answer:
         job: the job's id.
         result: NAME@DIGEST.
         error: one line.
+        daemon: the id of the daemon that answers.
     """
 
     status: str = ""
@@ -83,6 +88,7 @@ class Answer:
     job: str = ""
     result: str = ""
     error: str = ""
+    daemon: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -135,7 +141,7 @@ class Wish:
     refusal: NydusServiceError | None = field(default=None, compare=False)
 
 
-def wish_by_label(namespace: str, image: Image, defaults: ConvertOptions) -> Wish | None:
+def wish_by_label(namespace: str, image: Image | UnreadableImage, defaults: ConvertOptions) -> Wish | None:
     """The conversion that the labels of an image ask for; None without one.
 
     Args:
@@ -146,14 +152,20 @@ def wish_by_label(namespace: str, image: Image, defaults: ConvertOptions) -> Wis
         return None
 
     def make() -> JobRequest:
+        if isinstance(image, UnreadableImage):
+            raise image.error
         return _request(namespace, image, target.strip(), parse_options(options, defaults))
 
-    return _wish(BY_LABEL, (image.target.digest, target, options), make)
+    digest = image.digest if isinstance(image, UnreadableImage) else image.target.digest
+    return _wish(BY_LABEL, (digest, target, options), make)
 
 
-def wish_by_rule(namespace: str, image: Image, rules: RuleBook) -> Wish | None:
-    """The conversion that the rules ask for; None if no rule matches, or a conversion made the image."""
-    if FINGERPRINT in image.labels:
+def wish_by_rule(namespace: str, image: Image | UnreadableImage, rules: RuleBook) -> Wish | None:
+    """The conversion that the rules ask for; None if no rule matches, or a conversion made the image.
+
+    No rule matches an unreadable image.
+    """
+    if isinstance(image, UnreadableImage) or FINGERPRINT in image.labels:
         return None
     match = rules.match(image.name, namespace, image.target.digest)
     if match is None:
@@ -178,13 +190,16 @@ class Write:
     answer: Answer
 
 
-def decide(wish: Wish | None, answer: Answer, find_job: Callable[[str], Job | None]) -> Ask | Write | None:
+def decide(
+    wish: Wish | None, answer: Answer, find_job: Callable[[str], Job | None], daemon: str = ""
+) -> Ask | Write | None:
     """Decide the next step for an image; None if there is nothing to do.
 
     Args:
         wish: None if nothing is asked for (any more); an unfinished answer is completed nevertheless.
         answer: the answer in the image's labels.
         find_job: returns the job with an id, or None if it does not exist (any more).
+        daemon: the id of this daemon.
     """
     if wish and (answer.request != wish.id or not answer.status):
         return Ask()
@@ -194,7 +209,7 @@ def decide(wish: Wish | None, answer: Answer, find_job: Callable[[str], Job | No
     if job is None or not _is_for(job, wish):
         # The job is no longer in the history or the journal, or `ctr images tag` has copied the answer.
         return Ask() if wish and not answer.is_final else None
-    now = answer_of(job, answer.request)
+    now = answer_of(job, answer.request, daemon)
     return Write(now) if now != answer else None
 
 
@@ -202,21 +217,21 @@ def _is_for(job: Job, wish: Wish | None) -> bool:
     return wish is None or (wish.request is not None and wish.request.source == job.request.source)
 
 
-def answer_of(job: Job, request: str) -> Answer:
-    """The answer for a job. `request` is the id of the request that the job was made for."""
+def answer_of(job: Job, request: str, daemon: str = "") -> Answer:
+    """The answer of a daemon for a job. `request` is the id of the request that the job was made for."""
     status = _status(job)
     result = error = ""
     if job.state is JobState.DONE and job.result:
         result = f"{job.request.target}@{job.result.target.digest}"
     elif job.error and status is not Status.CANCELLED:
         error = _one_line(job.error.message)
-    return _fitting(Answer(status, request, job.id, result, error))
+    return _fitting(Answer(status, request, job.id, result, error, daemon))
 
 
-def refusal_of(exc: NydusServiceError, request: str) -> Answer:
+def refusal_of(exc: NydusServiceError, request: str, daemon: str = "") -> Answer:
     """The answer to a request that is refused without a job."""
     status = Status.UNSUPPORTED if exc.code == UnsupportedError.code else Status.FAILED
-    return _fitting(Answer(status, request, error=_one_line(exc.text(Surface.LABEL))))
+    return _fitting(Answer(status, request, error=_one_line(exc.text(Surface.LABEL)), daemon=daemon))
 
 
 def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:

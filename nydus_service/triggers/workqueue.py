@@ -25,6 +25,9 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._urgent) + len(self._others)
 
+    def __contains__(self, key: ImageKey) -> bool:
+        return key in self._urgent or key in self._others
+
     def add(self, key: ImageKey, *, urgent: bool) -> None:
         """Add an image, or make it urgent. An urgent image stays urgent."""
         if urgent:
@@ -59,6 +62,10 @@ class ImageWorkQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __contains__(self, key: ImageKey) -> bool:
+        """Whether an image waits or is being processed."""
+        return key in self._waiting or key in self._looked_at
 
     def add(self, key: ImageKey, *, urgent: bool) -> None:
         """Queue an image. If a task processes it already, queue it again once that task is done."""

@@ -30,6 +30,7 @@ from nydus_service.content.imagenode import ImageNode
 from nydus_service.content.store import Image
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.uptodate import record
+from nydus_service.daemon.identity import open_identity
 from nydus_service.daemon.worker import Worker
 from nydus_service.errors import FormatError
 from nydus_service.jobs.job import Job, JobState
@@ -99,6 +100,9 @@ class Location:
             async with stores.leases.open_lease("moving") as lease:
                 await stores.images.put(Image(name, await write_manifest(lease.content, content)))
 
+    def section(self) -> DaemonSection:
+        return DaemonSection(state_dir=self.directory, run_dir=self.directory / "run")
+
     def runner(self) -> Naming:
         return Naming(address=self.daemon.address, jobs_dir=self.directory / "jobs")
 
@@ -151,10 +155,15 @@ async def serving(
     settings = TriggersSection(namespaces=() if everywhere else (place.namespace,))
     book = RuleBook.of(DaemonConfig(rules=tuple(rules)))
     place.directory.mkdir(exist_ok=True)
-    async with open_journal(place.directory / "journal") as journal, anyio.create_task_group() as tasks:
+    async with (
+        open_journal(place.directory / "journal") as journal,
+        open_identity(place.section()) as sign,
+        anyio.create_task_group() as tasks,
+    ):
         given = QueueLimits(**{"running": 2, "first_pause_s": 0.01} | limits)
         queue = JobQueue(journal, runner, given, measure=lambda _: PLENTY)
-        triggers = ImageTriggers(queue, partial(open_image_node, place.daemon.address), book, settings)
+        open_node = partial(open_image_node, place.daemon.address)
+        triggers = ImageTriggers(queue, open_node, book, settings, sign)
         tasks.start_soon(queue.run)
         tasks.start_soon(triggers.run)
         yield Service(queue, triggers)
@@ -404,7 +413,7 @@ async def test_a_real_conversion(place: Location, tmp_path: Path) -> None:
         labels = (await place.until_status("done", "docker.io/library/app:1"))["docker.io/library/app:1"]
     async with open_image_node(place.daemon.address) as node:
         target = await node.find(place.namespace, "docker.io/library/app:1-nydus")
-    assert target
+    assert isinstance(target, Image)
     assert labels[RESULT] == f"{target.name}@{target.target.digest}"
     assert not target.labels.keys() & {CONVERT, STATUS}
 

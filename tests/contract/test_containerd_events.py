@@ -11,7 +11,7 @@ from nydus_service.content._pb.containerd.services.events.v1.events_pb2 import E
 from nydus_service.content.containerd.events import image_event, open_image_node
 from nydus_service.content.containerd.stores import open_containerd
 from nydus_service.content.imagenode import EventKind, ImageEvent, ImageNode
-from nydus_service.content.store import ImageNotFound
+from nydus_service.content.store import Image, ImageNotFound
 from nydus_service.errors import UnreachableError, UsageError
 from tests.containerd import VERSIONS, Daemon, new_namespace, running_daemon
 from tests.contract.location import add_image
@@ -92,12 +92,13 @@ async def test_many_events_are_all_told(
 
 async def test_namespaces_and_images(daemon: Daemon, node: ImageNode, namespace: str, tmp_path: Path) -> None:
     assert namespace not in await node.namespaces()
-    assert await node.images(namespace) == []
+    assert [image async for image in node.images(namespace)] == []
     assert await node.find(namespace, IMAGE) is None
     await add(daemon, namespace, tmp_path)
     assert namespace in await node.namespaces()
-    assert [image.name for image in await node.images(namespace)] == [IMAGE]
-    assert await node.find(namespace, IMAGE) == (await node.images(namespace))[0]
+    (image,) = [image async for image in node.images(namespace)]
+    assert image.name == IMAGE
+    assert await node.find(namespace, IMAGE) == image
 
 
 async def test_labels_one_by_one(daemon: Daemon, node: ImageNode, namespace: str, tmp_path: Path) -> None:
@@ -107,6 +108,8 @@ async def test_labels_one_by_one(daemon: Daemon, node: ImageNode, namespace: str
     await node.set_labels(namespace, IMAGE, {"nydus-service/a.b": "1", "c": "2"})
     after = await node.set_labels(namespace, IMAGE, {"c": None, "d": "3", "never-there": None})
     assert after == await node.find(namespace, IMAGE)
+    assert isinstance(before, Image)
+    assert isinstance(after, Image)
     assert after.labels == {"nydus-service/a.b": "1", "d": "3"}
     assert (after.name, after.target) == (before.name, before.target)
     with pytest.raises(UsageError, match="label"):
@@ -119,8 +122,14 @@ def test_events_that_are_not_of_images() -> None:
     for type_url, value in (
         ("containerd.events.ContentDelete", b""),
         ("", b""),
-        ("containerd.services.images.v1.ImageCreate", b"\xff"),
     ):
         envelope = Envelope(namespace="default", topic="/images/create")
         envelope.event.type_url, envelope.event.value = type_url, value
         assert image_event(envelope) is None
+
+
+def test_an_event_that_cannot_be_decoded() -> None:
+    envelope = Envelope(namespace="default", topic="/images/create")
+    envelope.event.type_url = "containerd.services.images.v1.ImageCreate"
+    envelope.event.value = b"\xff"
+    assert image_event(envelope) == ImageEvent("default", EventKind.UNREADABLE, "")

@@ -10,14 +10,13 @@ Source: containerd `events/exchange/exchange.go`, `Publish`, `Subscribe`.
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.abc
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import DecodeError
 
 from nydus_service.content._pb.containerd.events.image_pb2 import ImageCreate, ImageDelete, ImageUpdate
 from nydus_service.content._pb.containerd.services.events.v1.events_pb2 import (
@@ -26,11 +25,13 @@ from nydus_service.content._pb.containerd.services.events.v1.events_pb2 import (
     SubscribeRequest,
 )
 from nydus_service.content.containerd.content import ContainerdContent
+from nydus_service.content.containerd.daemons import DaemonLeases
 from nydus_service.content.containerd.images import ContainerdImages
+from nydus_service.content.containerd.records import decode
 from nydus_service.content.containerd.rpc import Connection, connect
-from nydus_service.content.imagenode import EventKind, ImageEvent
+from nydus_service.content.imagenode import DaemonSign, EventKind, ImageEvent, UnreadableImage
 from nydus_service.content.store import Image
-from nydus_service.errors import NydusServiceError, UnreachableError
+from nydus_service.errors import FormatError, NydusServiceError, UnreachableError
 
 _ANY_NAMESPACE: Final = "default"
 """Namespace for calls that concern none. It need not exist."""
@@ -51,17 +52,20 @@ class ContainerdImageNode:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._daemons = DaemonLeases(connection)
 
     async def namespaces(self) -> list[str]:
         return await self._connection.list_namespaces()
 
-    async def images(self, namespace: str) -> list[Image]:
-        return await self._store(namespace).list()
+    def images(self, namespace: str) -> AsyncIterator[Image | UnreadableImage]:
+        return self._store(namespace).read_all()
 
-    async def find(self, namespace: str, name: str) -> Image | None:
+    async def find(self, namespace: str, name: str) -> Image | UnreadableImage | None:
         return await self._store(namespace).find(name)
 
-    async def set_labels(self, namespace: str, name: str, labels: Mapping[str, str | None]) -> Image:
+    async def set_labels(
+        self, namespace: str, name: str, labels: Mapping[str, str | None]
+    ) -> Image | UnreadableImage:
         return await self._store(namespace).set_labels(name, labels)
 
     @asynccontextmanager
@@ -73,10 +77,10 @@ class ContainerdImageNode:
         topics = 'topic~="^/images/"'
         filters = [f"{topics},namespace=={json.dumps(each)}" for each in namespaces] or [topics]
         request = SubscribeRequest(filters=[*filters, f'topic=="{probe}"'])
-        replies = self._connection.stream(
-            self._connection.events.Subscribe, request, "follow its events", timeout_s=None
+        messages = self._connection.stream(
+            self._connection.records.subscribe, request, "follow its events", timeout_s=None
         )
-        async with aclosing(replies):
+        async with aclosing(messages), aclosing(_envelopes(messages)) as replies:
             early = await self._until_subscribed(replies, probe)
             async with aclosing(self._events(early, replies)) as events:
                 yield events
@@ -99,6 +103,21 @@ class ContainerdImageNode:
         except BaseExceptionGroup as group:
             cause = group.exceptions[0]
         raise cause  # outside the handler, or the group would become its context
+
+    async def daemons(self) -> list[DaemonSign]:
+        return await self._daemons.signs()
+
+    async def exchange(self, sign: DaemonSign) -> list[DaemonSign]:
+        return await self._daemons.exchange(sign)
+
+    async def hide(self, daemon_id: str) -> None:
+        await self._daemons.hide(daemon_id)
+
+    async def claim(self, namespace: str, claim: str, sign: DaemonSign) -> str:
+        return await self._daemons.claim(namespace, claim, sign)
+
+    async def unclaim(self, namespace: str, claim: str) -> None:
+        await self._daemons.unclaim(namespace, claim)
 
     async def _publish(self, topic: str) -> None:
         event = AnyMessage(type_url="google.protobuf.Empty")
@@ -141,6 +160,13 @@ async def open_image_node(address: Path) -> AsyncIterator[ContainerdImageNode]:
         yield ContainerdImageNode(connection)
 
 
+async def _envelopes(messages: AsyncIterator[bytes]) -> AsyncGenerator[Envelope, None]:
+    """Decode events, and skip those that cannot be decoded: any client may publish such an event."""
+    async for message in messages:
+        with suppress(FormatError):
+            yield decode(message, Envelope)
+
+
 def image_event(envelope: Envelope) -> ImageEvent | None:
     """Decode an event of an image; None for other events, and those of unknown kinds."""
     known = _KINDS.get(envelope.event.type_url.rpartition("/")[2])
@@ -148,8 +174,8 @@ def image_event(envelope: Envelope) -> ImageEvent | None:
         return None
     kind, message_type = known
     try:
-        message = message_type.FromString(envelope.event.value)
-    except DecodeError:
-        return None
+        message = decode(envelope.event.value, message_type)
+    except FormatError:
+        return ImageEvent(envelope.namespace, EventKind.UNREADABLE, "")
     labels = {} if isinstance(message, ImageDelete) else dict(message.labels)
     return ImageEvent(envelope.namespace, kind, message.name, labels)

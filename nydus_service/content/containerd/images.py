@@ -1,7 +1,6 @@
 """Names of images in containerd. One Update moves a name, so that name and content are never missing."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import (
@@ -12,9 +11,17 @@ from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import (
     UpdateImageRequest,
 )
 from nydus_service.content._pb.containerd.services.images.v1.images_pb2 import Image as ImageMessage
+from nydus_service.content.containerd.records import (
+    BY_IMAGE,
+    UnsendableAnswer,
+    decode,
+    name_of,
+    read_in_parts,
+)
 from nydus_service.content.containerd.rpc import AlreadyThere, Connection
+from nydus_service.content.imagenode import UnreadableImage
 from nydus_service.content.store import Image, ImageNotFound, Provider
-from nydus_service.errors import NotFoundError, UsageError
+from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.options.hint import SettingHint
@@ -36,20 +43,35 @@ class ContainerdImages:
         if not name:
             raise UsageError(f"which image of {self._connection}? Name one; `ctr images list` has them all")
         try:
-            return _image(await self._get(name))
+            image = _image(await self._get(name))
         except NotFoundError:
             raise await self._missing(name) from None
+        if isinstance(image, UnreadableImage):
+            raise type(image.error)(f"image {image.name} in {self._connection}: {image.error}")
+        return image
 
     async def list(self) -> list[Image]:
-        return [_image(each) for each in await self._list()]
+        return [image async for image in self.read_all() if isinstance(image, Image)]
 
-    async def find(self, name: str) -> Image | None:
+    async def read_all(self) -> AsyncIterator[Image | UnreadableImage]:
+        """Read all images, part by part if there are many."""
+        async for part in read_in_parts(self._read_part, BY_IMAGE):
+            if isinstance(part, UnsendableAnswer):
+                yield UnreadableImage("(one or more images that containerd cannot list)", part)
+                continue
+            for record in part:
+                yield _image(record)
+
+    async def find(self, name: str) -> Image | UnreadableImage | None:
         """Look up an image as `get` does; None if no image has the name."""
-        with suppress(NotFoundError):
+        try:
             return _image(await self._get(name))
-        return None
+        except NotFoundError:
+            return None
+        except UnsendableAnswer as exc:
+            return UnreadableImage(name, exc)
 
-    async def set_labels(self, name: str, labels: Mapping[str, str | None]) -> Image:
+    async def set_labels(self, name: str, labels: Mapping[str, str | None]) -> Image | UnreadableImage:
         """Set some labels of a name, and remove those that are None. Other labels and the target stay.
 
         Returns: the image after the change.
@@ -62,7 +84,7 @@ class ContainerdImages:
         request.image.labels.update({key: value for key, value in labels.items() if value})
         request.update_mask.paths.extend(f"labels.{key}" for key in sorted(labels))
         try:
-            return _image((await self._connection.call(self._stub.Update, request, f"label {name}")).image)
+            return _image(await self._call_update(request, f"label {name}"))
         except NotFoundError as exc:
             raise ImageNotFound(str(exc)) from exc
 
@@ -86,13 +108,15 @@ class ContainerdImages:
         except NotFoundError:
             raise await self._missing(name) from None
 
-    async def _get(self, name: str, namespace: str = "") -> ImageMessage:
-        request = GetImageRequest(name=name)
-        reply = await self._connection.call(self._stub.Get, request, f"look up {name}", namespace=namespace)
-        return reply.image
+    async def _get(self, name: str, namespace: str = "") -> bytes:
+        method, request = self._connection.records.get_image, GetImageRequest(name=name)
+        reply = await self._connection.call(method, request, f"look up {name}", namespace=namespace)
+        return reply.record
 
-    async def _list(self) -> Iterable[ImageMessage]:
-        return (await self._connection.call(self._stub.List, ListImagesRequest(), "list images")).images
+    async def _read_part(self, selected: str) -> Sequence[bytes]:
+        method = self._connection.records.list_images
+        request = ListImagesRequest(filters=[selected] if selected else [])
+        return (await self._connection.call(method, request, "list images")).records
 
     async def _create(self, image: Image) -> None:
         request = CreateImageRequest(image=_message(image))
@@ -102,7 +126,10 @@ class ContainerdImages:
         request = UpdateImageRequest(image=_message(image))
         request.update_mask.paths.append("target")
         request.update_mask.paths.extend(f"labels.{key}" for key in sorted(image.labels))
-        await self._connection.call(self._stub.Update, request, f"move {image.name}")
+        await self._call_update(request, f"move {image.name}")
+
+    async def _call_update(self, request: UpdateImageRequest, doing: str) -> bytes:
+        return (await self._connection.call(self._connection.records.update_image, request, doing)).record
 
     async def _missing(self, name: str) -> ImageNotFound:
         """The error about a missing image, with the namespace that has it, or else with similar names."""
@@ -116,7 +143,7 @@ class ContainerdImages:
                 continue
             hint = SettingHint("add {}", f"--namespace {namespace}", f"namespace {namespace} to the request")
             return ImageNotFound(f"{missing}, but namespace {namespace} has", hint=hint)
-        names = [each.name for each in await self._list()]
+        names = [each.name for each in await self.list()]
         if not names:
             elsewhere = f"; namespaces there are: {', '.join(others)}" if others else ""
             return ImageNotFound(f"{missing}; there are no images in it{elsewhere}")
@@ -130,12 +157,19 @@ def _nearest(name: str, names: list[str]) -> list[str]:
     return list(dict.fromkeys([*containing, *close, *names]))[:_NAMES_TOLD]
 
 
-def _image(message: ImageMessage) -> Image:
-    target = message.target
-    descriptor = Descriptor.of(
-        target.media_type, Digest(target.digest), target.size, dict(target.annotations)
-    )
-    return Image(message.name, descriptor, dict(message.labels))
+def _image(record: bytes) -> Image | UnreadableImage:
+    try:
+        message = decode(record, ImageMessage)
+    except FormatError as exc:
+        return UnreadableImage(name_of(record), exc)
+    target, labels = message.target, dict(message.labels)
+    try:
+        descriptor = Descriptor.of(
+            target.media_type, Digest(target.digest), target.size, dict(target.annotations)
+        )
+    except (FormatError, UnsupportedError) as exc:
+        return UnreadableImage(message.name, exc, target.digest, labels)
+    return Image(message.name, descriptor, labels)
 
 
 def _message(image: Image) -> ImageMessage:

@@ -6,11 +6,12 @@ A lease has no expiry, so that a job may take any time. Instead its labels name 
     nydus-service/lock      the lock file      nydus-service/boot-id    the boot id at the time of locking
 
 A process that opens a lease first deletes those that are stale by the rule of locks.py. Leases without these
-labels belong to other programs and are never touched.
+labels belong to other programs and are never touched. Several leases may name one lock: those of a daemon
+(daemons.py) do.
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypedDict
@@ -27,9 +28,10 @@ from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import (
 from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2 import Lease as LeaseMessage
 from nydus_service.content.blocking import in_thread
 from nydus_service.content.containerd.content import ContainerdContent
+from nydus_service.content.containerd.records import BY_LEASE, UnsendableAnswer, decode, read_in_parts
 from nydus_service.content.containerd.rpc import CALL_S, PATIENCE_S, AlreadyThere, Connection
 from nydus_service.content.store import ContentStore, Lease
-from nydus_service.errors import NotFoundError, NydusServiceError, UsageError
+from nydus_service.errors import FormatError, NotFoundError, NydusServiceError, UsageError
 from nydus_service.locks import acquire_nowait, boot_id, is_stale, make_lock_dir, release
 from nydus_service.oci.annotations import OWN_PREFIX
 from nydus_service.oci.digest import Digest
@@ -85,17 +87,19 @@ class ContainerdLeases:
 
     async def sweep(self) -> list[str]:
         """Delete the leases of this project's dead processes, and their ingests. Returns the leases' ids."""
-        request = ListRequest(filters=[f'labels."{LOCK}"'])
-        found = await self._connection.call(self._stub.List, request, "list leases")
+        stale: list[tuple[LeaseMessage, Path | None]] = []
+        for lease in await list_leases(self._connection, f'labels."{LOCK}"'):
+            lock = self._visible_lock(lease)
+            if await in_thread(f"look at the lock of lease {lease.id}", _is_stale, lease, lock):
+                stale.append((lease, lock))
         swept = []
-        for lease in found.leases:
-            if await in_thread(f"look at the lock of lease {lease.id}", self._is_stale, lease):
-                with suppress(NotFoundError):  # another sweep was faster
-                    await self._abort_ingests(lease.id)
-                    await self._delete(lease.id)
-                    swept.append(lease.id)
-                with suppress(FileNotFoundError):
-                    (self._jobs_dir / lease.id).unlink()
+        for lease, lock in stale:  # after all were examined, since several leases may name one lock
+            with suppress(NotFoundError):  # another sweep was faster
+                await self._abort_ingests(lease.id)
+                await self._delete(lease.id)
+                swept.append(lease.id)
+            if lock is not None:
+                lock.unlink(missing_ok=True)
         return swept
 
     async def _create(self, lease_id: str, lock: Path) -> None:
@@ -110,9 +114,8 @@ class ContainerdLeases:
                 raise UsageError(f"{self._connection}: another program has a lease {lease_id}") from exc
 
     async def _is_ours(self, lease_id: str, lock: Path, *, hurry: bool = False) -> bool:
-        request = ListRequest(filters=[f'id=="{lease_id}"'])
-        found = await self._connection.call(self._stub.List, request, "list leases", **_limits(hurry))
-        return any(each.labels.get(LOCK) == str(lock) for each in found.leases)
+        found = await list_leases(self._connection, f'id=="{lease_id}"', **_limits(hurry))
+        return any(each.labels.get(LOCK) == str(lock) for each in found)
 
     async def _delete(self, lease_id: str, *, hurry: bool = False) -> None:
         with suppress(NotFoundError):
@@ -148,11 +151,35 @@ class ContainerdLeases:
         except FileExistsError:
             raise UsageError(f"job {lock.name} is under way in another process ({lock})") from None
 
-    def _is_stale(self, lease: LeaseMessage) -> bool:
-        lock = self._jobs_dir / lease.id
-        seen = lease.labels[LOCK] == str(lock)  # else the process uses another lock directory
-        age_s = time.time() - lease.created_at.seconds
-        return is_stale(lock if seen else None, lease.labels.get(BOOT_ID), age_s)
+    def _visible_lock(self, lease: LeaseMessage) -> Path | None:
+        """The lock of a lease's process; None if the process uses another lock directory."""
+        lock = Path(lease.labels[LOCK])
+        return lock if lock.parent == self._jobs_dir else None
+
+
+async def list_leases(
+    connection: Connection, selected: str, *, patience_s: float = PATIENCE_S, timeout_s: float = CALL_S
+) -> list[LeaseMessage]:
+    """The leases of a filter. Leases that cannot be decoded are other programs', and left out."""
+
+    async def read(part: str) -> Sequence[bytes]:
+        method, request = connection.records.list_leases, ListRequest(filters=[part])
+        reply = await connection.call(
+            method, request, "list leases", patience_s=patience_s, timeout_s=timeout_s
+        )
+        return reply.records
+
+    found = []
+    async for part in read_in_parts(read, BY_LEASE, selected):
+        for record in () if isinstance(part, UnsendableAnswer) else part:
+            with suppress(FormatError):
+                found.append(decode(record, LeaseMessage))
+    return found
+
+
+def _is_stale(lease: LeaseMessage, lock: Path | None) -> bool:
+    age_s = time.time() - lease.created_at.seconds
+    return is_stale(lock, lease.labels.get(BOOT_ID), age_s)
 
 
 def _release(fd: int, lock: Path | None) -> None:

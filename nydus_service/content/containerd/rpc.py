@@ -3,8 +3,9 @@
 - Every call has a deadline. A unary call on a broken connection is retried for a while, with growing pauses,
   since a restarted daemon comes back. So every unary call must be idempotent.
 - A daemon that does not run at the start is reported at once (`connect`), without retries.
-- UNAVAILABLE is containerd's status for a locked ref, and gRPC's for a dead connection. Only the text
-  distinguishes them, and a full disk from other failures (UNKNOWN). No other texts are examined.
+- UNAVAILABLE is containerd's status for a locked ref, and gRPC's for a dead connection. INTERNAL is gRPC's
+  for an answer that it cannot encode, and for a broken connection. Only the text distinguishes them, and a
+  full disk from other failures (UNKNOWN). No other texts are examined.
 
 Source: containerd `errdefs/grpc.go`; `content/helpers.go`, `OpenWriter`; `defaults/defaults.go`.
 """
@@ -29,11 +30,9 @@ from nydus_service.content._pb.containerd.services.introspection.v1.introspectio
     IntrospectionStub,
 )
 from nydus_service.content._pb.containerd.services.leases.v1.leases_pb2_grpc import LeasesStub
-from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import (
-    ListNamespacesRequest,
-)
-from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2_grpc import NamespacesStub
+from nydus_service.content._pb.containerd.services.namespaces.v1.namespace_pb2 import ListNamespacesRequest
 from nydus_service.content._pb.containerd.services.version.v1.version_pb2_grpc import VersionStub
+from nydus_service.content.containerd.records import RecordStub, UnsendableAnswer, name_of
 from nydus_service.errors import (
     FormatError,
     NoSpaceError,
@@ -105,7 +104,7 @@ class Connection:
         self.images = ImagesStub(channel)
         self.introspection = IntrospectionStub(channel)
         self.leases = LeasesStub(channel)
-        self.namespaces = NamespacesStub(channel)
+        self.records = RecordStub(channel)
         self.version = VersionStub(channel)
 
     def __str__(self) -> str:
@@ -117,11 +116,6 @@ class Connection:
         other = copy(self)
         other.namespace = namespace
         return other
-
-    async def list_namespaces(self) -> list[str]:
-        """The names of all namespaces, in order. Raises: NydusServiceError: as `failure` returns."""
-        reply = await self.call(self.namespaces.List, ListNamespacesRequest(), "list namespaces")
-        return sorted(each.name for each in reply.namespaces)
 
     async def call(
         self,
@@ -148,11 +142,19 @@ class Connection:
         async def attempt() -> R:
             call = method(request, metadata=self._metadata(namespace), timeout=timeout_s)
             try:
-                return await await_settled(call)
+                reply = await await_settled(call)
             except grpc.aio.AioRpcError as exc:
                 raise self.failure(exc.code(), exc.details(), doing) from exc
+            if reply is None:  # gRPC's way to report that its deserializer failed
+                raise FormatError(f"cannot {doing}: {self}: the answer has text that is not UTF-8")
+            return reply
 
         return await retry(attempt, patience_s)
+
+    async def list_namespaces(self) -> list[str]:
+        """The names of all namespaces, in order. Raises: NydusServiceError: as `failure` returns."""
+        found = await self.call(self.records.list_namespaces, ListNamespacesRequest(), "list namespaces")
+        return sorted(map(name_of, found.records))  # their labels, which may not be UTF-8, are not decoded
 
     async def stream(
         self,
@@ -197,6 +199,8 @@ class Connection:
             return NoSpaceError(f"{message}; free some space there and run it again")
         if code == grpc.StatusCode.UNAVAILABLE and (" locked for " in text or text.endswith(": unavailable")):
             return RefLocked(message)
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED or "error while marshaling" in text:
+            return UnsendableAnswer(message)
         if code in _UNREACHABLE:
             said = "no answer in time" if code == grpc.StatusCode.DEADLINE_EXCEEDED else text
             return UnreachableError(
@@ -214,7 +218,7 @@ _UNREACHABLE = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,  # by a daemon that stops; this client's own cancellation never gets here
-    grpc.StatusCode.INTERNAL,  # by gRPC, for a broken connection; the daemon's services never use it
+    grpc.StatusCode.INTERNAL,  # by gRPC, for a broken connection
 )
 _KINDS: Final[dict[grpc.StatusCode, type[NydusServiceError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: UsageError,

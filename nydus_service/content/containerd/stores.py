@@ -74,8 +74,8 @@ async def introspect(address: Path) -> ContainerdInfo:
     """Ask a containerd about itself. Raises: as `connect`."""
     async with connect(address, "default") as connection:
         version = await _version(connection)
-        namespaces = tuple(await connection.list_namespaces())
         root = await _content_root(connection)
+        namespaces = tuple(await connection.list_namespaces())
         return ContainerdInfo(version, namespaces, root, await _is_readable(root))
 
 
