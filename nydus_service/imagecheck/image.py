@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import anyio
-
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import Verifier
 from nydus_service.content.store import Location, Provider
+from nydus_service.convert.turns import Turns
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import NotFoundError, UsageError
 from nydus_service.imagecheck.manifestcheck import ManifestCheck
@@ -24,7 +23,7 @@ async def check_image(
     verifier: Verifier,
     mode: str,
     platforms: Sequence[Platform],
-    limiter: anyio.CapacityLimiter,
+    turns: Turns,
     work_root: Path | None,
     limits: Limits = UNLIMITED,
 ) -> CheckResult:
@@ -34,7 +33,7 @@ async def check_image(
         against: the image that it was made from; None to check only the image itself.
         mode: "tree" compares metadata, and content by digests; "full" also reads back every chunk.
         platforms: to check; empty for all.
-        limiter: of processes.
+        turns: of processes.
         work_root: parent of the work directory; None for the system's directory for temporary files.
         limits: of each process that reads a layer; the verifier has its own.
     Raises:
@@ -52,7 +51,7 @@ async def check_image(
         pairs = [(each, _source_of(each, found, len(manifests), str(against))) for each in manifests]
     async with open_work_dir(work_root) as work_dir:
         source_provider = against.stores.content if against else None
-        check = ManifestCheck(provider, source_provider, verifier, mode, limiter, work_dir, limits)
+        check = ManifestCheck(provider, source_provider, verifier, mode, turns, work_dir, limits)
         checked = [await check.run(*pair) for pair in pairs]
     return CheckResult(
         image=str(image),

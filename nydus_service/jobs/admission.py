@@ -44,6 +44,11 @@ def measure(work_dir: Path) -> Free:
     return Free(_free_space(work_dir), _free_memory(Path("/proc"), Path("/sys/fs/cgroup")))
 
 
+def lacks_memory(least: int) -> bool:
+    """Whether fewer bytes than `least` of memory are free."""
+    return _free_memory(Path("/proc"), Path("/sys/fs/cgroup")) < least
+
+
 def _free_space(directory: Path) -> int:
     for path in (directory.absolute(), *directory.absolute().parents):
         try:

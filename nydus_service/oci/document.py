@@ -273,6 +273,13 @@ class Config(Document):
             raise FormatError(f"{self.name}: history is not a list of objects")
         return tuple(copy.deepcopy(value))
 
+    @property
+    def label_count(self) -> int:
+        """The number of labels for containers of the image (`config.Labels`)."""
+        config = self._fields.get("config")
+        labels = config.get("Labels") if isinstance(config, dict) else None
+        return len(labels) if isinstance(labels, dict) else 0
+
     def with_layers(self, diff_ids: Sequence[Digest], history: Iterable[Mapping[str, Any]]) -> Self:
         """Replace the diffIDs and the history; all other fields, known or unknown, stay.
 
