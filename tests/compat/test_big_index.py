@@ -1,4 +1,4 @@
-"""An index with many entries, converted by the daemon: its processes have a bound, and it answers meanwhile."""
+"""An index with many entries: the processes of the daemon have a bound, and it answers meanwhile."""
 
 import json
 import tempfile

@@ -17,19 +17,8 @@ from nydus_service.convert.turns import Turns
 from nydus_service.errors import NotFoundError
 from nydus_service.options.convert import ConvertOptions
 from tests.layers import file, layer
+from tests.processes import children_that_run
 from tests.unit.convert.makers import Maker
-
-
-def verifying() -> int:
-    """Number of this process's children that verify."""
-    count = 0
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            try:
-                count += b"nydus_service.treeverify" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return count
 
 
 @pytest.mark.parametrize("limit", [1, 2])
@@ -49,7 +38,11 @@ async def test_many_images_of_an_index(tmp_path: Path, limit: int) -> None:
     most = {"work": 0, "verifiers": 0, "processes": 0}
 
     def note(event: Event) -> None:
-        seen = {"work": turns.working, "verifiers": turns.verifiers, "processes": verifying()}
+        seen = {
+            "work": turns.working,
+            "verifiers": turns.verifiers,
+            "processes": len(children_that_run("nydus_service.treeverify")),
+        }
         most.update({name: max(most[name], count) for name, count in seen.items()})
 
     with anyio.fail_after(300):
