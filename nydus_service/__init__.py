@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         convert_layer,
         merge_layers,
     )
+    from nydus_service.convert.turns import Turns
     from nydus_service.convert.verification import Verification
     from nydus_service.errors import (
         DiffersError,
@@ -184,6 +185,7 @@ _BY_MODULE = {
         "Preview",
     ),
     "convert.rewrite": ("BootstrapLayer",),
+    "convert.turns": ("Turns",),
     "convert.verification": ("Verification",),
     "errors": (
         "DiffersError",
@@ -289,6 +291,7 @@ __all__ = [
     "ReaderAt",
     "SourceDiffersError",
     "Stores",
+    "Turns",
     "UnreachableError",
     "UnsupportedError",
     "UsageError",

@@ -2,7 +2,8 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, AnyStr
 
@@ -24,6 +25,23 @@ def let_children_have_signals() -> None:
     for number in INHERITED:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, _ignore)
+
+
+def children_that_run(module: str) -> list[int]:
+    """The pids of this process's children that run a module of this project, whatever thread started them."""
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found += map(int, (task / "children").read_text().split())
+    return [pid for pid in found if module.encode() in _command_of(pid)]
+
+
+def _command_of(pid: int) -> bytes:
+    """Empty if the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

@@ -13,13 +13,14 @@ import grpc
 import grpc.aio
 
 from nydus_service.api.errors import error_from
-from nydus_service.api.messages import job_from, options_message, state_name
+from nydus_service.api.messages import job_from, options_message, outage_from, state_name
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.api.v1.converter_pb2_grpc import ConverterStub
 from nydus_service.convert.encoding import decode
 from nydus_service.convert.result import Preview
 from nydus_service.errors import NotAllowedError, NydusServiceError, UnreachableError, from_os_error
 from nydus_service.imagecheck.result import CheckResult
+from nydus_service.jobs.dependencies import Outage
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.service import Submitted
 from nydus_service.rpc.cancellation import await_rpc
@@ -53,10 +54,14 @@ class TlsServer:
 
 
 class JobPage(NamedTuple):
-    """Jobs without their layers and results, the newest first. `next_token` is empty on the last page."""
+    """Jobs without their layers and results, the newest first. `next_token` is empty on the last page.
+
+    `outages` are what the daemon lacks now.
+    """
 
     jobs: list[Job]
     next_token: str
+    outages: list[Outage]
 
 
 class ApiClient:
@@ -106,7 +111,8 @@ class ApiClient:
             image=image, states=map(state_name, states), page_size=page_size, page_token=page_token
         )
         answer = await self._call(self._stub.List, request)
-        return JobPage(list(map(job_from, answer.jobs)), answer.next_page_token)
+        outages = list(map(outage_from, answer.outages))
+        return JobPage(list(map(job_from, answer.jobs)), answer.next_page_token, outages)
 
     async def watch(self, job_id: str = "") -> AsyncGenerator[Job, None]:
         """Follow one job until it is finished, or all jobs without end. Close the generator to stop early."""

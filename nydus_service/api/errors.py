@@ -16,6 +16,7 @@ from grpc import StatusCode
 
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.content.store import UnexpectedContent
+from nydus_service.convert.bounds import TooManyManifests
 from nydus_service.errors import (
     DiffersError,
     FormatError,
@@ -78,6 +79,7 @@ _KINDS: Final[dict[str, type[NydusServiceError]]] = {
         QueueFull,
         ShuttingDown,
         TooManyCalls,
+        TooManyManifests,
     )
 }
 

@@ -16,6 +16,7 @@ from nydus_service.builder.builder import BuilderIdentity
 from nydus_service.convert.encoding import decode, encode
 from nydus_service.convert.result import ConvertResult, NamedImage
 from nydus_service.errors import UsageError
+from nydus_service.jobs.dependencies import Outage
 from nydus_service.jobs.job import (
     ImageStage,
     ImageStatus,
@@ -157,6 +158,14 @@ def named_image(image: NamedImage) -> pb.NamedImage:
     desc = image.descriptor
     descriptor = pb.Descriptor(media_type=desc.media_type, digest=desc.digest, size=desc.size)
     return pb.NamedImage(name=image.name, descriptor=descriptor)
+
+
+def outage_message(outage: Outage) -> pb.Outage:
+    return pb.Outage(dependency=outage.dependency, reason=outage.reason, since=_timestamp(outage.since))
+
+
+def outage_from(message: pb.Outage) -> Outage:
+    return Outage(message.dependency, message.reason, _seconds(message.since))
 
 
 def builder_message(builder: BuilderIdentity) -> pb.Builder:

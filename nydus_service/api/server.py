@@ -21,6 +21,7 @@ from nydus_service.api.requests import DEFAULT_NAMESPACE, RequestReader
 from nydus_service.api.service import SERVICE, ConverterService
 from nydus_service.api.v1.converter_pb2_grpc import add_ConverterServicer_to_server
 from nydus_service.errors import NotAllowedError, UnreachableError, UsageError, from_os_error
+from nydus_service.jobs.dependencies import Dependencies
 from nydus_service.jobs.service import JobService, Runner
 from nydus_service.options.convert import ConvertOptions
 
@@ -33,6 +34,11 @@ CALLS_MAX: Final = 1024
 STREAMS_MAX: Final = 256
 """Concurrent calls on one connection; the client's gRPC queues further ones."""
 
+LIVENESS: Final = "liveness"
+"""The service of health checks that asks only whether the daemon answers."""
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _KEEPALIVE_MS = 60_000
 _SERVICES = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
 _OPTIONS = (
@@ -85,7 +91,7 @@ class ApiSettings:
 class ApiServer:
     """A listening server. Made by `open_api_server`."""
 
-    def __init__(self, port: int, service: ConverterService, health: Any) -> None:
+    def __init__(self, port: int, service: ConverterService, health: Any, dependencies: Dependencies) -> None:
         """
         Args:
             port: the TCP port; 0 without TCP.
@@ -93,6 +99,21 @@ class ApiServer:
         self.port = port
         self._service = service
         self._health = health
+        self._dependencies = dependencies
+
+    async def report_health(self) -> None:
+        """Report the current states of the dependencies to health checks."""
+        states = dict(self._dependencies.states)
+        ready = all(states.values())
+        for name, serves in ({LIVENESS: True, "": ready, SERVICE.full_name: ready} | states).items():
+            await self._health.set(name, _SERVING if serves else _NOT_SERVING)
+
+    async def follow_health(self) -> None:
+        """Report each change of the dependencies to health checks, until cancelled."""
+        while True:
+            changed = self._dependencies.changed
+            await self.report_health()
+            await changed.wait()
 
     def set_defaults(self, defaults: ConvertOptions) -> None:
         """Replace the default options of later conversions."""
@@ -110,24 +131,30 @@ class ApiServer:
 
 @asynccontextmanager
 async def open_api_server(
-    job_service: JobService, runner: Runner, settings: ApiSettings
+    job_service: JobService,
+    runner: Runner,
+    settings: ApiSettings,
+    dependencies: Dependencies | None = None,
 ) -> AsyncIterator[ApiServer]:
     """Serve until the block ends; then end watches at once, and other calls after `grace_s`.
 
+    Args:
+        dependencies: of the daemon, for health checks; None: all is always available.
     Raises:
         AlreadyRunning: a daemon listens at the socket.
         UsageError: a setting is invalid: an unknown group, a path that is too long, a file that is not PEM.
         NotAllowedError, NotFoundError: a file that the settings name may not be used, or does not exist.
         UnreachableError: the server cannot listen at the TCP address with its certificate.
     """
-    service = ConverterService(job_service, runner, RequestReader(settings.defaults, settings.namespace))
+    dependencies = dependencies or Dependencies()
+    reader = RequestReader(settings.defaults, settings.namespace)
+    service = ConverterService(job_service, runner, reader, dependencies)
     server = grpc.aio.server(
         interceptors=[StatusInterceptor(SERVICE)], options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
     )
     add_ConverterServicer_to_server(service, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    await checks.set(SERVICE.full_name, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), server)
     port = await _add_tls(server, settings.tls) if settings.tls else 0
     with binding(settings.socket, settings.group) as bound:
@@ -137,9 +164,10 @@ async def open_api_server(
             raise NotAllowedError(f"cannot listen at {settings.socket}: {exc}") from exc
     socket = placed(settings.socket)
     try:
+        api = ApiServer(port, service, checks, dependencies)
+        await api.report_health()
         await server.start()
         _log.info("listening at %s%s", settings.socket, f" and port {port}" if port else "")
-        api = ApiServer(port, service, checks)
         try:
             yield api
         finally:

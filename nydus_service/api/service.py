@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from nydus_service.api.errors import TooManyCalls
-from nydus_service.api.messages import builder_message, job_message, named_image, state_from, to_json
+from nydus_service.api.messages import (
+    builder_message,
+    job_message,
+    named_image,
+    outage_message,
+    state_from,
+    to_json,
+)
 from nydus_service.api.requests import RequestReader, reference
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.api.v1.converter_pb2_grpc import ConverterServicer
 from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.jobs.dependencies import Dependencies
 from nydus_service.jobs.job import Job, JobNotFound
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.jobs.service import JobService, Runner
@@ -47,7 +55,10 @@ _log = logging.getLogger("nydus_service.api")
 class ConverterService(ConverterServicer):
     """The methods, over a job service and a runner. `end_watches` ends the open watches."""
 
-    def __init__(self, job_service: JobService, runner: Runner, reader: RequestReader) -> None:
+    def __init__(
+        self, job_service: JobService, runner: Runner, reader: RequestReader, dependencies: Dependencies
+    ) -> None:
+        self._dependencies = dependencies
         self._job_service = job_service
         self._runner = runner
         self.reader = reader
@@ -86,7 +97,7 @@ class ConverterService(ConverterServicer):
             )
         except JobNotFound as exc:
             raise UsageError("this page token is no longer good: begin with the first page") from exc
-        page = pb.ListResponse()
+        page = pb.ListResponse(outages=map(outage_message, self._dependencies.outages))
         size = 0
         for job in jobs[:limit]:
             message = job_message(job, brief=True)

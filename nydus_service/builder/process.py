@@ -9,8 +9,11 @@
   SIGTERM, after a grace period with SIGKILL; the child's own children with SIGKILL.
 - launch.py ensures that the child dies with this process.
 - A fork server (forkserver.py) may fork this project's own commands; the states are the same.
+- A separate thread starts the processes, since a start takes milliseconds, and longer on a busy machine.
+  The thread lives as long as this process: the kernel kills a child when the thread that started it ends.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -19,8 +22,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +47,8 @@ _SAID_LENGTH = 4 << 10
 _ANSI_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LAUNCHER = os.path.abspath(launch.__file__)
 _MODULE = "nydus_service.nydus_image"
+_STARTER = ThreadPoolExecutor(1, "start")
+"""Its thread starts with the first process."""
 _KINDS: dict[str, type[errors.NydusServiceError]] = {
     kind.code: kind
     for kind in (
@@ -194,7 +201,9 @@ async def open_child(
         process = None
         if fork_server is not None and command.program is None:
             process = await _fork(fork_server, command, standard, inherited, limits)
-        child = Child(command, process or _start(command, standard, inherited, limits), pipe.reader)
+        if process is None:
+            process = await _start(command, standard, inherited, limits)
+        child = Child(command, process, pipe.reader)
         pipe.writer.close()
         try:
             yield child
@@ -215,21 +224,27 @@ async def _fork(
     return None if pid is None else _Forked(pid)
 
 
-def _start(
+async def _start(
     command: Command,
     standard: Mapping[int, FileDescriptor],
     inherited: Sequence[FileDescriptor],
     limits: Limits,
 ) -> "_Process":
+    start = partial(
+        subprocess.Popen[bytes],
+        command.launch(limits),
+        stdin=standard[0].fileno(),
+        stdout=standard[1].fileno(),
+        stderr=standard[2].fileno(),
+        pass_fds=[descriptor.fileno() for descriptor in inherited],
+        start_new_session=True,
+    )
+    # Shielded: if cancelled halfway, the child would run unnoticed.
+    started = asyncio.wrap_future(_STARTER.submit(start))
+    with anyio.CancelScope(shield=True):
+        await asyncio.wait({started})
     try:
-        return subprocess.Popen(
-            command.launch(limits),
-            stdin=standard[0].fileno(),
-            stdout=standard[1].fileno(),
-            stderr=standard[2].fileno(),
-            pass_fds=[descriptor.fileno() for descriptor in inherited],
-            start_new_session=True,
-        )
+        return started.result()
     except OSError as exc:
         raise BuilderFailed(f"cannot start a process for {shlex.join(command.argv)}: {exc.strerror}") from exc
 

@@ -3,8 +3,6 @@
 import argparse
 from collections.abc import Sequence
 
-import anyio
-
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.cli.builders import choose_work_dir
 from nydus_service.cli.options import (
@@ -20,6 +18,7 @@ from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
 from nydus_service.content.open_stores import open_locations
 from nydus_service.convert.encoding import as_json
+from nydus_service.convert.turns import Turns
 from nydus_service.errors import DiffersError
 from nydus_service.imagecheck.image import check_image
 from nydus_service.imagecheck.result import Checked, CheckResult, Entry
@@ -60,7 +59,7 @@ async def run(args: argparse.Namespace) -> int:
             verifier=VerifierProcess(),
             mode=args.verify,
             platforms=platforms,
-            limiter=anyio.CapacityLimiter(args.jobs),
+            turns=Turns(args.jobs),
             work_root=choose_work_dir(args),
         )
     _tell(args, result)

@@ -5,8 +5,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import anyio
-
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.cli import check, sample
@@ -22,6 +20,7 @@ from nydus_service.content.store import Location, Stores
 from nydus_service.convert.encoding import as_json
 from nydus_service.convert.image import convert_image
 from nydus_service.convert.result import ConvertResult
+from nydus_service.convert.turns import Turns
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import DiffersError, from_os_error
 from nydus_service.imagecheck.manifestcheck import ManifestCheck
@@ -96,9 +95,9 @@ async def _check(
     sources = await find_manifests(stores.content, source)
     manifests = await find_manifests(stores.content, target)
     async with open_work_dir(choose_work_dir(args)) as work_dir:
-        limiter = anyio.CapacityLimiter(ConvertOptions().jobs)
+        turns = Turns(ConvertOptions().jobs)
         image_check = ManifestCheck(
-            stores.content, stores.content, VerifierProcess(), "full", limiter, work_dir
+            stores.content, stores.content, VerifierProcess(), "full", turns, work_dir
         )
         pairs = zip(manifests, sources, strict=True)
         return [await image_check.run(manifest, against) for manifest, against in pairs]

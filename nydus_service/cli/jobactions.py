@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,6 +14,8 @@ from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.results import print_image, tell_result
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
 from nydus_service.convert.encoding import as_json
+from nydus_service.errors import UsageError
+from nydus_service.jobs.dependencies import WAITING, Outage
 from nydus_service.jobs.job import Job, JobState, LayerState
 
 SHORT_ID: Final = 12
@@ -30,6 +32,7 @@ async def run(args: argparse.Namespace) -> int:
 
 async def _list(args: argparse.Namespace, client: ApiClient) -> int:
     jobs: list[Job] = []
+    outages: list[Outage] = []
     token = ""
     while len(jobs) < args.limit:
         page = await client.list(
@@ -39,7 +42,7 @@ async def _list(args: argparse.Namespace, client: ApiClient) -> int:
             page_token=token,
         )
         jobs += page.jobs
-        token = page.next_token
+        token, outages = page.next_token, page.outages
         if not token:
             break
     if args.format == "json":
@@ -48,6 +51,8 @@ async def _list(args: argparse.Namespace, client: ApiClient) -> int:
     columns = [Column("job"), Column("state"), Column("age", True), Column("source"), Column("target")]
     columns.append(Column("how it is"))
     now = time.time()
+    for outage in outages:
+        print_verdict("not ready", f"{outage.reason}, for {_age(now - outage.since)}", "warn")
     rows = [
         [
             job.id[:SHORT_ID],
@@ -125,7 +130,38 @@ async def _cancel(args: argparse.Namespace, client: ApiClient) -> int:
 
 
 async def _retry(args: argparse.Namespace, client: ApiClient) -> int:
-    return await _change(args, client, client.retry)
+    if not args.state and not args.code:
+        if not args.id:
+            raise UsageError("name the jobs to retry, or select them with --state or --code")
+        return await _change(args, client, client.retry)
+    if args.id:
+        raise UsageError("either name jobs, or select them with --state and --code")
+    return _tell_changed(args, await _retry_selected(args, client))
+
+
+async def _retry_selected(args: argparse.Namespace, client: ApiClient) -> list[Job]:
+    """Retry the jobs of some states and of an error code, but not those that another job replaces."""
+    states = [JobState(state) for state in args.state or (JobState.FAILED,)]
+    selected: list[str] = []
+    token = ""
+    while True:
+        page = await client.list(states=states, page_token=token)
+        selected += [job.id for job in page.jobs if not args.code or _code_of(job) == args.code]
+        token = page.next_token
+        if not token:
+            break
+    retried = []
+    note = remote.make_note(args)
+    for job_id in reversed(selected):  # the oldest first
+        try:
+            retried.append(await client.retry(job_id))
+        except UsageError as exc:
+            note(f"{job_id[:SHORT_ID]} stays as it is: {exc}")
+    return retried
+
+
+def _code_of(job: Job) -> str:
+    return job.error.code if job.error else ""
 
 
 async def _change(
@@ -133,7 +169,10 @@ async def _change(
 ) -> int:
     """Apply `change` to each job. All jobs are looked up first, so that a wrong id changes nothing."""
     found = [await client.get(each) for each in args.id]
-    changed = [await change(job.id) for job in found]
+    return _tell_changed(args, [await change(job.id) for job in found])
+
+
+def _tell_changed(args: argparse.Namespace, changed: Sequence[Job]) -> int:
     if args.format == "json":
         print_json([job_as_json(job, brief=True) for job in changed])
         return 0
@@ -216,6 +255,8 @@ def _how_it_is(job: Job, *, whole: bool = False) -> str:
     """
     if job.state is JobState.DONE and job.started_at and job.finished_at:
         return f"in {format_seconds(job.finished_at - job.started_at)}"
+    if job.state is JobState.QUEUED and job.progress.stage.startswith(WAITING):
+        return job.progress.stage
     if job.error is not None and job.state in (JobState.FAILED, JobState.QUEUED):
         return job.error.message if whole else job.error.message.splitlines()[0]
     if job.state is JobState.RUNNING:

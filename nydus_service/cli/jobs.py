@@ -43,7 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "id", metavar="ID", nargs="?", help=f"{_ID}; none: all jobs, a line for each change of state"
     )
     add("cancel", "end jobs").add_argument("id", metavar="ID", nargs="+", help=_ID)
-    add("retry", "queue failed or cancelled jobs again").add_argument("id", metavar="ID", nargs="+", help=_ID)
+    again = add("retry", "queue failed or cancelled jobs again")
+    again.add_argument("id", metavar="ID", nargs="*", help=_ID)
+    again.add_argument(
+        "--state",
+        action="append",
+        default=[],
+        choices=[JobState.FAILED.value, JobState.CANCELLED.value, JobState.QUEUED.value],
+        help="all jobs in this state, instead of those with an ID; repeatable (with --code: failed)",
+    )
+    again.add_argument(
+        "--code", default="", metavar="CODE", help="all jobs whose error has this code, such as unreachable"
+    )
 
 
 async def run(args: argparse.Namespace) -> int:

@@ -97,12 +97,13 @@ class JobsSection:
 
     Attributes:
         running: jobs that run at the same time; 0: the number of cores.
-        builders: builder processes of all jobs together; 0: the number of cores.
+        builders: builder processes of all jobs together, and verifying processes; 0: the number of cores.
         queue: jobs that may wait; more are refused.
         history: finished jobs that are kept.
         retries: further attempts after a transient error.
         min_free_space: bytes that must be free for work directories; otherwise no job starts.
-        min_free_memory: bytes of available memory; below that, no job starts while another runs.
+        min_free_memory: bytes of available memory; below that, no job starts while another runs, and no
+            builder or verifying process while another one of its kind works.
         nice: niceness of the builders, 0 to 19.
         io_priority: I/O priority of the builders: best-effort (lowest level), idle, or none: the daemon's.
     """

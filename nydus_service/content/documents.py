@@ -1,7 +1,9 @@
 """Documents of images in any store: read with their digest verified, written with labels."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
+
+import anyio.to_thread
 
 from nydus_service.content.store import Ingester, Provider, UnexpectedContent
 from nydus_service.errors import FormatError
@@ -10,6 +12,9 @@ from nydus_service.oci.digest import Digest, Digester
 from nydus_service.oci.document import DOCUMENT_SIZE_MAX, Document
 
 D = TypeVar("D", bound=Document)
+
+_SMALL_SIZE: Final = 64 << 10
+"""Documents up to this size, in bytes, are decoded within a millisecond or two."""
 
 
 async def read_bytes(provider: Provider, desc: Descriptor) -> bytes:
@@ -39,7 +44,14 @@ async def read_document(provider: Provider, desc: Descriptor, kind: type[D]) -> 
     Raises:
         FormatError, UnsupportedError: the document is damaged, or not of this kind; and as `read_bytes`.
     """
-    return kind.decode(await read_bytes(provider, desc), desc.digest)
+    return await decode_document(await read_bytes(provider, desc), desc.digest, kind)
+
+
+async def decode_document(data: bytes, name: str, kind: type[D]) -> D:
+    """Decode a document, a large one in a thread. Raises: as `Document.decode`."""
+    if len(data) <= _SMALL_SIZE:
+        return kind.decode(data, name)
+    return await anyio.to_thread.run_sync(kind.decode, data, name)
 
 
 async def write_document(

@@ -30,7 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
-from nydus_service.content.documents import read_bytes
+from nydus_service.content.documents import decode_document, read_bytes
 from nydus_service.content.store import Provider
 from nydus_service.errors import FormatError
 from nydus_service.oci.descriptor import Descriptor
@@ -84,7 +84,7 @@ def children(provider: Provider) -> Handler:
         if kind is None:
             return ()
         node.data = await read_bytes(provider, desc)
-        node.document = kind.decode(node.data, desc.digest)
+        node.document = await decode_document(node.data, desc.digest, kind)
         return node.document.children
 
     return read

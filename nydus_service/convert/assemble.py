@@ -69,14 +69,14 @@ class Assembly:
 
 def assemble(
     plan: Plan,
-    layers: Mapping[Descriptor, NydusLayers],
+    layers: Mapping[Digest, NydusLayers],
     options: ConvertOptions,
     builder: BuilderIdentity,
 ) -> Assembly:
     """Make all documents of a result.
 
     Args:
-        layers: the new layers of every `ImagePlan` in the plan, by its descriptor.
+        layers: the new layers of every `ImagePlan` in the plan, by the digest of its manifest.
     """
     assembly = Assembly(plan.descriptor)
     root = _assemble(assembly, plan, layers, options, builder)
@@ -87,7 +87,7 @@ def assemble(
 def _assemble(
     assembly: Assembly,
     plan: Plan,
-    layers: Mapping[Descriptor, NydusLayers],
+    layers: Mapping[Digest, NydusLayers],
     options: ConvertOptions,
     builder: BuilderIdentity,
 ) -> Descriptor | None:
@@ -97,7 +97,7 @@ def _assemble(
     if isinstance(plan, Kept):
         return plan.descriptor
     if isinstance(plan, ImagePlan):
-        return _assemble_image(assembly, plan, layers[plan.descriptor], options, builder)
+        return _assemble_image(assembly, plan, layers[plan.descriptor.digest], options, builder)
     entries = [_assemble(assembly, entry, layers, options, builder) for entry in plan.entries]
     present = [entry for entry in entries if entry is not None]
     descriptor, index = rewrite_index(plan.descriptor, plan.index, present, oci=options.oci)

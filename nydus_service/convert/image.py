@@ -5,7 +5,7 @@
         images: wait for their layers, merge, verify ◄─┘     all in one task group
     ──► documents, each written once ──► the name moves, last
 
-- A limiter bounds all builder processes that pack, merge or verify.
+- `turns.Turns` bounds all processes that pack, merge or verify.
 - Nothing is visible under the target's name before all of it is committed, leased and verified.
 - A failure or a cancel anywhere ends the task group, and with it every builder. Then the work directory
   and the lease are removed, and with the lease all content that only it kept.
@@ -28,7 +28,7 @@ from nydus_service.convert.assemble import Assembly, NewDocument, assemble
 from nydus_service.convert.failures import about
 from nydus_service.convert.fingerprint import image_fingerprint, layer_fingerprint
 from nydus_service.convert.layer import LayerPacker
-from nydus_service.convert.pipeline import Builders, ConvertedImage, Pipeline
+from nydus_service.convert.pipeline import Builders, ConvertedImage, Pipeline, distinct_images
 from nydus_service.convert.plan import (
     FETCH_OR_LEAVE_OUT,
     Dropped,
@@ -56,10 +56,12 @@ from nydus_service.convert.result import (
     describe_plan,
 )
 from nydus_service.convert.rewrite import image_labels
+from nydus_service.convert.turns import Turns
 from nydus_service.convert.uptodate import VERIFIED, find_image_named, is_complete, is_finished, record
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import first_cause
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
 from nydus_service.options.convert import ConvertOptions
 
 
@@ -72,7 +74,7 @@ async def convert_image(
     *,
     work_root: Path | None = None,
     job_id: str | None = None,
-    limiter: anyio.CapacityLimiter | None = None,
+    turns: Turns | None = None,
     progress: Progress = silent,
 ) -> ConvertResult:
     """Convert an image, verify the result, and give it its name.
@@ -81,7 +83,7 @@ async def convert_image(
         verifier: used unless `options.verify` is "none".
         work_root: parent of the work directory; None for the system's directory for temporary files.
         job_id: unique; letters, digits, "-", "_" and "."; random by default.
-        limiter: of builder processes, shared by conversions; None for `options.jobs` of this conversion.
+        turns: of processes, shared by conversions; None for `options.jobs` of this conversion.
         progress: called with each event.
     Raises:
         NotFoundError: the image, a part of it, or a requested platform does not exist.
@@ -93,8 +95,7 @@ async def convert_image(
             layer if the error is about one.
     """
     request = await _look_up(source, target, builder, options)
-    limiter = limiter or anyio.CapacityLimiter(options.jobs)
-    builders = Builders(builder, request.identity, verifier, limiter)
+    builders = Builders(builder, request.identity, verifier, turns or Turns(options.jobs))
     conversion = _Conversion(request, builders, job_id or uuid.uuid4().hex, progress)
     try:
         return await conversion.run(work_root)
@@ -243,11 +244,11 @@ class _Conversion:
     async def _convert(self, lease: Lease, plan: Plan, work_root: Path | None) -> ConvertResult:
         request = self._request
         images = list(parts(plan, ImagePlan))
-        calls = sum(len(image.layers) + 2 for image in images)  # 2: merge, bootstrap layer
+        calls = sum(len(image.layers) + 2 for image in distinct_images(images))  # 2: merge, bootstrap layer
         async with open_work_dir(work_root) as work_dir, self._builders.builder.several(calls) as builder:
             builders = replace(self._builders, builder=builder)
             converted = await self._run_pipeline(builders, lease, images, work_dir)
-        layers = {descriptor: image.nydus_layers for descriptor, image in converted.items()}
+        layers = {digest: image.nydus_layers for digest, image in converted.items()}
         assembly = assemble(plan, layers, request.options, request.identity)
         for untouched in unchanged_parts(plan):
             await self._keep(lease, untouched)
@@ -256,12 +257,12 @@ class _Conversion:
                 tasks.start_soon(self._write, lease, document)
         made_of = record(request.image.target.digest, request.fingerprint, request.options.verify)
         await self._name(assembly.root, made_of)
-        results = [_describe(each, assembly, converted[each.descriptor]) for each in images]
+        results = [_describe(each, assembly, converted[each.descriptor.digest]) for each in images]
         return self._result(CONVERTED, assembly.root, results)
 
     async def _run_pipeline(
         self, builders: Builders, lease: Lease, images: list[ImagePlan], work_dir: Path
-    ) -> dict[Descriptor, ConvertedImage]:
+    ) -> dict[Digest, ConvertedImage]:
         request = self._request
         packer = LayerPacker(
             builders.builder,

@@ -9,8 +9,9 @@ A layer is ready for its images before its blob is committed, which waits for th
 The verifier of an image begins with the lowest layer, and reads the tar-splits of the layers while these are
 packed.
 
-All tasks are in one group: the first failure ends them all, including builders. A limiter bounds the
-concurrent processes of all kinds.
+All tasks are in one group: the first failure ends them all, including builders. `turns.Turns` bounds the
+concurrent processes. A manifest that an index lists several times, say for several platforms, is one image
+here, and is converted once.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -39,6 +40,7 @@ from nydus_service.convert.progress import (
     VerifyStarted,
 )
 from nydus_service.convert.rewrite import BootstrapLayer, NydusLayers, check_diff_id
+from nydus_service.convert.turns import Turns
 from nydus_service.convert.verification import ImageVerification, Verification
 from nydus_service.errors import from_os_error
 from nydus_service.oci.descriptor import Descriptor
@@ -50,18 +52,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Builders:
-    """The builder and the verifier, and the limit of their processes.
+    """The builder and the verifier, and the bound of their processes.
 
     Attributes:
         identity: the builder's.
         verifier: used unless `options.verify` is "none".
-        limiter: of processes; several conversions may share it.
+        turns: of processes; several conversions may share them.
     """
 
     builder: Builder
     identity: BuilderIdentity
     verifier: Verifier
-    limiter: anyio.CapacityLimiter
+    turns: Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +107,23 @@ class Pipeline:
         self._source_name = source_name
         self._work_dir = work_dir
         self._progress = progress
-        self._limiter = builders.limiter
+        self._turns = builders.turns
         self._packed: dict[Digest, PackedLayer] = {}
         self._begun: dict[Digest, anyio.Event] = {}
         self._ready: dict[Digest, anyio.Event] = {}
         self._committed: dict[Digest, anyio.Event] = {}
-        self._bootstrap_layers: dict[Descriptor, BootstrapLayer] = {}
-        self._converted: dict[Descriptor, ConvertedImage] = {}
+        self._bootstrap_layers: dict[Digest, BootstrapLayer] = {}
+        self._converted: dict[Digest, ConvertedImage] = {}
 
-    async def run(self, plans: Iterable[ImagePlan]) -> dict[Descriptor, ConvertedImage]:
+    async def run(self, plans: Iterable[ImagePlan]) -> dict["Digest", ConvertedImage]:
         """Convert, merge and verify images.
 
         Returns:
-            Images by the descriptors of their old manifests.
+            Images by the digests of their old manifests.
         Raises:
             ExceptionGroup: of all errors; expected ones are NydusServiceError.
         """
-        images = list({plan.descriptor: plan for plan in plans}.values())
+        images = distinct_images(plans)
         layers = self._distinct_layers(images)
         self._progress(Planned(tuple(map(image_name, images)), tuple(layer for layer, _ in layers)))
         async with anyio.create_task_group() as tasks:
@@ -144,8 +146,8 @@ class Pipeline:
 
     async def _pack(self, layer: Descriptor, where: str) -> None:
         async with AsyncExitStack() as committing:
-            # The limiter serves its waiters in order, so the layers are packed in order.
-            async with self._limiter:
+            # Turns are served in order, so the layers are packed in order.
+            async with self._turns.work():
                 self._begun[layer.digest].set()
                 packing = self._packer.pack(layer, where)
                 self._packed[layer.digest] = await committing.enter_async_context(packing)
@@ -166,8 +168,8 @@ class Pipeline:
             verified = None
             if verification is not None:
                 verified = await self._verify(plan, verification, layers, merged, directory)
-        bootstrap_layer = self._bootstrap_layers[plan.descriptor]
-        self._converted[plan.descriptor] = ConvertedImage(layers, merged, bootstrap_layer, verified)
+        bootstrap_layer = self._bootstrap_layers[plan.descriptor.digest]
+        self._converted[plan.descriptor.digest] = ConvertedImage(layers, merged, bootstrap_layer, verified)
 
     async def _packed_layers(self, plan: ImagePlan) -> tuple[PackedLayer, ...]:
         """Wait for an image's layers, and compare each with its diffID.
@@ -187,11 +189,12 @@ class Pipeline:
     async def _read_source(self, plan: ImagePlan, verification: ImageVerification) -> None:
         """Run a verification to its end, once the lowest layer is being packed.
 
-        It does not take the limiter: until the image is merged it mostly waits for tar-splits, and the
-        packers that record them would wait for it. Once the image is merged, `_verify` takes the limiter.
+        Until the image is merged it mostly waits for tar-splits, so it has a verifier's turn only. Once the
+        image is merged it works, and `_verify` takes a turn of work for it.
         """
         await self._begun[plan.layers[0].digest].wait()
-        await verification.run()
+        async with self._turns.verifier():
+            await verification.run()
 
     async def _merge(self, plan: ImagePlan, layers: tuple[PackedLayer, ...], directory: Path) -> MergedImage:
         async with self._turn(plan):
@@ -208,7 +211,7 @@ class Pipeline:
         self, plan: ImagePlan, layers: tuple[PackedLayer, ...], merged: MergedImage, directory: Path
     ) -> None:
         async with self._turn(plan):
-            self._bootstrap_layers[plan.descriptor] = await commit_bootstrap_layer(
+            self._bootstrap_layers[plan.descriptor.digest] = await commit_bootstrap_layer(
                 self._builders.builder, self._lease.content, layers, merged, directory, self._lease.id
             )
 
@@ -223,6 +226,7 @@ class Pipeline:
         if self._options.verify == "full":  # which reads the blobs
             for layer in layers:
                 await self._committed[layer.source.digest].wait()
+        await verification.until_begun()  # outside the turn: no work waits for a verifier's turn
         async with self._turn(plan):
             self._progress(VerifyStarted(image_name(plan), self._options.verify))
             verified = await verification.conclude(
@@ -237,13 +241,21 @@ class Pipeline:
 
     @asynccontextmanager
     async def _turn(self, plan: ImagePlan) -> AsyncIterator[None]:
-        """Take the limiter for one process of an image. Errors inside name the image."""
+        """Take a turn of work for one process of an image. Errors inside name the image."""
         with about(self._shown(plan)):
-            async with self._limiter:
+            async with self._turns.work():
                 yield
 
     def _shown(self, plan: ImagePlan) -> str:
         return f"{self._source_name} ({image_name(plan)})"
+
+
+def distinct_images(plans: Iterable[ImagePlan]) -> list[ImagePlan]:
+    """The plans to carry out: one for each manifest, the first."""
+    distinct: dict[Digest, ImagePlan] = {}
+    for plan in plans:
+        distinct.setdefault(plan.descriptor.digest, plan)
+    return list(distinct.values())
 
 
 def image_name(plan: ImagePlan) -> str:

@@ -4,7 +4,7 @@
            IndexPlan  its entries are plans    ImagePlan   a manifest whose layers become nydus blobs
 
 Invalid images are refused here, before a builder runs: their layers are missing, of a wrong size, encrypted
-or of unknown kinds. Nothing is written, so a dry run ends here.
+or of unknown kinds, or they exceed a bound (bounds.py). Nothing is written, so a dry run ends here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from typing import Final, TypeAlias, TypeVar
 from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider, UnexpectedContent
 from nydus_service.content.walk import Node, entries, fold
+from nydus_service.convert.bounds import DocumentBounds
 from nydus_service.convert.classify import check_layers, is_artifact, name_layer, why_kept
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_ids
@@ -110,7 +111,8 @@ async def make_plan(provider: Provider, root: Descriptor, options: ConvertOption
     Raises:
         NotFoundError: a document or a layer is missing, or no platform matches.
         FormatError: a document is damaged, or the size of a layer differs from its descriptor.
-        UnsupportedError: a layer cannot be converted.
+        TooManyManifests: the image lists more manifests than the options allow.
+        UnsupportedError: a layer cannot be converted, or the image exceeds another bound.
         UsageError: the options are not valid for this image.
     """
     planner = _Planner(provider, options)
@@ -135,6 +137,7 @@ class _Planner:
     def __init__(self, provider: Provider, options: ConvertOptions) -> None:
         self._provider = provider
         self._options = options
+        self._bounds = DocumentBounds(options.max_manifests)
         self._read = entries(provider)
         self._seen: set[Descriptor] = set()
 
@@ -143,13 +146,16 @@ class _Planner:
         if self._plan_unread(node):
             return ()
         try:
-            return await self._read(node)
+            inner = await self._read(node)
         except ContentNotFound as exc:
             if node.parent is None:
                 raise
             desc, index = node.descriptor, node.parent.descriptor
             what = f"{desc.digest} ({desc.platform or 'no platform'}) of the index {index.digest}"
             raise ContentNotFound(f"the store does not have {what}", hint=FETCH_OR_LEAVE_OUT) from exc
+        if node.document:
+            self._bounds.add(node.document, node.descriptor.size)
+        return inner
 
     async def plan(self, node: Node, inner: list[Plan]) -> Plan:
         """The plan of a node, given the plans of its children."""
@@ -191,6 +197,7 @@ class _Planner:
             await self._check_empty(desc, manifest)
             return Kept(desc, reason)
         config = await self._read_config(desc, manifest)
+        self._bounds.add(config, manifest.config.size)
         if is_artifact(manifest, config):
             return Kept(desc, f"it is no container image: its config is {manifest.config.media_type}")
         platform = desc.platform or _platform_of(config)

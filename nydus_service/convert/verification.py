@@ -82,11 +82,13 @@ class ImageVerification:
         self._layers = layers
         self._image: VerifiedImage | None = None
         self._outcome: VerificationReport | NydusServiceError | None = None
+        self._has_begun = anyio.Event()
         self._has_image = anyio.Event()
         self._has_ended = anyio.Event()
 
     async def run(self) -> None:
         """Verify, from the first tar-split to the report."""
+        self._has_begun.set()
         layers = tuple(SourceLayer(str(digest), str(tar_split)) for digest, tar_split in self._layers)
         try:
             self._outcome = await self._verifier.verify(
@@ -95,6 +97,10 @@ class ImageVerification:
         except NydusServiceError as exc:
             self._outcome = exc
         self._has_ended.set()
+
+    async def until_begun(self) -> None:
+        """Wait until `run` is called."""
+        await self._has_begun.wait()
 
     async def _wait_for_image(self) -> VerifiedImage:
         await self._has_image.wait()

@@ -40,7 +40,6 @@ def count_job(metrics: Metrics, old: Job | None, new: Job) -> None:
         metrics.trigger_requested(new.origin)
     if old is not None and old.state is new.state:
         return
-    metrics.job_changed(old.state if old else None, new.state)
     if new.is_finished:
         _count_end(metrics, new)
     elif old is not None and new.state is JobState.QUEUED and new.error:

@@ -23,15 +23,19 @@ import anyio
 import anyio.to_thread
 
 from nydus_service.api.server import ApiServer, ApiSettings, TlsListener, open_api_server
-from nydus_service.config.environment import Settings, environment
-from nydus_service.config.sections import DaemonConfig
+from nydus_service.config.environment import Settings, environment, temporary_root
+from nydus_service.config.sections import DaemonConfig, TriggersSection
 from nydus_service.content.containerd.events import open_image_node
+from nydus_service.content.containerd.probe import ContainerdProbe
 from nydus_service.daemon.identity import open_identity
 from nydus_service.daemon.instrument import count_job, watch_triggers
 from nydus_service.daemon.notify import Notifier
+from nydus_service.daemon.probes import make_probes
 from nydus_service.daemon.worker import Worker
 from nydus_service.errors import NydusServiceError, first_cause, from_os_error
-from nydus_service.jobs.journal import open_journal
+from nydus_service.jobs.dependencies import CONTAINERD, CONTAINERD_SPACE, JOURNAL, SPACE, Dependencies
+from nydus_service.jobs.job import JobState
+from nydus_service.jobs.journal import Journal, open_journal
 from nydus_service.jobs.queue import JobQueue, QueueLimits
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import open_tracing
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOURNAL: Final = "jobs.sqlite"
+JOURNAL_NAME: Final = "jobs.sqlite"
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -77,15 +81,25 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
     worker = Worker(config, settings, cores, metrics, tracing)
     metrics.set_build(VERSION, platform.python_version())
     metrics.set_limits(config.jobs.queue, worker.builders)
-    metrics.watch_builders(lambda: worker.builders_running, lambda: worker.builder_peak_bytes)
+    metrics.watch_builders(
+        lambda: worker.builders_running, lambda: worker.verifiers_running, lambda: worker.builder_peak_bytes
+    )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(anyio.to_thread.run_sync, tracing.close)
         await anyio.to_thread.run_sync(_make_directories, config)
-        journal = await stack.enter_async_context(open_journal(config.daemon.state_dir / JOURNAL))
-        queue = JobQueue(journal, worker, _limits(config, settings, cores))
+        journal = await stack.enter_async_context(open_journal(config.daemon.state_dir / JOURNAL_NAME))
+        limits = _limits(config, settings, cores)
+        containerd = ContainerdProbe(config.containerd.address)
+        stack.push_async_callback(containerd.close)
+        dependencies = _dependencies(config, limits, containerd, journal)
+        await dependencies.check()
+        queue = JobQueue(journal, worker, limits, dependencies=dependencies)
         queue.add_listener(partial(count_job, metrics))
-        queue.add_listener(lambda old, new: metrics.set_queue_depth(queue.queued))
-        api = await stack.enter_async_context(open_api_server(queue, worker, _api_settings(config, rules)))
+        metrics.watch_jobs(lambda state: queue.count(JobState(state)), lambda: queue.queued)
+        metrics.watch_dependencies(lambda: dependencies.states)
+        api = await stack.enter_async_context(
+            open_api_server(queue, worker, _api_settings(config, rules), dependencies)
+        )
         triggers = ImageTriggers(
             queue,
             partial(open_image_node, config.containerd.address),
@@ -96,7 +110,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
             tell_failed=metrics.follower_failed,
         )
         watch_triggers(metrics, triggers)
-        daemon = Daemon(config, queue, api, triggers)
+        daemon = Daemon(config, dependencies, queue, api, triggers)
         if config.http.address:
             from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB, rarely needed
 
@@ -106,6 +120,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
                     config.http,
                     metrics_text=metrics.text,
                     ready=lambda: daemon.unready,
+                    states=lambda: daemon.faults,
                     defaults=rules.defaults,
                 )
             )
@@ -118,6 +133,20 @@ def _make_directories(config: DaemonConfig) -> None:
             directory.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as exc:
             raise from_os_error(exc, f"make {directory}") from exc
+
+
+def _dependencies(
+    config: DaemonConfig, limits: QueueLimits, containerd: ContainerdProbe, journal: Journal
+) -> Dependencies:
+    work_dir = limits.work_dir or temporary_root()
+    probes = make_probes(containerd, journal, config.daemon.state_dir, work_dir, limits.min_free_space)
+    return Dependencies(probes, required=_required(config.triggers))
+
+
+def _required(triggers: TriggersSection) -> tuple[str, ...]:
+    """The dependencies that a daemon reports even if they were never available."""
+    follows = triggers.labels or triggers.events
+    return (SPACE, JOURNAL, *((CONTAINERD, CONTAINERD_SPACE) if follows else ()))
 
 
 def _limits(config: DaemonConfig, settings: Settings, cores: int) -> QueueLimits:
@@ -146,6 +175,7 @@ class Daemon:
     """A daemon with listening servers."""
 
     config: DaemonConfig
+    dependencies: Dependencies
     queue: JobQueue
     api: ApiServer
     triggers: ImageTriggers
@@ -158,16 +188,21 @@ class Daemon:
         """The reason why the daemon does not do all its work now; empty if it does. For health checks."""
         if self._ending:
             return "the daemon ends"
-        wanted = self.config.triggers.labels or self.config.triggers.events
-        if wanted and not self.triggers.is_following:
-            return "containerd does not answer"
-        return ""
+        return "; ".join(outage.reason for outage in self.dependencies.outages)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Each dependency, and the reason why it is unavailable; empty if it is available."""
+        reasons = {outage.dependency: outage.reason for outage in self.dependencies.outages}
+        return {name: reasons.get(name, "") for name, _ in self.dependencies.states}
 
     async def run(self, reload: Callable[[], DaemonConfig]) -> None:
         """Work until a signal ends the daemon, and all is on disk. Unblocks the signals that end it."""
         with anyio.open_signal_receiver(*_ENDING, signal.SIGHUP) as signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.dependencies.run)
+                tasks.start_soon(self.api.follow_health)
                 tasks.start_soon(self.queue.run)
                 tasks.start_soon(self.notifier.keep_alive)
                 tasks.start_soon(self.triggers.run)
@@ -212,6 +247,7 @@ class Daemon:
         else:
             self.config = replace(self.config, triggers=config.triggers)
             self.api.set_defaults(rules.defaults)
+            self.dependencies.require(_required(config.triggers))
             self.triggers.reload(rules, config.triggers)
             log.info("rules, triggers, options and token are read anew")
         self.notifier.ready(f"listening on {self.config.daemon.socket}")

@@ -4,8 +4,7 @@ import resource
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-
-import anyio
+from functools import partial
 
 from nydus_service.builder.limits import Limits
 from nydus_service.builder.locate import find_builder, make_builder
@@ -19,10 +18,12 @@ from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.progress import Progress
 from nydus_service.convert.result import ConvertResult, Preview
 from nydus_service.convert.tracing import traced
+from nydus_service.convert.turns import Turns
 from nydus_service.daemon.cleanup import sweep_leftovers
 from nydus_service.daemon.instrument import counted
 from nydus_service.imagecheck.image import check_image
 from nydus_service.imagecheck.result import CheckResult
+from nydus_service.jobs.admission import lacks_memory
 from nydus_service.jobs.job import Job, JobRequest
 from nydus_service.observe.metrics import Metrics
 from nydus_service.observe.traces import Tracing
@@ -47,7 +48,9 @@ class Worker:
         self._config = config
         self._metrics = metrics
         self._tracing = tracing
-        self._limiter = anyio.CapacityLimiter(config.jobs.builders or cores)
+        self._turns = Turns(
+            config.jobs.builders or cores, lacks_memory=partial(lacks_memory, config.jobs.min_free_memory)
+        )
         self._limits = Limits(config.builder.timeout or None, config.jobs.nice, config.jobs.io_priority)
         self._builder = make_builder(
             find_builder(config.builder.nydus_image or None, settings.builder, search_path()),
@@ -61,12 +64,17 @@ class Worker:
     @property
     def builders(self) -> int:
         """Maximum number of concurrent builder processes."""
-        return int(self._limiter.total_tokens)
+        return self._turns.limit
 
     @property
     def builders_running(self) -> int:
-        """Number of builder processes that run now."""
-        return self._limiter.borrowed_tokens
+        """Number of processes that pack, merge or compare now."""
+        return self._turns.working
+
+    @property
+    def verifiers_running(self) -> int:
+        """Number of verifying processes that run now, those that wait for their image among them."""
+        return self._turns.verifiers
 
     @property
     def builder_peak_bytes(self) -> int:
@@ -90,7 +98,7 @@ class Worker:
             self._options(job.request),
             work_root=self._work_root,
             job_id=job.id,
-            limiter=self._limiter,
+            turns=self._turns,
             progress=progress,
         )
 
@@ -108,7 +116,7 @@ class Worker:
                 verifier=self._verifier,
                 mode=verify,
                 platforms=[Platform.parse(text) for text in platforms],
-                limiter=self._limiter,
+                turns=self._turns,
                 work_root=self._work_root,
                 limits=self._limits,
             )

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import anyio
-
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import Verifier
 from nydus_service.content.store import Location
+from nydus_service.convert.turns import Turns
 from nydus_service.convert.uptodate import SOURCE
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import NotFoundError, UsageError
@@ -26,7 +25,7 @@ async def check_image(
     verifier: Verifier,
     mode: str,
     platforms: Sequence[Platform],
-    limiter: anyio.CapacityLimiter,
+    turns: Turns,
     work_root: Path | None,
     limits: Limits = UNLIMITED,
 ) -> CheckResult:
@@ -40,7 +39,7 @@ async def check_image(
         against: the image that it was made from; None to check only the image itself.
         mode: "tree" compares metadata, and content by digests; "full" also reads back every chunk.
         platforms: to check; empty for all. Entries without a platform are checked, too.
-        limiter: of processes.
+        turns: of processes.
         work_root: parent of the work directory; None for the system's directory for temporary files.
         limits: of each process that reads a layer; the verifier has its own.
     Raises:
@@ -66,7 +65,7 @@ async def check_image(
             todo.add(pair, compared=against is not None)
     async with open_work_dir(work_root) as work_dir:
         source_provider = against.stores.content if against else None
-        check = ManifestCheck(provider, source_provider, verifier, mode, limiter, work_dir, limits)
+        check = ManifestCheck(provider, source_provider, verifier, mode, turns, work_dir, limits)
         checked = [await check.run(pair.manifest, pair.source) for pair in todo.to_read]
     return CheckResult(
         image=str(image),

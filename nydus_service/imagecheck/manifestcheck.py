@@ -12,6 +12,7 @@ from nydus_service.builder.verification import SourceLayer, VerificationRequest,
 from nydus_service.content.store import PIECE_SIZE, ContentNotFound, Provider
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_id, check_diff_ids
+from nydus_service.convert.turns import Turns
 from nydus_service.convert.workdir import provide_file
 from nydus_service.errors import DiffersError, FormatError, first_cause, from_os_error
 from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
@@ -31,21 +32,21 @@ class ManifestCheck:
         source: Provider | None,
         verifier: Verifier,
         mode: str,
-        limiter: anyio.CapacityLimiter,
+        turns: Turns,
         work_dir: Path,
         limits: Limits = UNLIMITED,
     ) -> None:
         """
         Args:
             mode: tree or full, as for `verify`; without a source the image is only read.
-            limiter: of processes.
+            turns: of processes.
             limits: of each process that reads a layer.
         """
         self._target = target
         self._source = source
         self._verifier = verifier
         self._mode = mode
-        self._limiter = limiter
+        self._turns = turns
         self._work_dir = work_dir
         self._limits = limits
         self._tar_splits: set[Path] = set()
@@ -71,7 +72,7 @@ class ManifestCheck:
                 request = VerificationRequest(self._mode, await self._record_layers(source, *chunking))
             async with AsyncExitStack() as readers:
                 image = VerifiedImage(str(bootstrap), await self._blobs(manifest, readers))
-                async with self._limiter:
+                async with self._turns.work():
                     report = await self._verifier.verify(request, image)
         return Checked.of(
             report,
@@ -141,7 +142,7 @@ class ManifestCheck:
 
     async def _record_layer(self, layer: Descriptor, tar_split: Path, chunk_size: int, digester: str) -> None:
         assert self._source is not None
-        async with self._limiter:
+        async with self._turns.work():
             with about(f"source layer {layer.digest}"):
                 self._diff_ids[layer.digest] = await record_tar_split(
                     self._source,

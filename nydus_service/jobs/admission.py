@@ -41,10 +41,16 @@ def scratch_estimate(job: Job) -> int:
 
 def measure(work_dir: Path) -> Free:
     """Measure what is free now. An unknown value counts as unlimited; the job itself reports a lack."""
-    return Free(_free_space(work_dir), _free_memory(Path("/proc"), Path("/sys/fs/cgroup")))
+    return Free(free_space(work_dir), _free_memory(Path("/proc"), Path("/sys/fs/cgroup")))
 
 
-def _free_space(directory: Path) -> int:
+def lacks_memory(least: int) -> bool:
+    """Whether fewer bytes than `least` of memory are free."""
+    return _free_memory(Path("/proc"), Path("/sys/fs/cgroup")) < least
+
+
+def free_space(directory: Path) -> int:
+    """Free bytes for this user in a directory, which need not exist yet. Unknown counts as unlimited."""
     for path in (directory.absolute(), *directory.absolute().parents):
         try:
             status = os.statvfs(path)

@@ -123,7 +123,7 @@ class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         stage: preparing, packing, merging, verifying or finishing; empty before the job begins, or "waiting
-            for space" or "waiting for memory" if it lacks them to begin.
+            for …" if it lacks space, memory or containerd to begin.
         bytes_total: bytes of all distinct layers, as stored.
         eta_s: estimated seconds until packing ends, by the rate so far; None if unknown.
     """

@@ -109,7 +109,14 @@ class _Flush:
     last: bool = False
 
 
-_Request: TypeAlias = _Add | _Save | _Flush
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Resolves to why the journal cannot be written; empty if it can."""
+
+    fault: "Future[str]" = field(default_factory=Future)
+
+
+_Request: TypeAlias = _Add | _Save | _Flush | _Check
 
 
 class Journal:
@@ -155,6 +162,17 @@ class Journal:
         request = _Flush()
         self._put(request)
         return await asyncio.shield(asyncio.wrap_future(request.done))
+
+    async def check(self) -> str:
+        """Find out whether the journal can be written. Returns why it cannot; empty if it can.
+
+        Nothing is written for that, unless the last write failed.
+        """
+        if self._closed:
+            return ""
+        request = _Check()
+        self._put(request)
+        return await asyncio.wrap_future(request.fault)
 
     async def open(self) -> None:
         """Start the thread and read all records. Raises: as `open_journal`."""
@@ -218,6 +236,8 @@ class _Writer:
         self._database = database
         self._unsaved: dict[str, Record | None] = {}
         self._pause_s = 0.0
+        self._fault = ""
+        """Why the last write failed; empty if it succeeded."""
 
     def work(self, requests: "queue.SimpleQueue[_Request]") -> "Future[bool]":
         """Work until the last request. Returns the future to resolve once the file is closed."""
@@ -228,7 +248,11 @@ class _Writer:
                 if isinstance(request, _Save):
                     self._unsaved.pop(request.job_id, None)  # so that the last value is also written last
                     self._unsaved[request.job_id] = request.record
-            self._commit(added)
+            checks = [request for request in batch if isinstance(request, _Check)]
+            if added or self._unsaved or (checks and self._fault):
+                self._commit(added)
+            for check in checks:
+                _answer(check.fault, self._fault)
             for request in batch:
                 if isinstance(request, _Flush) and request.last:
                     self._tell_lost()
@@ -247,10 +271,11 @@ class _Writer:
             return batch
 
     def _commit(self, added: list[_Add]) -> None:
-        if not added and not self._unsaved:
-            return
+        """Write all that is pending; after a fault something, so that it shows whether a write succeeds."""
         try:
             with _transaction(self._database):
+                if self._fault:
+                    self._database.execute(f"PRAGMA user_version = {len(_UPGRADES)}")
                 for job_id, record in self._unsaved.items():
                     if record is None:
                         self._database.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
@@ -263,11 +288,13 @@ class _Writer:
         if self._pause_s:
             log.info("the journal %s can be written again", self._path)
         self._pause_s = 0.0
+        self._fault = ""
         self._unsaved.clear()
         for request in added:
             request.committed.set_result(None)
 
     def _put_off(self, added: list[_Add], error: NydusServiceError) -> None:
+        self._fault = str(error)
         for request in added:
             request.committed.set_exception(type(error)(str(error)))
         if not self._unsaved:

@@ -10,8 +10,12 @@
   changes of the last moment, and jobs that were running are tried again.
 - A try runs in a scope of its own: an error, even a bug, ends that job only, and a cancel ends its
   builders before the job.
-- Nothing polls: the loop in `run` sleeps until a job is queued, ends or becomes due. Only while a job waits
-  for space or memory are these measured every few seconds, since nothing announces them.
+- Nothing polls: the loop in `run` sleeps until a job is queued, ends or becomes due, or a dependency changes
+  (dependencies.py). Only while a job waits for space or memory are these measured every few seconds, since
+  nothing announces them.
+- An outage uses up no tries. While something is unavailable, no job that needs it begins. A try that fails
+  meanwhile does not count. Afterwards one job begins, then two, then four, since what has just come back may
+  still be slow.
 """
 
 import asyncio
@@ -40,6 +44,13 @@ from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.jobs import transitions
 from nydus_service.jobs.admission import Free, measure, scratch_estimate
 from nydus_service.jobs.cancellation import is_cancelled
+from nydus_service.jobs.dependencies import (
+    WAITING_FOR_MEMORY,
+    WAITING_FOR_SPACE,
+    Dependencies,
+    Outage,
+    needs_of,
+)
 from nydus_service.jobs.index import JobIndex
 from nydus_service.jobs.job import UNDER_WAY, Job, JobError, JobRequest, JobState
 from nydus_service.jobs.journal import Journal
@@ -54,16 +65,13 @@ from nydus_service.oci.reference import ImageReference
 
 log = logging.getLogger(__name__)
 
-WAITING_FOR_SPACE: Final = "waiting for space"
-WAITING_FOR_MEMORY: Final = "waiting for memory"
-
 _PRIORITIES: Final = range(-(1 << 31), 1 << 31)
 _PERSISTED_STAGES: Final = frozenset(("packing", "verifying"))
 """Stages that are saved, so that `transitions.recovered` knows whether builders were at work."""
 
 Listener: TypeAlias = Callable[[Job | None, Job], None]
-_Outcome: TypeAlias = ConvertResult | JobError | None
-"""Outcome of a try: its result, its error, or None if it was cancelled."""
+_Outcome: TypeAlias = ConvertResult | JobError | Outage | None
+"""Outcome of a try: its result, its error, the outage that ended it, or None if it was cancelled."""
 
 
 class QueueFull(NydusServiceError):
@@ -114,19 +122,23 @@ class JobQueue:
         runner: Runner,
         limits: QueueLimits,
         *,
+        dependencies: Dependencies | None = None,
         clock: Callable[[], float] = time.time,
         measure: Callable[[Path], Free] = measure,
     ) -> None:
         """
         Args:
+            dependencies: of the jobs; another task runs them. None: all is always available.
             clock: returns Unix seconds.
             measure: returns what is free for a work directory at this path; called in a thread.
         """
         self._journal = journal
         self._runner = runner
         self._limits = limits
+        self._dependencies = dependencies or Dependencies()
         self._clock = clock
         self._measure = measure
+        self._running_max = limits.running
         self._index = JobIndex()
         self._waiting = WaitingJobs()
         self._runs: dict[str, JobRun] = {}
@@ -139,7 +151,7 @@ class JobQueue:
         for record in journal.records:
             job = self._index.load(record)
             if job and job.state is JobState.QUEUED:
-                self._waiting.put(job, self._index.number(job.id))
+                self._wait(job)
         journal.records.clear()
 
     def add_listener(self, listener: Listener) -> None:
@@ -171,6 +183,10 @@ class JobQueue:
         self._index.release(job_id)
         self._prune()
 
+    def count(self, state: JobState) -> int:
+        """The number of unfinished jobs in this state."""
+        return sum(job.state is state for job in self._index.unfinished())
+
     # For the API and triggers.
 
     async def submit(self, request: JobRequest, *, origin: str, priority: int = 0) -> Submitted:
@@ -189,19 +205,19 @@ class JobQueue:
             id=uuid.uuid4().hex, request=request, origin=origin, priority=priority, created_at=self._clock()
         )
         await self._accept(job, key)
-        return Submitted(self._index.find(job.id) or job, joined=False)
+        return Submitted(self._shown(self._index.find(job.id) or job), joined=False)
 
     def get(self, job_id: str) -> Job:
-        return self._index.get(job_id)
+        return self._shown(self._index.get(job_id))
 
     def list(
         self, *, image: str = "", states: Sequence[JobState] = (), limit: int = 100, before: str = ""
     ) -> list[Job]:
-        return self._index.select(image, states, limit, before)
+        return list(map(self._shown, self._index.select(image, states, limit, before)))
 
     @asynccontextmanager
     async def watch(self, job_id: str | None = None) -> AsyncIterator[AsyncIterator[Job]]:
-        first = self._index.get(job_id) if job_id is not None else None
+        first = self.get(job_id) if job_id is not None else None
         with self._subscriptions.follow(first) as values:
             async with aclosing(values):
                 yield values
@@ -249,6 +265,7 @@ class JobQueue:
         self._prune()
         await self._sweep()
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._follow_dependencies)
             while True:
                 self._wake = anyio.Event()
                 pause = await self._start_due(tasks)
@@ -336,15 +353,28 @@ class JobQueue:
 
     # Work.
 
+    async def _follow_dependencies(self) -> None:
+        """Reconsider what may begin whenever a dependency changes, and begin slowly after an outage."""
+        away = self._dependencies.away
+        while True:
+            await self._dependencies.changed.wait()
+            before, away = away, self._dependencies.away
+            if before - away:
+                self._running_max = 1
+            self._wake.set()
+            for job in self._index.unfinished():
+                if job.id in self._waiting:
+                    self._subscriptions.tell(self._shown(job))
+
     async def _start_due(self, tasks: TaskGroup) -> float | None:
         """Begin the jobs that may begin. Returns seconds until the next check; None to wait for a change."""
-        while not self._draining and len(self._runs) < self._limits.running:
+        while not self._draining and len(self._runs) < self._running_max:
             now = self._clock()
-            job_id = self._waiting.first(now)
+            job_id = self._waiting.first(now, self._dependencies.away)
             if job_id is None:
                 return self._pause(now)
             lacking = await self._find_lack(self._index.get(job_id))
-            if self._draining or self._waiting.first(self._clock()) != job_id:
+            if self._draining or self._waiting.first(self._clock(), self._dependencies.away) != job_id:
                 continue  # the queue changed during the measurement
             if lacking:
                 self._hold_up(self._index.get(job_id), lacking)
@@ -404,7 +434,11 @@ class JobQueue:
                 return None
             if not isinstance(exc, NydusServiceError):
                 log.exception("a defect of nydus-service")
-            return describe(exc, job.origin)
+            error = describe(exc, job.origin)
+            outage = await self._dependencies.check(needs_of(job.request)) if error.retryable else None
+            if outage:
+                log.warning("the try does not count, because %s: %s", outage.reason, error.message)
+            return outage or error
         except anyio.get_cancelled_exc_class():
             if is_cancelled():
                 raise
@@ -416,6 +450,8 @@ class JobQueue:
         job_run.end()
         del self._runs[job_id]
         job = replace(self._index.get(job_id), progress=job_run.progress())
+        if not isinstance(outcome, Outage):
+            self._running_max = min(2 * self._running_max, self._limits.running)
         job = self._next(job, outcome)
         log.log(
             logging.WARNING if job.error else logging.INFO,
@@ -436,7 +472,7 @@ class JobQueue:
             return transitions.done(job, now, outcome)
         if job.cancel_requested:
             return transitions.cancelled(job, now)
-        if outcome is None:
+        if outcome is None or isinstance(outcome, Outage):
             return transitions.put_back(job)
         if outcome.retryable and job.retries < self._limits.retries:
             pause = pause_s(job.retries, self._limits.first_pause_s, random.random())
@@ -459,13 +495,25 @@ class JobQueue:
         if persist:
             self._journal.save(record or pack(job))
         if job.state is JobState.QUEUED:
-            self._waiting.put(job, self._index.number(job.id))
+            self._wait(job)
             self._wake.set()
         else:
             self._waiting.remove(job.id)
         self._tell(old, job)
         if job.is_finished:
             self._prune()
+
+    def _wait(self, job: Job) -> None:
+        needs = needs_of(job.request)
+        self._dependencies.require(needs)
+        self._waiting.put(job, self._index.number(job.id), needs)
+
+    def _shown(self, job: Job) -> Job:
+        """The job as clients see it: while it waits for a dependency, its stage says so."""
+        if job.state is not JobState.QUEUED or job.id not in self._waiting:
+            return job
+        outage = self._dependencies.outage(self._waiting.needs(job.id))
+        return replace(job, progress=replace(job.progress, stage=outage.stage)) if outage else job
 
     def _prune(self) -> None:
         for job_id in self._index.prune(self._limits.history):
@@ -477,4 +525,4 @@ class JobQueue:
                 listener(old, new)
             except Exception:
                 log.exception("a listener failed on job %s", new.id)
-        self._subscriptions.tell(new)
+        self._subscriptions.tell(self._shown(new))

@@ -17,6 +17,7 @@ class WaitingJobs:
         self._later: list[_Key] = []
         self._keys: dict[str, _Key] = {}
         self._numbers: dict[str, tuple[int, int]] = {}
+        self._needs: dict[str, frozenset[str]] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -24,13 +25,19 @@ class WaitingJobs:
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._keys
 
-    def put(self, job: Job, number: int) -> None:
+    def needs(self, job_id: str) -> frozenset[str]:
+        """What a waiting job depends on."""
+        return self._needs[job_id]
+
+    def put(self, job: Job, number: int, needs: frozenset[str] = frozenset()) -> None:
         """Add a job, or update its place.
 
         Args:
             number: of the job's acceptance; jobs of equal priority begin in this order.
+            needs: names of what the job depends on.
         """
         self.remove(job.id)
+        self._needs[job.id] = needs
         self._numbers[job.id] = (job.priority, number)
         if job.not_before:
             self._insert(self._later, (job.not_before, number, job.id))
@@ -42,18 +49,22 @@ class WaitingJobs:
         key = self._keys.pop(job_id, None)
         if key is None:
             return
-        del self._numbers[job_id]
+        del self._numbers[job_id], self._needs[job_id]
         for order in (self._due, self._later):
             at = bisect_left(order, key)
             if at < len(order) and order[at] == key:
                 del order[at]
 
-    def first(self, now: float) -> str | None:
-        """The id of the job that begins next; None if no job is due."""
+    def first(self, now: float, away: frozenset[str] = frozenset()) -> str | None:
+        """The id of the job that begins next; None if no job is due.
+
+        Args:
+            away: names of what is unavailable; jobs that depend on one of them are passed over.
+        """
         while self._later and self._later[0][0] <= now:
             _, number, job_id = self._later.pop(0)
             self._insert(self._due, (-self._numbers[job_id][0], number, job_id))
-        return self._due[0][2] if self._due else None
+        return next((key[2] for key in self._due if not self._needs[key[2]] & away), None)
 
     def next_due(self) -> float | None:
         """When the next job becomes due, in Unix seconds; None if no job waits for its time."""

@@ -5,7 +5,8 @@ values, never the name of an image, so that the number of series does not grow w
 docs/operations.md lists the metrics to watch, deploy/alerts.yaml has the alerts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final
 
 from prometheus_client import (
@@ -17,6 +18,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 PREFIX: Final = "nydus_service"
 JOB_STATES: Final = ("queued", "running", "verifying")
@@ -28,6 +31,21 @@ ORIGINS: Final = ("grpc", "http", "label", "event", "cli")
 
 _JOB_BUCKETS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _STAGE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
+
+
+class _DependencyCollector(Collector):
+    """A series for each dependency that is reported at the moment of the scrape."""
+
+    def __init__(self) -> None:
+        self.states: Callable[[], Iterable[tuple[str, bool]]] = tuple
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            f"{PREFIX}_dependency_up", "Whether a dependency is available.", labels=["dependency"]
+        )
+        for name, is_available in self.states():
+            family.add_metric([name], float(is_available))
+        yield family
 
 
 class Metrics:
@@ -50,11 +68,15 @@ class Metrics:
         self._queue_limit.set(queue)
         self._builders_limit.set(builders)
 
-    def job_changed(self, old: str | None, new: str | None) -> None:
-        """Count a job's change of state. `old` None: the job is new; `new` None: it was removed."""
-        for state, step in ((old, -1), (new, 1)):
-            if state in JOB_STATES:
-                self._jobs.labels(state).inc(step)
+    def watch_jobs(self, count: Callable[[str], float], waiting: Callable[[], float]) -> None:
+        """Read the number of jobs in each of `JOB_STATES`, and of those that wait, at each scrape."""
+        for state in JOB_STATES:
+            self._jobs.labels(state).set_function(partial(count, state))
+        self._queue_depth.set_function(waiting)
+
+    def watch_dependencies(self, states: Callable[[], Iterable[tuple[str, bool]]]) -> None:
+        """Read the dependencies, and whether each is available, at each scrape."""
+        self._dependencies.states = states
 
     def job_finished(self, result: str, duration_s: float) -> None:
         """Count a finished job: done, unchanged, failed or cancelled. `duration_s` is since its first try."""
@@ -64,10 +86,6 @@ class Metrics:
         """Count a job that is queued again after an error with this code."""
         self._retries.labels(code).inc()
 
-    def set_queue_depth(self, waiting: int) -> None:
-        """Set the number of waiting jobs, including those that wait for a retry."""
-        self._queue_depth.set(waiting)
-
     def stage_finished(self, stage: str, duration_s: float) -> None:
         """Record the duration of packing a layer, or of merging or verifying an image."""
         self._stage_duration.labels(stage).observe(duration_s)
@@ -76,9 +94,15 @@ class Metrics:
         """Count bytes: `in` of layers as stored, `out` of blobs."""
         self._bytes.labels(direction).inc(count)
 
-    def watch_builders(self, running: Callable[[], float], peak_memory_bytes: Callable[[], float]) -> None:
-        """Read the running builder processes, and the peak memory of any builder so far, at each scrape."""
+    def watch_builders(
+        self,
+        running: Callable[[], float],
+        verifiers: Callable[[], float],
+        peak_memory_bytes: Callable[[], float],
+    ) -> None:
+        """Read the running processes, and the peak memory of any so far, at each scrape."""
         self._builders.set_function(running)
+        self._verifiers.set_function(verifiers)
         self._builder_memory.set_function(peak_memory_bytes)
 
     def verification_failed(self) -> None:
@@ -148,6 +172,8 @@ class Metrics:
             "job_duration_seconds", "From a job's first try to its end.", _JOB_BUCKETS, ("result",)
         )
         self._retries = self._counter("retries_total", "Jobs queued again after an error.", ("code",))
+        self._dependencies = _DependencyCollector()
+        self.registry.register(self._dependencies)
         for state in JOB_STATES:
             self._jobs.labels(state)  # starts with 0: a series that appears late loses its first increase
         for result in RESULTS:
@@ -161,7 +187,8 @@ class Metrics:
             ("stage",),
         )
         self._bytes = self._counter("bytes_total", "Of layers as stored, and of blobs.", ("direction",))
-        self._builders = self._gauge("builders_running", "Builder processes.")
+        self._builders = self._gauge("builders_running", "Processes that pack, merge or compare.")
+        self._verifiers = self._gauge("verifiers_running", "Verifying processes.")
         self._builders_limit = self._gauge("builders_limit", "Builder processes that may run.")
         self._builder_memory = self._gauge(
             "builder_peak_memory_bytes", "Resident memory of the biggest builder process so far."

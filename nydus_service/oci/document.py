@@ -331,6 +331,11 @@ class Config(Document):
         """The history of the layers; entries with `empty_layer` have no layer. A null is an empty entry."""
         return tuple(gojson.readable(entry or {}) for entry in self._get("history") or ())
 
+    @property
+    def label_count(self) -> int:
+        """The number of labels for containers of the image (`config.Labels`)."""
+        return len(gojson.get(self._get("config") or {}, "Labels") or {})
+
     def with_layers(self, diff_ids: Sequence[Digest], added: Iterable[Mapping[str, Any]]) -> Self:
         """Replace the diffIDs, and append to the history; all other fields, known or unknown, stay.
 

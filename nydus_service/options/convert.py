@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Self
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.oci.platform import Platform, PlatformMatcher, match_everything, match_strictly
 from nydus_service.options.build import BUILD_ROWS, BuildOptions
-from nydus_service.options.option import Choice, Flag, ListOf, Option, Row, has_needs, rows_of, spoken
+from nydus_service.options.option import Choice, Flag, ListOf, Number, Option, Row, has_needs, rows_of, spoken
 
 VERIFY_MODES: Final = ("none", "tree", "full")
 """The verification modes, from the least to the most thorough."""
@@ -85,6 +85,15 @@ class ConvertOptions:
             is_configurable=False,
         ),
     ] = False
+    max_manifests: Annotated[
+        int,
+        Option(
+            Number(1, 4096),
+            "how many manifests the indexes of an image may list; an image with more is refused",
+            number=14,
+            group="what",
+        ),
+    ] = 128
     jobs: int = field(default_factory=_cores)
 
     def __post_init__(self) -> None:

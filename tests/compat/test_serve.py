@@ -333,7 +333,7 @@ def test_200_images_at_once(place: Path, daemon: Daemon) -> None:
                 service.kill()
                 service.start()
         wait_for_answers(service, daemon, namespace, names)
-        assert most <= 6  # two builders, and for each of two images who verifies it and who forks
+        assert most <= 6  # two builders, two that verify, and for each of two jobs who forks
         assert peak <= 130
         assert service.stop() == 0
         service.assert_nothing_left()

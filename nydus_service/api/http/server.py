@@ -1,7 +1,7 @@
 """The HTTP server: acceld's paths, so that Harbor's webhook works unchanged, jobs, metrics and the page.
 
     access                    paths
-    open                      /, /app.js, /style.css (no data in them), /healthz, /api/v1/health
+    open                      /, /app.js, /style.css (no data in them), health checks (HEALTH_PATHS)
     with the token            all others, including those that do not exist
 
 A client has limited time to send each head (`Timeouts.head_s`) and body, and to receive what it was sent. The
@@ -11,7 +11,7 @@ kernel closes the connection of a client that does not receive in time (TCP_USER
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -30,6 +30,9 @@ from nydus_service.options.convert import ConvertOptions
 
 METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 """`prometheus_client.CONTENT_TYPE_LATEST`, the format of `generate_latest`."""
+
+HEALTH_PATHS: Final = ("/livez", "/readyz", "/healthz", "/api/v1/health")
+"""Whether the daemon answers; whether it is ready, by dependency, in a word, and as acceld says it."""
 
 _LINGERING_S: Final = 2
 """Seconds to read the rest of a refused body; without that the client might miss the answer."""
@@ -91,6 +94,7 @@ async def open_http_server(
     *,
     metrics_text: Callable[[], bytes],
     ready: Callable[[], str],
+    states: Callable[[], Mapping[str, str]],
     defaults: ConvertOptions,
     namespace: str = "default",
     timeouts: Timeouts = Timeouts(),
@@ -101,6 +105,7 @@ async def open_http_server(
         settings: with an address and a token file.
         metrics_text: returns the metrics in the format of `prometheus_client.generate_latest`.
         ready: returns why the daemon cannot work, empty if it can; must not block. The text is public.
+        states: returns what is wrong with each dependency, empty if nothing; as `ready`.
         defaults: options where a request sets none.
         namespace: containerd namespace where a request sets none.
     Raises:
@@ -124,7 +129,7 @@ async def open_http_server(
         client_max_size=settings.max_body,
     )
     app.on_response_prepare.append(_add_headers)
-    access.add_open_routes(app, Page(), ready)
+    access.add_open_routes(app, Page(), ready, states)
     conversions.add_routes(app)
     app.router.add_get("/metrics", _metrics(metrics_text))
     async with _listening(app, settings.address, timeouts) as addresses:
@@ -172,9 +177,16 @@ class Access:
         self._token = token
         self._open: set[Any] = set()
 
-    def add_open_routes(self, app: web.Application, page: Page, ready: Callable[[], str]) -> None:
+    def add_open_routes(
+        self,
+        app: web.Application,
+        page: Page,
+        ready: Callable[[], str],
+        states: Callable[[], Mapping[str, str]],
+    ) -> None:
+        health = (_livez, _readyz(ready, states), _healthz(ready), _acceld_health(ready))
         handlers: list[tuple[str, _Handler]] = [(path, page.send) for path in page.paths]
-        handlers += [("/healthz", _healthz(ready)), ("/api/v1/health", _acceld_health(ready))]
+        handlers += zip(HEALTH_PATHS, health, strict=True)
         for path, handler in handlers:
             self._open.add(app.router.add_get(path, handler).resource)
 
@@ -188,6 +200,19 @@ class Access:
         response = _error(401, "unauthorized", "the header Authorization needs the token: Bearer TOKEN")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
+
+
+async def _livez(_: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+def _readyz(ready: Callable[[], str], states: Callable[[], Mapping[str, str]]) -> _Handler:
+    async def readyz(_: web.Request) -> web.Response:
+        reason = ready()
+        lines = [f"{name}: {fault or 'ok'}\n" for name, fault in states().items()]
+        return web.Response(text="".join([f"{reason or 'ok'}\n", *lines]), status=503 if reason else 200)
+
+    return readyz
 
 
 def _healthz(ready: Callable[[], str]) -> _Handler:

@@ -66,7 +66,7 @@ class ConvertRequest(_message.Message):
     def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., namespace: _Optional[str] = ..., options: _Optional[_Union[ConvertOptions, _Mapping]] = ...) -> None: ...
 
 class ConvertOptions(_message.Message):
-    __slots__ = ("platforms", "fs_version", "compressor", "chunk_size", "digester", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer", "verify", "force", "compression_level")
+    __slots__ = ("platforms", "fs_version", "compressor", "chunk_size", "digester", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer", "verify", "force", "compression_level", "max_manifests")
     PLATFORMS_FIELD_NUMBER: _ClassVar[int]
     FS_VERSION_FIELD_NUMBER: _ClassVar[int]
     COMPRESSOR_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class ConvertOptions(_message.Message):
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     COMPRESSION_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    MAX_MANIFESTS_FIELD_NUMBER: _ClassVar[int]
     platforms: Strings
     fs_version: str
     compressor: str
@@ -91,7 +92,8 @@ class ConvertOptions(_message.Message):
     verify: str
     force: bool
     compression_level: int
-    def __init__(self, platforms: _Optional[_Union[Strings, _Mapping]] = ..., fs_version: _Optional[str] = ..., compressor: _Optional[str] = ..., chunk_size: _Optional[int] = ..., digester: _Optional[str] = ..., prefetch_policy: _Optional[str] = ..., prefetch_patterns: _Optional[_Union[Strings, _Mapping]] = ..., oci: _Optional[bool] = ..., with_referrer: _Optional[bool] = ..., verify: _Optional[str] = ..., force: _Optional[bool] = ..., compression_level: _Optional[int] = ...) -> None: ...
+    max_manifests: int
+    def __init__(self, platforms: _Optional[_Union[Strings, _Mapping]] = ..., fs_version: _Optional[str] = ..., compressor: _Optional[str] = ..., chunk_size: _Optional[int] = ..., digester: _Optional[str] = ..., prefetch_policy: _Optional[str] = ..., prefetch_patterns: _Optional[_Union[Strings, _Mapping]] = ..., oci: _Optional[bool] = ..., with_referrer: _Optional[bool] = ..., verify: _Optional[str] = ..., force: _Optional[bool] = ..., compression_level: _Optional[int] = ..., max_manifests: _Optional[int] = ...) -> None: ...
 
 class Strings(_message.Message):
     __slots__ = ("values",)
@@ -134,12 +136,24 @@ class ListRequest(_message.Message):
     def __init__(self, image: _Optional[str] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListResponse(_message.Message):
-    __slots__ = ("jobs", "next_page_token")
+    __slots__ = ("jobs", "next_page_token", "outages")
     JOBS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    OUTAGES_FIELD_NUMBER: _ClassVar[int]
     jobs: _containers.RepeatedCompositeFieldContainer[Job]
     next_page_token: str
-    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    outages: _containers.RepeatedCompositeFieldContainer[Outage]
+    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., outages: _Optional[_Iterable[_Union[Outage, _Mapping]]] = ...) -> None: ...
+
+class Outage(_message.Message):
+    __slots__ = ("dependency", "reason", "since")
+    DEPENDENCY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    dependency: str
+    reason: str
+    since: _timestamp_pb2.Timestamp
+    def __init__(self, dependency: _Optional[str] = ..., reason: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("id",)

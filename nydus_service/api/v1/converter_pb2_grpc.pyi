@@ -7,12 +7,17 @@ It is served on a Unix socket (by default /run/nydus-service/nydus-service.sock)
 configured so, on TCP with mutual TLS, together with grpc.health.v1.Health and
 grpc.reflection.v1alpha.ServerReflection.
 
+grpc.health.v1.Health knows these services. "liveness": SERVING while the daemon answers. "" and
+"nydus_service.v1.Converter": SERVING while it is also ready, so that jobs can begin and be recorded.
+"containerd", "containerd-space", "space" and "journal": SERVING while that dependency is available.
+
 Errors come as google.rpc.Status with a google.rpc.ErrorInfo: its `reason` is a stable word, its `domain`
 is "nydus-service". The words, and the gRPC status that each one comes with:
 
   usage            INVALID_ARGUMENT     the request is wrong; the message says what
   not_found        NOT_FOUND            a job, an image or a part of one is not there
   unsupported      UNIMPLEMENTED        this daemon cannot do it; the message says what it lacks
+                                        (too_many_manifests: as well)
   not_allowed      PERMISSION_DENIED    the operating system or another server refuses it
   unreachable      UNAVAILABLE          containerd does not answer
   queue_full       RESOURCE_EXHAUSTED   too much waits already; google.rpc.RetryInfo says when to ask again

@@ -69,7 +69,13 @@ _ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateErro
 _NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _NAMESPACE_LENGTH_MAX = 76
 
+_KEEPALIVE_MS: Final = 310_000
+"""A server of gRPC for Go closes connections that ping more often than every five minutes."""
+_KEEPALIVE_TIMEOUT_MS: Final = 20_000
+
 _CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
     ("grpc.max_receive_message_length", MESSAGE_SIZE_MAX),
     ("grpc.max_send_message_length", MESSAGE_SIZE_MAX),
 )

@@ -15,7 +15,7 @@ from nydus_service.content.blocking import in_thread
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.images import ContainerdImages
 from nydus_service.content.containerd.leases import ContainerdLeases
-from nydus_service.content.containerd.rpc import Connection, connect
+from nydus_service.content.containerd.rpc import CALL_S, PATIENCE_S, Connection, connect
 from nydus_service.content.store import Stores
 
 _FIRST_ANSWER_S = 10.0
@@ -51,7 +51,7 @@ async def open_containerd(
     """
     async with connect(address, namespace) as connection:
         await _version(connection)
-        root = await _content_root(connection)
+        root = await content_root(connection)
         files = root if await _is_readable(root) else None
         content = ContainerdContent(connection, files)
         images = ContainerdImages(connection, content)
@@ -74,7 +74,7 @@ async def introspect(address: Path) -> ContainerdInfo:
     """Ask a containerd about itself. Raises: as `connect`."""
     async with connect(address, "default") as connection:
         version = await _version(connection)
-        root = await _content_root(connection)
+        root = await content_root(connection)
         namespaces = tuple(await connection.list_namespaces())
         return ContainerdInfo(version, namespaces, root, await _is_readable(root))
 
@@ -87,9 +87,18 @@ async def _version(connection: Connection) -> str:
     return reply.version
 
 
-async def _content_root(connection: Connection) -> Path | None:
+async def content_root(
+    connection: Connection, *, patience_s: float = PATIENCE_S, timeout_s: float = CALL_S
+) -> Path | None:
+    """The content directory of a containerd; None if it does not report one. Raises: as `Connection.call`."""
     request = PluginsRequest(filters=["type==io.containerd.content.v1"])
-    reply = await connection.call(connection.introspection.Plugins, request, "find its content directory")
+    reply = await connection.call(
+        connection.introspection.Plugins,
+        request,
+        "find its content directory",
+        patience_s=patience_s,
+        timeout_s=timeout_s,
+    )
     roots = [plugin.exports["root"] for plugin in reply.plugins if "root" in plugin.exports]
     return Path(roots[0]) if len(roots) == 1 else None
 

@@ -57,6 +57,7 @@ async def served(
         HttpSection(address, token_file, allowed_sources, max_body),
         metrics_text=lambda: METRICS,
         ready=lambda: unready[0] if unready else "",
+        states=lambda: {"containerd": unready[0] if unready else "", "journal": ""},
         defaults=ConvertOptions(build=BuildOptions(compressor="lz4_block"), jobs=1),
         timeouts=timeouts or Timeouts(),
     ) as server:

@@ -33,7 +33,7 @@ from tests.unit.api.serving import CONVERSIONS, METRICS, TOKEN, Served, served
 
 HARBOR = Path(__file__).parents[2] / "samples" / "harbor-push-artifact.json"
 REQUEST = {"source": "registry.example.com/app:1", "target": "registry.example.com/app:1-nydus"}
-OPEN = ("/", "/app.js", "/style.css", "/healthz", "/api/v1/health")
+OPEN = ("/", "/app.js", "/style.css", "/livez", "/readyz", "/healthz", "/api/v1/health")
 CLOSED = (
     ("GET", "/metrics"),
     ("GET", CONVERSIONS),
@@ -193,6 +193,18 @@ async def test_healthz(tmp_path: Path) -> None:
         at.unready.append("starting")
         async with at.client.get("/healthz") as response:
             assert (response.status, await response.text()) == (503, "starting\n")
+
+
+async def test_readiness_by_dependency_apart_from_liveness(tmp_path: Path) -> None:
+    async with served(MemoryBoard(), tmp_path) as at:
+        async with at.client.get("/readyz") as response:
+            assert (response.status, await response.text()) == (200, "ok\ncontainerd: ok\njournal: ok\n")
+        at.unready.append("it is away")
+        async with at.client.get("/readyz") as response:
+            text = "it is away\ncontainerd: it is away\njournal: ok\n"
+            assert (response.status, await response.text()) == (503, text)
+        async with at.client.get("/livez") as response:
+            assert (response.status, await response.text()) == (200, "ok\n")
 
 
 async def test_metrics(tmp_path: Path) -> None:
@@ -533,6 +545,7 @@ def open_server(settings: HttpSection) -> Any:
         settings,
         metrics_text=lambda: b"",
         ready=lambda: "",
+        states=dict,
         defaults=ConvertOptions(jobs=1),
     )
 

@@ -61,6 +61,7 @@ from nydus_service.oci.digest import Digest
 from nydus_service.options.convert import ConvertOptions
 from tests.layers import directory, file, hardlink, layer
 from tests.options import grouped
+from tests.processes import children_that_run
 from tests.unit.builder.fakes import ALL_READ, fake_builder, nothing_left
 from tests.unit.convert.makers import BASE, OCI, TOP, JsonMap, Maker, config_of
 from tests.unit.convert.memory import Memory
@@ -326,11 +327,7 @@ async def test_a_failure_ends_the_other_layers(scene: Scene, tmp_path: Path) -> 
 
 def verifying() -> list[int]:
     """Verifying processes of ours."""
-    of_main_thread = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    children = [int(pid) for pid in of_main_thread.split()]
-    return [
-        pid for pid in children if b"nydus_service.treeverify" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return children_that_run("nydus_service.treeverify")
 
 
 async def test_a_verifying_process_that_is_killed_while_it_waits(scene: Scene, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from nydus_service.convert.result import CONVERTED, ConvertResult, NamedImage, P
 from nydus_service.errors import UnsupportedError
 from nydus_service.imagecheck.result import CheckResult
 from nydus_service.jobs.admission import Free
+from nydus_service.jobs.dependencies import Dependencies
 from nydus_service.jobs.job import Job, JobRequest, JobState
 from nydus_service.jobs.journal import open_journal
 from nydus_service.jobs.queue import JobQueue, QueueLimits
@@ -116,13 +117,16 @@ async def open_queue(
     *,
     free: Callable[[Path], Free] = lambda _: PLENTY,
     clock: Callable[[], float] | None = None,
+    dependencies: Dependencies | None = None,
     **limits: Any,
 ) -> AsyncIterator[JobQueue]:
     """A queue over the journal at this path, which does not run yet."""
     given: dict[str, Any] = {"running": 1, "first_pause_s": 0.001, "admission_pause_s": 0.01}
-    clocks = {"clock": clock} if clock else {}
+    clocks: dict[str, Any] = {"clock": clock} if clock else {}
     async with open_journal(path) as journal:
-        yield JobQueue(journal, runner, QueueLimits(**given | limits), measure=free, **clocks)
+        yield JobQueue(
+            journal, runner, QueueLimits(**given | limits), dependencies=dependencies, measure=free, **clocks
+        )
 
 
 @asynccontextmanager

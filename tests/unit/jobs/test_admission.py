@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from nydus_service.jobs.admission import SCRATCH_LEAST, _free_memory, measure, scratch_estimate
+from nydus_service.jobs.admission import SCRATCH_LEAST, _free_memory, lacks_memory, measure, scratch_estimate
 from nydus_service.jobs.job import Job, JobProgress
 from tests.unit.jobs.runner import request
 
@@ -24,6 +24,11 @@ def test_this_machine(tmp_path: Path) -> None:
     free = measure(tmp_path / "not" / "there" / "yet")
     assert 0 < free.space < 1 << 60
     assert 0 < free.memory < 1 << 60
+
+
+def test_whether_memory_is_short() -> None:
+    assert lacks_memory(1 << 59)
+    assert not lacks_memory(1)
 
 
 def test_the_machine_alone(tmp_path: Path) -> None:

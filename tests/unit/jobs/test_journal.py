@@ -139,6 +139,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
     path = small_disk / "jobs.db"
     async with open_journal(path) as journal:
         await journal.add(pack(job("a")))
+        assert await journal.check() == ""
         filler = fill(small_disk)
         accepted = ["a"]
         with pytest.raises(NoSpaceError, match=r"jobs\.db.*free some space"):  # noqa: PT012 - how many fit the log is not known
@@ -150,12 +151,27 @@ async def test_a_full_disk(small_disk: Path) -> None:
         assert not await journal.flush()
         with pytest.raises(NoSpaceError):
             await journal.add(pack(job("c", "x" * 5000)))
+        assert "jobs.db" in await journal.check()
         filler.unlink()
+        assert await journal.check() == ""
         assert await journal.flush()
         await journal.add(pack(job("d")))
     jobs = {each.id: each for each in await read(path)}
     assert jobs["a"] == ended
     assert list(jobs) == [*accepted, "d"]
+
+
+async def test_a_refused_job_is_a_fault_until_a_write_succeeds(small_disk: Path) -> None:
+    """Nothing waits to be written, so the check itself writes."""
+    async with open_journal(small_disk / "jobs.db") as journal:
+        filler = fill(small_disk)
+        big = pack(job("big", "x" * (1 << 20)))
+        with pytest.raises(NoSpaceError):
+            await journal.add(big)
+        filler.unlink()
+        assert await journal.check() == ""
+        await journal.add(pack(job("a")))
+    assert [each.id for each in await read(small_disk / "jobs.db")] == ["a"]
 
 
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:

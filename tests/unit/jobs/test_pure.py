@@ -63,7 +63,9 @@ class TestRecord:
         assert [layer.warnings for layer in image.layers] == ["", "odd file\n"]
         assert image.layers[0].source.to_json()["org.example.new"] == [1]
         again = pack(ended).data
-        expected = data.replace(b'"force":false}', b'"force":false,"compression_level":3}')
+        expected = data.replace(
+            b'"force":false}', b'"force":false,"compression_level":3,"max_manifests":128}'
+        )
         assert json.loads(again) == json.loads(expected)
         # A whole number of seconds was read as a float.
         assert re.sub(rb":0\.0\b", b":0", again) == expected

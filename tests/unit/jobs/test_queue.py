@@ -30,11 +30,13 @@ from nydus_service.errors import (
     UsageError,
 )
 from nydus_service.jobs.admission import Free
+from nydus_service.jobs.dependencies import (
+    WAITING_FOR_MEMORY,
+    WAITING_FOR_SPACE,
+)
 from nydus_service.jobs.job import Job, JobNotFound, JobState
 from nydus_service.jobs.journal import Journal
 from nydus_service.jobs.queue import (
-    WAITING_FOR_MEMORY,
-    WAITING_FOR_SPACE,
     JobQueue,
     QueueFull,
     QueueLimits,

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nydus_service.observe.metrics import Metrics
 
 BASE_UNITS = ("seconds", "bytes", "ratio", "info")
-COUNTS = ("following", "images", "namespaces", "jobs", "depth", "limit", "running")
+COUNTS = ("following", "images", "namespaces", "jobs", "depth", "limit", "running", "up")
 """Last words of gauges that count things."""
 
 
@@ -17,15 +17,15 @@ COUNTS = ("following", "images", "namespaces", "jobs", "depth", "limit", "runnin
 def metrics() -> Metrics:
     metrics = Metrics()
     metrics.set_build("0.1", "3.11")
-    metrics.job_changed(None, "queued")
-    metrics.job_changed("queued", "running")
+    counts = {"queued": 3, "running": 1}
+    metrics.watch_jobs(lambda state: counts.get(state, 0), lambda: 4)
+    metrics.watch_dependencies(lambda: [("containerd", True), ("journal", False)])
     metrics.job_finished("done", 3.5)
     metrics.job_retried("unreachable")
-    metrics.set_queue_depth(4)
     metrics.set_limits(queue=10, builders=2)
     metrics.stage_finished("pack", 0.3)
     metrics.add_bytes("in", 1000)
-    metrics.watch_builders(lambda: 1, lambda: 50 << 20)
+    metrics.watch_builders(lambda: 1, lambda: 2, lambda: 50 << 20)
     metrics.verification_failed()
     metrics.cache_hit("result")
     metrics.trigger_requested("label")
@@ -63,6 +63,7 @@ def test_labels_are_few_and_known(metrics: Metrics) -> None:
     labels = {name for family in families(metrics) for sample in family.samples for name in sample.labels}
     assert labels == {
         "state", "result", "stage", "direction", "cache", "origin", "code", "le", "version", "python",
+        "dependency",
     }  # fmt: skip
 
 
@@ -77,8 +78,12 @@ def test_series_are_there_from_the_start() -> None:
 
 
 def test_values(metrics: Metrics) -> None:
-    assert value(metrics, "jobs", state="queued") == 0
+    assert value(metrics, "jobs", state="queued") == 3
     assert value(metrics, "jobs", state="running") == 1
+    assert value(metrics, "jobs", state="verifying") == 0
+    assert value(metrics, "verifiers_running") == 2
+    assert value(metrics, "dependency_up", dependency="containerd") == 1
+    assert value(metrics, "dependency_up", dependency="journal") == 0
     assert value(metrics, "job_duration_seconds_sum", result="done") == 3.5
     assert value(metrics, "retries_total", code="unreachable") == 1
     assert value(metrics, "queue_depth") == 4
@@ -93,8 +98,6 @@ def test_values(metrics: Metrics) -> None:
 
 
 def test_states_of_the_end_are_no_gauge(metrics: Metrics) -> None:
-    metrics.job_changed("running", "done")
-    assert value(metrics, "jobs", state="running") == 0
     assert value(metrics, "jobs", state="done") is None
 
 

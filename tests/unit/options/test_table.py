@@ -33,6 +33,7 @@ OTHERS: dict[str, Any] = {
     "verify": "full",
     "force": True,
     "fs_version": "6",
+    "max_manifests": 7,
 }
 """For each option a value, another than the default where there is one."""
 

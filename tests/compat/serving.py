@@ -1,0 +1,41 @@
+"""What tests ask a daemon by HTTP."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.serving import Service
+
+TOKEN = "a-token-that-nobody-guesses"
+
+
+def with_http(place: Path) -> dict[str, Any]:
+    """Settings of a service with HTTP."""
+    token = place / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    return {"options": ("--http", "127.0.0.1:0", "--http-token-file", str(token))}
+
+
+def http(service: Service, path: str) -> tuple[int, str]:
+    """The status and the text of an answer."""
+    *_, told = (record["message"] for record in service.records if record["message"].startswith("HTTP on "))
+    url = f"http://{told.removeprefix('HTTP on ')}{path}"
+    try:
+        with urlopen(Request(url, headers={"Authorization": f"Bearer {TOKEN}"}), timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as exc:
+        return exc.code, exc.read().decode()
+
+
+def metrics(service: Service) -> dict[str, float]:
+    """Samples of this program by name and labels."""
+    families = text_string_to_metric_families(http(service, "/metrics")[1])
+    samples = [sample for family in families for sample in family.samples]
+    return {
+        " ".join([sample.name.removeprefix("nydus_service_"), *sample.labels.values()]): sample.value
+        for sample in samples
+    }
