@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from nydus_service.content.imagenode import UnreadableImage
 from nydus_service.content.store import Image
+from nydus_service.convert.bounds import TooManyManifests
 from nydus_service.convert.uptodate import FINGERPRINT
 from nydus_service.errors import NydusServiceError, Surface, UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobRequest, JobState
@@ -43,6 +44,8 @@ from nydus_service.triggers.rules import RuleBook
 CONVERT: Final = f"{OWN_PREFIX}convert"
 """Label of a request: the name of the result."""
 OPTIONS: Final = CONVERT_OPTIONS
+
+_UNSUPPORTED: Final = (UnsupportedError.code, TooManyManifests.code)
 
 LABEL_SIZE_MAX: Final = 4096
 """Largest sum of a label's key and value, in bytes. Source: containerd `labels/validate.go`."""
@@ -230,7 +233,7 @@ def answer_of(job: Job, request: str, daemon: str = "") -> Answer:
 
 def refusal_of(exc: NydusServiceError, request: str, daemon: str = "") -> Answer:
     """The answer to a request that is refused without a job."""
-    status = Status.UNSUPPORTED if exc.code == UnsupportedError.code else Status.FAILED
+    status = Status.UNSUPPORTED if exc.code in _UNSUPPORTED else Status.FAILED
     return _fitting(Answer(status, request, error=_one_line(exc.text(Surface.LABEL)), daemon=daemon))
 
 
@@ -314,7 +317,7 @@ def _status(job: Job) -> Status:
         case JobState.CANCELLED:
             return Status.CANCELLED
         case JobState.FAILED:
-            unsupported = job.error is not None and job.error.code == UnsupportedError.code
+            unsupported = job.error is not None and job.error.code in _UNSUPPORTED
             return Status.UNSUPPORTED if unsupported else Status.FAILED
         case JobState.QUEUED:
             return Status.QUEUED

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nydus_service.errors import FormatError, NydusServiceError
+from nydus_service.errors import FormatError, NydusServiceError, UnsupportedError
+from nydus_service.rafs.constants import MAX_XATTRS_SIZE
 from nydus_service.rafs.reader import read_bootstrap
 from nydus_service.rafs.tree import MARK_IMPLIED, MARK_LOWER_LINK, Inode
 from nydus_service.rafs.v6 import CHUNK, ExtendedSuperblock
@@ -196,3 +197,19 @@ def test_records_that_claim_the_same_bytes_a_million_times_are_refused() -> None
     hostile = bytes(data[:at]) + (1).to_bytes(4, "little") + bytes(data[at + 4 :])
     with pytest.raises(FormatError, match="'/f1' is one more name of a file that should have but one"):
         read_bootstrap(hostile)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_extended_attributes_fit_up_to_what_an_inode_can_count(fits: bool) -> None:
+    # Each takes 6 bytes besides its value, padded to 4 bytes; a header of 12 bytes comes first.
+    sizes = [65_534] * 3
+    sizes.append(MAX_XATTRS_SIZE - 12 - 3 * (6 + 65_534) - 6 + (0 if fits else 4))
+    full = Inode(S_IFREG | 0o644)
+    full.xattrs = {b"user.a%d" % n: bytes(size) for n, size in enumerate(sizes)}
+    root = directory(d=directory(full=full))
+    if fits:
+        assert describe(rewritten(root)) == describe(root)
+        return
+    with pytest.raises(UnsupportedError, match=r"'/d/full': its extended attributes take") as caught:
+        write_bootstrap(root, FORMAT)
+    assert "user.a0 of 65534 bytes" in str(caught.value)
