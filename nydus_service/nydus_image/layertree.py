@@ -20,7 +20,15 @@ from nydus_service.layertar.reader import (
     TarEntry,
 )
 from nydus_service.rafs.constants import MAX_NAME, MAX_SYMLINK, MAX_XATTR_VALUE
-from nydus_service.rafs.overlay import OPAQUE, WHITEOUT_PREFIX, Trail, link_metadata, resolve
+from nydus_service.rafs.overlay import (
+    OPAQUE,
+    WHITEOUT_PREFIX,
+    Trail,
+    hides,
+    is_opaque,
+    link_metadata,
+    resolve,
+)
 from nydus_service.rafs.tree import (
     MARK_DESCRIBED_LATE,
     MARK_IMPLIED,
@@ -118,7 +126,7 @@ class LayerTree:
         directory = self.root
         is_hidden = False  # by a whiteout of this tar
         for name, inode in self._resolve(path.split(b"/"), entry):
-            is_hidden = is_hidden or WHITEOUT_PREFIX + name in (directory.children or {})
+            is_hidden = is_hidden or hides(directory, name)
             if inode is None:
                 inode = self._imply(directory, name, is_hidden)
             elif inode.children is None:
@@ -290,8 +298,7 @@ class LayerTree:
         names = [each for each, _ in trail] + [name]
         own = 0
         for each, inode in [*trail, (name, None)]:
-            assert directory.children is not None
-            if OPAQUE in directory.children or WHITEOUT_PREFIX + each in directory.children:
+            if is_opaque(directory) or hides(directory, each):
                 raise entry_error(entry, f"hard link to {entry.target!r}, which this layer removes")
             if inode is None:
                 break

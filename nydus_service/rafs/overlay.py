@@ -44,9 +44,20 @@ def empty_root() -> Inode:
     return root
 
 
-def is_whiteout(name: bytes, inode: Inode) -> bool:
-    """Whether an entry of a layer's tree is a whiteout, perhaps besides being a directory."""
-    return name.startswith(WHITEOUT_PREFIX) and (inode.children is None or inode.mark & MARK_WHITEOUT > 0)
+def is_opaque(directory: Inode) -> bool:
+    """Whether a directory of a layer hides everything that lower layers have in it."""
+    return _has_whiteout(directory, OPAQUE)
+
+
+def hides(directory: Inode, name: bytes) -> bool:
+    """Whether a directory of a layer has a whiteout for a name."""
+    return _has_whiteout(directory, WHITEOUT_PREFIX + name)
+
+
+def _has_whiteout(directory: Inode, name: bytes) -> bool:
+    """Whether an entry is there and a whiteout; a directory of such a name need not be one."""
+    entry = directory.children.get(name) if directory.children else None
+    return entry is not None and (entry.children is None or entry.mark & MARK_WHITEOUT > 0)
 
 
 def apply_layer(
@@ -74,15 +85,10 @@ def apply_layer(
     while pending:
         lower, upper, group, path = pending.pop()
         _copy_metadata(upper, lower)
+        _apply_whiteouts(upper, lower)
         below, above = lower.children, upper.children
         assert below is not None
         assert above is not None
-        for name in [name for name in above if name.startswith(WHITEOUT_PREFIX)]:
-            if is_whiteout(name, above[name]):
-                if name == OPAQUE:
-                    below.clear()
-                else:
-                    below.pop(name[len(WHITEOUT_PREFIX) :], None)
         for name, child in above.items():
             mark = child.mark
             if mark & MARK_NO_GID:
@@ -103,6 +109,16 @@ def apply_layer(
             source = base if mark & _MARKS_OF_BASE else child
             group_below = 0 if source is None else _group_to_inherit(source)
             pending.append((existing, child, group_below, (*path, name)))
+
+
+def _apply_whiteouts(upper: Inode, lower: Inode) -> None:
+    assert lower.children is not None
+    if is_opaque(upper):
+        lower.children.clear()
+        return
+    for name in upper.children or ():
+        if name.startswith(WHITEOUT_PREFIX) and _has_whiteout(upper, name):
+            lower.children.pop(name[len(WHITEOUT_PREFIX) :], None)
 
 
 def _find_blocked(root: Inode, layer: Inode) -> set[Inode]:
@@ -176,7 +192,7 @@ def find_directory(lowers: Sequence[Inode], path: Path) -> Inode | None:
         directory = root
         for name, inode in trail:
             if inode is None:
-                if WHITEOUT_PREFIX + name in (directory.children or {}):
+                if hides(directory, name):
                     return None
                 break
             directory = inode
