@@ -204,9 +204,12 @@ def clear_marks(bootstrap: bytes) -> bytes:
     return bytes(plain)
 
 
-def marks(bootstrap: bytes) -> int:
-    """How many inodes of a bootstrap have a mark."""
-    return sum(any(bootstrap[inode:][MARK]) for inode in inode_offsets(bootstrap))
+def marks(bootstrap: bytes) -> list[int]:
+    """The marks in a bootstrap, one for each inode that has one."""
+    fields = (bootstrap[inode + MARK.start : inode + MARK.stop] for inode in inode_offsets(bootstrap))
+    marked = [field for field in fields if any(field)]
+    assert all(field.startswith(b"\x4e\x50") for field in marked)
+    return [int.from_bytes(field[2:], "little") for field in marked]
 
 
 def inode_offsets(bootstrap: bytes) -> Iterator[int]:

@@ -4,6 +4,7 @@ A case says what is looked at, what the reference makes of it and what ours does
 for the reference, a newer one may have mended a defect, and the deviation can go.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,6 +24,7 @@ from tests.layers import (
     expanded,
     fifo,
     file,
+    gnu_long,
     gnu_sparse,
     hardlink,
     layer,
@@ -35,6 +37,7 @@ from tests.layers import (
 )
 from tests.trees import Tree, image_tree
 
+SERVICE = Builder(sys.executable, "-m", "nydus_service.cli.main")
 REFUSED = "refused"
 RUNS = [(8192, b"data"), (20_000, b"more")]
 
@@ -182,9 +185,52 @@ LAYERS: dict[str, Case] = {
         True,
         False,
     ),
-    "whiteout of an own entry": Case(
-        [layer(file("f"), whiteout("f"))], lambda tree: b"/f" in tree, True, False
+    "global PAX header at the path of an entry": Case(
+        [layer(file("f"), pax_header(pax_records({"path": b"f"}), b"g"))], names, REFUSED, []
     ),
+    "global PAX header below a directory": Case(
+        [layer(pax_header(pax_records({"path": b"d/x"}), b"g"))], names, REFUSED, ["/d"]
+    ),
+    "PAX header before a global one": Case(
+        [layer(pax_header(pax_records({"uid": b"5"})), pax_header(b"", b"g"), file("f"))],
+        attribute(b"/f", "uid"),
+        REFUSED,
+        0,
+    ),
+    "entries after the end mark": Case([layer(file("a")) + layer(file("b"))], names, ["/a", "/b"], ["/a"]),
+    "one zero block between entries": Case(
+        [layer(file("a"), bytes(512), file("b"))], names, ["/a", "/b"], REFUSED
+    ),
+    "layer of zero bytes": Case([b""], names, REFUSED, []),
+    "two PAX headers before one entry": Case(
+        [layer(*(pax_header(pax_records({"uid": uid})) for uid in (b"1", b"2")), file("f"))],
+        attribute(b"/f", "uid"),
+        REFUSED,
+        2,
+    ),
+    "two long names before one entry": Case(
+        [layer(gnu_long(b"a", b"L"), gnu_long(b"b", b"L"), file("f"))], names, REFUSED, ["/b"]
+    ),
+    "PAX header without an entry": Case(
+        [layer(file("f"), pax_header(pax_records({"uid": b"1"})))], names, REFUSED, ["/f"]
+    ),
+    "entry without a name": Case([layer(entry("", b"0"), file("f"))], names, REFUSED, ["/f"]),
+    "root that is a file": Case([layer(entry(".", b"0"), file("f"))], names, REFUSED, ["/f"]),
+    "negative uid": Case([layer(file("f", uid=-2))], attribute(b"/f", "uid"), REFUSED, 2**32 - 2),
+    "negative uid in PAX": Case(
+        [layer(file("f", pax={"uid": b"-2"}))], attribute(b"/f", "uid"), 0, 2**32 - 2
+    ),
+    "uid of -1": Case([layer(file("f", uid=-1))], attribute(b"/f", "uid"), REFUSED, 0),
+    "gid of -1 below set-group-ID": Case(
+        [layer(directory("d", mode=0o2755, gid=7), file("d/f", gid=-1))],
+        attribute(b"/d/f", "gid"),
+        REFUSED,
+        7,
+    ),
+    "uid of -1 for a directory that has one": Case(
+        [layer(directory("d", uid=6), directory("d", uid=-1))], attribute(b"/d", "uid"), REFUSED, 6
+    ),
+    "negative size in PAX": Case([layer(file("f", pax={"size": b"-1"}))], names, ["/f"], REFUSED),
     "directory twice": Case(
         [layer(directory("d", xattrs={"user.a": b"1"}), directory("d", xattrs={"user.b": b"2"}))],
         attribute(b"/d", "xattrs"),
@@ -217,21 +263,50 @@ IMAGES: dict[str, Case] = {
         ("0o755", 0, 0),
         ("0o700", 5, 0),
     ),
-    "below a lower symlink": Case(
-        [layer(directory("d"), symlink("s", "d")), layer(file("s/f"))],
-        names,
-        ["/d", "/s", "/s/f"],
-        ["/d", "/d/f", "/s"],
+    "implied directory in place of a symlink": Case(
+        [layer(directory("d", mode=0o700, uid=5), symlink("s", "d")), layer(file("s/f"))],
+        owner(b"/s"),
+        ("0o755", 0, 0),
+        ("0o700", 5, 0),
     ),
-    "below a lower file": Case([layer(file("f")), layer(file("f/g"))], names, ["/f", "/f/g"], REFUSED),
+    "implied directory in place of a loop": Case(
+        [layer(symlink("s", "s")), layer(file("s/f"))], names, ["/s", "/s/f"], REFUSED
+    ),
+    "implied directories below a file": Case(
+        [layer(file("f")), layer(file("f/g/h"))], names, ["/f", "/f/g", "/f/g/h"], REFUSED
+    ),
+    "implied directory of a hidden one": Case(
+        [layer(directory("d", mode=0o700, uid=5)), layer(opaque("d"), file("d/f"))],
+        owner(b"/d"),
+        ("0o755", 0, 0),
+        ("0o700", 5, 0),
+    ),
+    "implied below a set-group-ID directory": Case(
+        [layer(directory("d", mode=0o2755, gid=7)), layer(file("d/a/b/f"))],
+        lambda tree: (owner(b"/d/a")(tree), owner(b"/d/a/b")(tree)),
+        (("0o755", 0, 0), ("0o755", 0, 0)),
+        (("0o755", 0, 7), ("0o755", 0, 0)),
+    ),
+    "time of an implied directory": Case(
+        [layer(directory("d", mtime=5)), layer(opaque("d"))], times(b"/d"), (0, 0), (5, 0)
+    ),
+    "implied directory with the name of a whiteout": Case(
+        [layer(file("keep")), layer(file(".wh.keep/f"))],
+        names,
+        [],
+        ["/.wh.keep", "/.wh.keep/f", "/keep"],
+    ),
+    "directory's entry after one below it": Case(
+        [
+            layer(directory("d", xattrs={"user.a": b"1"})),
+            layer(file("d/f"), directory("d", xattrs={"user.b": b"2"})),
+        ],
+        attribute(b"/d", "xattrs"),
+        {"user.b": "32"},
+        {"user.a": "31", "user.b": "32"},
+    ),
     "directory, file, directory": Case(
         [layer(directory("d"), file("d/f")), layer(file("d")), layer(directory("d"))],
-        names,
-        ["/d", "/d/f"],
-        ["/d"],
-    ),
-    "file and directory again in one layer": Case(
-        [layer(directory("d"), file("d/f")), layer(file("d"), directory("d"))],
         names,
         ["/d", "/d/f"],
         ["/d"],
@@ -242,6 +317,28 @@ IMAGES: dict[str, Case] = {
         REFUSED,
         (b"/f", 2),
     ),
+    "hard link to a lower layer, through a symlink": Case(
+        [layer(file("d/f"), symlink("s", "d")), layer(hardlink("h", "s/f"))],
+        attribute(b"/h", "inode"),
+        REFUSED,
+        b"/d/f",
+    ),
+    "hard link to a lower layer, uid of -1": Case(
+        [layer(file("f", uid=3)), layer(hardlink("h", "f", uid=-1))], attribute(b"/f", "uid"), REFUSED, 3
+    ),
+}
+
+MARKS: dict[str, tuple[bytes, list[int]]] = {
+    "implied directory": (layer(directory("."), file("d/f")), [0x1]),
+    "hard link to a lower layer": (layer(directory("."), hardlink("h", "f")), [0x2]),
+    "directory with the name of a whiteout": (layer(directory("."), whiteout("k"), file(".wh.k/f")), [0x5]),
+    "directory described late": (layer(directory("."), file("d/f"), directory("d")), [0x8]),
+    "directory described late, without an owner": (
+        layer(directory("."), file("d/f"), directory("d", uid=-1, gid=-1)),
+        [0x38],
+    ),
+    "hard link without an owner": (layer(directory("."), hardlink("h", "f", uid=-1, gid=-1)), [0x32]),
+    "file without a gid in an implied directory": (layer(directory("."), file("d/f", gid=-1)), [0x1, 0x20]),
 }
 
 
@@ -321,10 +418,25 @@ def test_marks_are_in_layers_only(tmp_path: Path, oracle: Builder) -> None:
     """And the reference merges layers that have them as if they had none."""
     packed = OURS.create(tmp_path, layer(file("a/b/f")), *INLINE, *TOC)
     source = save_layer(packed, tmp_path)
-    assert marks(bootstrap_of(packed.blob)) == 3
+    assert len(marks(bootstrap_of(packed.blob))) == 3
     for builder in (OURS, oracle):
         bootstrap, _ = builder.merge(tmp_path, [source])
-        assert marks(bootstrap) == 0
+        assert marks(bootstrap) == []
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_mark(name: str, tmp_path: Path) -> None:
+    tar, values = MARKS[name]
+    assert sorted(marks(bootstrap_of(OURS.create(tmp_path, tar, *INLINE, *TOC).blob))) == values
+
+
+def test_xattrs_that_do_not_fit(tmp_path: Path) -> None:
+    xattrs = {f"user.{n}": bytes(65535) for n in range(4)}
+    (tmp_path / "tar").write_bytes(layer(file("d/f", xattrs=xattrs)))
+    done = SERVICE.run("pack", str(tmp_path / "tar"), str(tmp_path / "blob"))
+    assert done.returncode == 5
+    for part in (b"d/f", b"user.3 of 65535 bytes", b"262148"):
+        assert part in done.stderr
 
 
 def test_name_of_256_bytes(tmp_path: Path, oracle: Builder) -> None:

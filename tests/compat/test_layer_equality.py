@@ -21,7 +21,7 @@ from tests.compat.recorded import noted_tree
 from tests.compat.stacks import Entry, Layer, tar_of
 from tests.compat.unpacking import SNAPSHOTTERS, Snapshotter, Unpacker, unpacking
 from tests.containerd import Daemon
-from tests.layers import char_device, entry, layer, pax_header, pax_records
+from tests.layers import char_device, entry, gnu_sparse, layer, pax_header, pax_records
 from tests.layers import directory as raw_directory
 from tests.layers import file as raw_file
 from tests.trees import Node, Tree
@@ -763,3 +763,38 @@ def test_row_24_the_index_of_estargz_is_left_out(make: Callable[[list[bytes]], T
 
 def test_row_24_containerd_unpacks_it(unpacker: Unpacker) -> None:
     assert len(described(unpacker.tree([ESTARGZ]))) == 3
+
+
+ACL = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff")
+"""A default ACL of u::rwx,g::r-x,o::r-x."""
+DEVIATIONS: dict[str, tuple[bytes, list[str] | None, list[str]]] = {
+    "contiguous file": (layer(entry("f", b"7", b"x")), None, ["f 1 byte"]),
+    "old GNU sparse file": (layer(gnu_sparse("f", 9, [(0, b"x")])), None, ["f 9 bytes"]),
+    "default ACL": (
+        layer(raw_directory("d", xattrs={"system.posix_acl_default": ACL}), raw_directory("d/e")),
+        [f"d/ system.posix_acl_default={ACL.hex()}", f"d/e/ system.posix_acl_default={ACL.hex()}"],
+        [f"d/ system.posix_acl_default={ACL.hex()}", "d/e/"],
+    ),
+}
+"""Layers that have no row: the layer, what containerd leaves (None if it refuses it), what is right."""
+
+
+@pytest.mark.parametrize("name", DEVIATIONS)
+def test_deviation(name: str, unpacker: Unpacker) -> None:
+    data, theirs, ours = DEVIATIONS[name]
+    for one in SNAPSHOTTERS:
+        assert answered(partial(unpacker.tree, [data], one)) == theirs
+    assert answered(lambda: noted_tree([data])) == ours
+    assert answered(lambda: converted_tree([data])) == ours
+
+
+def test_deviation_time_of_a_directory_that_is_replaced(unpacker: Unpacker) -> None:
+    layers = [layer(raw_directory("d", mtime=5), raw_file("d", mtime=7))]
+    assert unpacker.tree(layers)[b"/d"].mtime == 5
+    assert [make(layers)[b"/d"].mtime for make in (noted_tree, converted_tree)] == [7, 7]
+
+
+def test_deviation_unknown_typeflag_of_the_root(unpacker: Unpacker) -> None:
+    layers = [layer(entry(".", b"9"), raw_file("f"))]
+    assert described(unpacker.tree(layers)) == ["f"]
+    assert [answered(partial(make, layers)) for make in (noted_tree, converted_tree)] == [None, None]
