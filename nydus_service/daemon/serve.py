@@ -92,7 +92,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
             config.triggers,
             tell_lost=metrics.event_stream_restarted,
         )
-        daemon = Daemon(config, queue, api, triggers)
+        daemon = Daemon(config, queue, api, triggers, metrics)
         if config.http.address:
             from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB, rarely needed
 
@@ -145,6 +145,7 @@ class Daemon:
     queue: JobQueue
     api: ApiServer
     triggers: ImageTriggers
+    metrics: Metrics
     http: "HttpServer | None" = None
     notifier: Notifier = field(default_factory=lambda: Notifier(environment()))
     _ending: bool = False
@@ -204,10 +205,12 @@ class Daemon:
             if self.http is not None:
                 self.http.reload(rules.defaults)
         except NydusServiceError as exc:
+            self.metrics.set_reloaded(well=False)
             log.error("the configuration stays as it was: %s", exc)
         else:
             self.config = replace(self.config, triggers=config.triggers)
             self.api.set_defaults(rules.defaults)
             self.triggers.reload(rules, config.triggers)
+            self.metrics.set_reloaded(well=True)
             log.info("rules, triggers, options and token are read anew")
         self.notifier.ready(f"listening on {self.config.daemon.socket}")

@@ -97,6 +97,10 @@ class Metrics:
         """Count an interruption of containerd's event stream, after which all images are scanned again."""
         self._stream_restarts.inc()
 
+    def set_reloaded(self, *, well: bool) -> None:
+        """Record whether the last reload of the configuration was applied."""
+        self._reload.set(well)
+
     def text(self) -> bytes:
         """All values in Prometheus' text format, for a scrape."""
         return generate_latest(self.registry)
@@ -156,5 +160,10 @@ class Metrics:
         self._stream_restarts = self._counter(
             "event_stream_restarts_total", "Streams of containerd's events that broke off."
         )
+        self._reload = self._gauge(
+            "config_last_reload_successful",
+            "1 if the last reload of the configuration was applied, else 0.",
+        )
+        self._reload.set(1)
         for origin in ORIGINS:
             self._requests.labels(origin)

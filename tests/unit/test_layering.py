@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "errors": set(),
     "version": set(),
     "options": FOUNDATION | {"oci"},
-    "config": FOUNDATION | {"options"},
+    "config": FOUNDATION | {"oci", "options"},
     "observe": FOUNDATION,
     "locks": FOUNDATION,
     "oci": FOUNDATION,

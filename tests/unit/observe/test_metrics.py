@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nydus_service.observe.metrics import Metrics
 
 BASE_UNITS = ("seconds", "bytes", "ratio", "info")
-COUNTS = ("jobs", "depth", "limit", "running")
+COUNTS = ("jobs", "depth", "successful", "limit", "running")
 """Last words of gauges that count things."""
 
 
