@@ -1,13 +1,12 @@
 """`config`: check the daemon's configuration and show the effective values; import that of acceld."""
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nydus_service.cli.options import add_common
-from nydus_service.cli.output import print_json, print_line
+from nydus_service.cli.output import note, print_json, print_line
 from nydus_service.config.acceld import Translation, translate
 from nydus_service.config.environment import environment, load_settings
 from nydus_service.config.file import CONFIG_FILE, examine_config
@@ -53,8 +52,8 @@ def _check(args: argparse.Namespace) -> int:
     if problems:
         raise ConfigError(problems)
     if not args.quiet:
-        for note in unknown_variables(environment()):
-            print(f"nydus-service: note: {note}", file=sys.stderr)
+        for each in unknown_variables(environment()):
+            note(f"nydus-service: note: {each}")
     if args.format == "json":
         print_json({"config": _plain(asdict(config))})
     else:

@@ -1,6 +1,9 @@
 """Bad days of the daemon: names, requests and clients that must neither end it nor reach its output raw."""
 
+import hashlib
+import json
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -11,10 +14,12 @@ import pytest
 
 from tests.containerd import Daemon, running_daemon
 from tests.contract.apiserver import Certificates, make_certificates
+from tests.layers import directory, file, hardlink, layer
 from tests.serving import Service, serving
 from tests.unit.cli.command import environment, run
 
 NOWHERE = Path("/nonexistent/containerd.sock")
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 BAD_NAMESPACES = ['"bad ns"', '"späße"', '"a\\nb"']
 
 
@@ -170,3 +175,108 @@ def test_an_error_of_tls_names_the_file(
     assert str(named) in said
     assert ("does not belong" in said) == (wrong == "not the key")
     assert ("is encrypted" in said) == (wrong == "encrypted")
+
+
+# Secrets, and what controls a terminal.
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+MALFORMED = [
+    f"Authorization: Bearer {TOKEN}\x01",
+    f"Authorization : Bearer {TOKEN}",
+    f" Authorization: Bearer {TOKEN}",
+    f"Authorization: Bearer {TOKEN}\x00",
+    f"Authorization\x00: Bearer {TOKEN}",
+    f"Authorization: Bearer {TOKEN}\nX: y",
+    f"Authorization: {TOKEN}\x01",
+    f"X-{TOKEN}\x01: y",
+]
+
+
+def test_no_secret_is_in_what_a_run_writes(place: Path) -> None:
+    token = place / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o400)
+    options = ("--http", "127.0.0.1:0", "--http-token-file", str(token), "--log-level", "debug")
+    with serving(place, NOWHERE, options=options) as service:
+        address = wait_for_record(service, "HTTP on ").removeprefix("HTTP on ")
+        host, _, port = address.rpartition(":")
+        for header in MALFORMED:
+            with socket.create_connection((host, int(port)), timeout=60) as client:
+                client.sendall(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
+                assert client.recv(4096).startswith(b"HTTP/1.")
+        wait_for_record(service, "malformed request")
+        assert service.stop() == 0
+        assert "Traceback" not in service.log
+        assert not any("exc" in record for record in service.records)
+    written = [path for path in place.rglob("*") if path.is_file() and path != token]
+    assert any(path.name == "log" for path in written)
+    assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
+
+
+ESCAPES = "\x1b]0;PWNED\x07\x1b[2J\x9b31mdone\u202e: verified\n"
+
+
+def write_hostile_layout(layout: Path) -> list[str]:
+    """Images whose author put control characters wherever an image has text. Returns their tags."""
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def add(content: bytes, media_type: str) -> dict[str, object]:
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / digest).write_bytes(content)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+    def image(tag: str, tar: bytes, *, kind: str = "", **config: str) -> dict[str, object]:
+        rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}"]}
+        described = {"architecture": "amd64", "os": "linux", "rootfs": rootfs} | config
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": add(json.dumps(described).encode(), "application/vnd.oci.image.config.v1+json"),
+            "layers": [add(tar, kind or "application/vnd.oci.image.layer.v1.tar")],
+        }
+        return add(json.dumps(manifest).encode(), MANIFEST) | {
+            "annotations": {"org.opencontainers.image.ref.name": tag}
+        }
+
+    name = ESCAPES.encode()
+    good = layer(directory("bin"), file("bin/a"))
+    images = {
+        "hardlink": image("hardlink", layer(directory("bin"), hardlink(b"bin/" + name, b"no/" + name))),
+        "dotdot": image("dotdot", layer(file(b"../" + name + b"/x"))),
+        "media": image("media", good, kind=f"application/{ESCAPES}"),
+        "platform": image("platform", good, architecture=f"amd64{ESCAPES}", os=ESCAPES),
+    }
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": list(images.values())}))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    return list(images)
+
+
+def assert_harmless(output: str) -> None:
+    assert [each for each in output if not each.isprintable() and each not in "\n\t"] == []
+
+
+def test_an_author_s_control_characters_reach_no_terminal(place: Path) -> None:
+    layout = place / "layout"
+    tags = write_hostile_layout(layout)
+    outputs = []
+    with serving(place, NOWHERE, options=("--log-format", "console")) as service:
+        for tag in tags:
+            source, target = f"oci:{layout}:{tag}", f"oci:{layout}:{tag}-nydus"
+            done = [
+                service.run("convert", source, f"{target}-local"),
+                service.run("convert", source, target, "--remote"),
+                service.run("inspect", source),
+                service.run("inspect", source, "--format", "json"),
+            ]
+            json.loads(done[-1].stdout or "null")
+            outputs += [each.stdout + each.stderr for each in done]
+        for words in (("jobs", "list"), ("jobs", "list", "--format", "json")):
+            outputs.append(service.run(*words).stdout)
+        for job in json.loads(outputs[-1]):
+            outputs.append(service.run("jobs", "show", job["id"]).stdout)
+        assert service.stop() == 0
+        outputs.append(service.log)
+    assert "PWNED" in "".join(outputs)
+    for output in outputs:
+        assert_harmless(output)

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "version": set(),
     "options": FOUNDATION | {"oci"},
     "config": FOUNDATION | {"oci", "options"},
-    "observe": FOUNDATION,
+    "observe": FOUNDATION | {"oci"},
     "locks": FOUNDATION,
     "oci": FOUNDATION,
     "rafs": FOUNDATION | {"oci"},
