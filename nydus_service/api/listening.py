@@ -61,17 +61,16 @@ def binding(path: Path, group: str) -> Iterator[Path]:
         UsageError: no such group exists, the path is too long, or `path` is not a socket.
         NotAllowedError: this process may not create the socket there, or give it to the group.
     """
-    group_id = _group_id(group)
+    owner = group_id(group)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         with _locked(path.parent), tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as private:
             _check_free(path)
             bound = Path(private) / "s"
             for each in (path, bound):
-                if len(os.fsencode(each)) > PATH_LENGTH_MAX:
-                    raise UsageError(f"{each} is too long for a socket: over {PATH_LENGTH_MAX} bytes")
+                check_socket_path(each)
             yield bound
-            os.chown(bound, -1, group_id)
+            os.chown(bound, -1, owner)
             os.chmod(bound, MODE)
             os.rename(bound, path)
     except OSError as exc:
@@ -82,7 +81,17 @@ def placed(path: Path) -> BoundSocket:
     return BoundSocket(path, path.lstat().st_ino)
 
 
-def _group_id(group: str) -> int:
+def check_socket_path(path: Path) -> None:
+    """Raises: UsageError: the path is too long for a socket."""
+    if len(os.fsencode(path)) > PATH_LENGTH_MAX:
+        raise UsageError(f"{path} is too long for a socket: over {PATH_LENGTH_MAX} bytes")
+
+
+def group_id(group: str) -> int:
+    """The number of a group; -1, which chown(2) takes for no change, if `group` is empty.
+
+    Raises: UsageError: no such group exists.
+    """
     if not group:
         return -1
     if group.isdecimal():

@@ -9,6 +9,7 @@ from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.convert.references import check_target
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import JobRequest
+from nydus_service.oci.names import check_namespace
 from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import ConvertOptions
 
@@ -45,7 +46,12 @@ class RequestReader:
         )
 
     def namespace_of(self, asked: str, *references: ImageReference) -> str:
-        """The namespace to use; empty if no reference is in containerd."""
+        """The namespace to use; empty if no reference is in containerd.
+
+        Raises: UsageError: the asked one is not a valid name.
+        """
+        if asked:
+            check_namespace(asked)
         if all(each.transport is not Transport.CONTAINERD for each in references):
             return ""
         return asked or self.namespace

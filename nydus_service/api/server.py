@@ -19,8 +19,9 @@ from nydus_service.api.interceptor import StatusInterceptor
 from nydus_service.api.listening import binding, placed
 from nydus_service.api.requests import DEFAULT_NAMESPACE, RequestReader
 from nydus_service.api.service import SERVICE, ConverterService
+from nydus_service.api.tls import read_tls
 from nydus_service.api.v1.converter_pb2_grpc import add_ConverterServicer_to_server
-from nydus_service.errors import NotAllowedError, UnreachableError, UsageError, from_os_error
+from nydus_service.errors import NotAllowedError, UnreachableError
 from nydus_service.jobs.dependencies import Dependencies
 from nydus_service.jobs.service import JobService, Runner
 from nydus_service.options.convert import ConvertOptions
@@ -180,23 +181,10 @@ async def open_api_server(
 
 async def _add_tls(server: grpc.aio.Server, tls: TlsListener) -> int:
     """Returns: the bound TCP port."""
-    key, certificate, client_ca = await anyio.to_thread.run_sync(_read_all, tls)
-    credentials = grpc.ssl_server_credentials([(key, certificate)], client_ca, require_client_auth=True)
+    files = await anyio.to_thread.run_sync(read_tls, tls.certificate, tls.key, tls.client_ca)
+    pair = (files.key, files.certificate)
+    credentials = grpc.ssl_server_credentials([pair], files.client_ca, require_client_auth=True)
     try:
         return server.add_secure_port(tls.address, credentials)
     except RuntimeError as exc:
         raise UnreachableError(f"cannot listen at {tls.address} with {tls.certificate}: {exc}") from exc
-
-
-def _read_all(tls: TlsListener) -> list[bytes]:
-    return [_read(each) for each in (tls.key, tls.certificate, tls.client_ca)]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        text = path.read_bytes()
-    except OSError as exc:
-        raise from_os_error(exc, f"read {path}") from exc
-    if b"-----BEGIN " not in text:
-        raise UsageError(f"{path} is no PEM file")
-    return text

@@ -1,19 +1,19 @@
 """`config`: check the daemon's configuration and show the effective values; import that of acceld."""
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nydus_service.cli.options import add_common
-from nydus_service.cli.output import print_json, print_line
+from nydus_service.cli.output import note, print_json, print_line
 from nydus_service.config.acceld import Translation, translate
-from nydus_service.config.environment import environment
+from nydus_service.config.environment import environment, load_settings
 from nydus_service.config.file import CONFIG_FILE, examine_config
 from nydus_service.config.reading import ConfigError, Reading, unknown_variables
 from nydus_service.config.sections import DaemonConfig
 from nydus_service.config.writing import format_config
+from nydus_service.daemon.startup import startup_problems
 from nydus_service.errors import UsageError, from_os_error
 from nydus_service.triggers.rules import RuleBook
 
@@ -48,10 +48,12 @@ async def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     config, problems = examine_config(args.file)
-    _check_whole(config, problems)
+    problems += startup_problems(config, load_settings())
+    if problems:
+        raise ConfigError(problems)
     if not args.quiet:
-        for note in unknown_variables(environment()):
-            print(f"nydus-service: note: {note}", file=sys.stderr)
+        for each in unknown_variables(environment()):
+            note(f"nydus-service: note: {each}")
     if args.format == "json":
         print_json({"config": _plain(asdict(config))})
     else:

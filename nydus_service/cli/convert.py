@@ -22,8 +22,7 @@ from nydus_service.cli.options import (
 )
 from nydus_service.cli.progress import open_progress
 from nydus_service.cli.results import tell_preview, tell_result
-from nydus_service.cli.stores import choose_daemon
-from nydus_service.config.environment import load_settings
+from nydus_service.cli.stores import choose_daemon, choose_namespace
 from nydus_service.content.open_stores import open_pair
 from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.references import check_target
@@ -131,7 +130,7 @@ async def _run_remote(args: argparse.Namespace, source: ImageReference, target: 
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} does not go with --remote: the daemon's configuration says it")
     request: dict[str, Any] = {
-        "namespace": args.namespace or load_settings().containerd_namespace,
+        "namespace": choose_namespace(args),
         "options": given_options(args),
     }
     names = remote.absolute(source), remote.absolute(target)

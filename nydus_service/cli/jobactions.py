@@ -1,7 +1,6 @@
 """The actions of `jobs`: each sends requests to the daemon and prints the answers."""
 
 import argparse
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 from nydus_service.api.client import ApiClient
 from nydus_service.cli import remote
-from nydus_service.cli.output import print_json, print_line
+from nydus_service.cli.output import print_json, print_json_line, print_line
 from nydus_service.cli.results import print_image, tell_result
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table, print_verdict
 from nydus_service.convert.encoding import as_json
@@ -115,7 +114,7 @@ async def _watch_all(args: argparse.Namespace, client: ApiClient) -> int:
             if job.is_finished:
                 del states[job.id]
             if args.format == "json":
-                print_line(json.dumps(job_as_json(job, brief=True), ensure_ascii=False))
+                print_json_line(job_as_json(job, brief=True))
             else:
                 names = f"{job.request.source} to {job.request.target}"
                 style = _STYLES.get(job.state, "warn")

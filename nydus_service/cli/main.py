@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
-from nydus_service.cli.output import finish_output, print_line
+from nydus_service.cli.output import finish_output, note, print_line
 from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnsupportedError, from_os_error
 from nydus_service.version import VERSION
 
@@ -163,7 +163,7 @@ async def _run_until_signal(args: argparse.Namespace) -> int:
 
 def _fail(message: str, status: int) -> int:
     with contextlib.suppress(OSError):  # stderr is closed: the exit status still reports the failure
-        print(f"nydus-service: {message}", file=sys.stderr)
+        note(f"nydus-service: {message}")
     return status
 
 

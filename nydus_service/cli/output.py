@@ -1,20 +1,46 @@
-"""Writes to stdout: one JSON document, or plain lines and tables. A closed pipe is not an error."""
+"""Writes to stdout: one JSON document, or plain lines and tables. A closed pipe is not an error.
+
+Characters that could control a terminal are written as escapes; foreign names may have some.
+"""
 
 import os
+import re
 import sys
+from typing import Final
 
 from nydus_service.errors import from_os_error
+from nydus_service.oci.visible import visible
+
+_NOT_ASCII: Final = re.compile(r"[^\n -~]")
+"""What may have to be escaped in JSON, beyond what the encoder escapes."""
 
 
 def print_json(document: object) -> None:
     """Print one JSON document. It is serialized completely before any of it is written."""
-    import json
+    _write(_json(document, indent=2) + "\n")
 
-    _write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+def print_json_line(document: object) -> None:
+    """Print one JSON document on one line."""
+    _write(_json(document, indent=None) + "\n")
 
 
 def print_line(line: str = "") -> None:
-    _write(line + "\n")
+    _write(visible(line) + "\n")
+
+
+def note(text: str) -> None:
+    """Print on stderr."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def _json(document: object, *, indent: int | None) -> str:
+    import json
+
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return _NOT_ASCII.sub(
+        lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text
+    )
 
 
 def finish_output(status: int) -> int:
@@ -27,7 +53,7 @@ def finish_output(status: int) -> int:
     except OSError as exc:
         _discard_stdout()
         error = from_os_error(exc, "write to stdout")
-        print(f"nydus-service: {error}", file=sys.stderr)
+        note(f"nydus-service: {error}")
         return status or error.exit_code
     return status
 

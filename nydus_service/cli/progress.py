@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from nydus_service.cli.output import note
 from nydus_service.cli.table import format_seconds, format_size
 from nydus_service.convert.progress import Event, LayerProgress, Progress, silent
 from nydus_service.jobs.job import ImageStage, ImageStatus, JobProgress, LayerState, LayerStatus
 from nydus_service.jobs.progress import ProgressTracker
+from nydus_service.oci.visible import on_one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -84,22 +86,18 @@ class _Lines:
         if not self._planned and progress.images:
             self._planned = True
             images = ", ".join(each.image for each in progress.images)
-            _print(f"{images}: {len(progress.layers)} layers, {format_size(progress.bytes_total)}")
+            note(f"{images}: {len(progress.layers)} layers, {format_size(progress.bytes_total)}")
         for layer in progress.layers:
             if layer.state is LayerState.PACKED and layer.digest not in self._packed:
                 self._packed.add(layer.digest)
                 count = f"{len(self._packed)}/{len(progress.layers)}"
-                _print(f"layer {count} {layer.digest}: {_change(layer)}")
+                note(f"layer {count} {layer.digest}: {_change(layer)}")
         for image in progress.images:
             for stage in _passed(self._stages, image):
                 if stage is ImageStage.MERGED:
-                    _print(f"{image.image}: merged in {format_seconds(image.merge_duration_s)}")
+                    note(f"{image.image}: merged in {format_seconds(image.merge_duration_s)}")
                 elif stage is ImageStage.VERIFIED:
-                    _print(f"{image.image}: verified, {_verified(image, ' in ')}")
-
-
-def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+                    note(f"{image.image}: verified, {_verified(image, ' in ')}")
 
 
 def _passed(known: dict[str, int], image: ImageStatus) -> tuple[ImageStage, ...]:
@@ -179,7 +177,9 @@ class _Live:
             self._end_step(f"verify {image.image}", _verified(image, ", "))
 
     def _begin_step(self, step: str) -> None:
-        self._steps[step] = self._bars.add_task(step, total=None, detail="")
+        from rich.markup import escape
+
+        self._steps[step] = self._bars.add_task(escape(on_one_line(step)), total=None, detail="")
 
     def _end_step(self, step: str, detail: str) -> None:
         self._bars.update(self._steps[step], completed=1, total=1, detail=detail)

@@ -14,6 +14,7 @@ import anyio
 
 from nydus_service.api.client import ApiClient, open_client
 from nydus_service.api.errors import error_of
+from nydus_service.cli.output import note
 from nydus_service.cli.progress import open_drawing
 from nydus_service.cli.table import format_seconds
 from nydus_service.config.environment import load_settings
@@ -50,7 +51,7 @@ def absolute(reference: ImageReference) -> str:
 def make_note(args: argparse.Namespace) -> Note:
     """Return the function that prints notes about a job on stderr; silent if progress is not shown there."""
     silent = args.quiet or (args.format == "json" and not sys.stderr.isatty())
-    return _ignore if silent else _note
+    return _ignore if silent else note
 
 
 async def follow(args: argparse.Namespace, client: ApiClient, job_id: str) -> Job:
@@ -114,10 +115,6 @@ def result_of(job: Job) -> ConvertResult:
     if job.result is None:
         raise NydusServiceError(f"job {job.id} is {job.state}, and has no result")
     return job.result
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _ignore(text: str) -> None:

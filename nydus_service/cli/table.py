@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nydus_service.cli.output import print_line
+from nydus_service.oci.visible import on_one_line, visible
 
 STYLES = {"ok": "green", "bad": "bold red", "warn": "yellow"}
 
@@ -19,6 +20,7 @@ def print_table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None
 ) -> None:
     """Print `rows`, and `total` set apart below them. Every row has one text per column."""
+    rows = [list(map(on_one_line, row)) for row in rows]
     if sys.stdout.isatty():
         _print_styled(columns, rows, total)
     else:
@@ -32,7 +34,7 @@ def print_heading(text: str) -> None:
         from rich.console import Console
         from rich.text import Text
 
-        Console(soft_wrap=True).print(Text(f"\n{text}\n", "bold cyan"))
+        Console(soft_wrap=True).print(Text(f"\n{visible(text)}\n", "bold cyan"))
     else:
         print_line(f"\n{text}\n")
 
@@ -43,7 +45,7 @@ def print_verdict(word: str, text: str, style: str) -> None:
         from rich.console import Console
         from rich.text import Text
 
-        Console(soft_wrap=True).print(Text.assemble((word, STYLES[style]), " ", text))
+        Console(soft_wrap=True).print(Text.assemble((word, STYLES[style]), " ", visible(text)))
     else:
         print_line(f"{word} {text}")
 

@@ -10,6 +10,9 @@ _CONTAINERD_NAMESPACE = "default"
 _SERVICE_SOCKET = Path("/run/nydus-service/nydus-service.sock")
 _NAME = "nydus-service"
 
+SERVICE_SOCKET = "NYDUS_SERVICE_SOCKET"
+"""The variable of the daemon's clients; it has the prefix of the variables of the configuration."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -60,7 +63,7 @@ def settings_from(environ: Mapping[str, str]) -> Settings:
         disable_tar_rafs=bool(environ.get("NYDUS_DISABLE_TAR2RAFS")),
         containerd_address=Path(address) if address else _CONTAINERD_SOCKET,
         containerd_namespace=environ.get("CONTAINERD_NAMESPACE") or _CONTAINERD_NAMESPACE,
-        service_socket=Path(environ.get("NYDUS_SERVICE_SOCKET") or _SERVICE_SOCKET),
+        service_socket=Path(environ.get(SERVICE_SOCKET) or _SERVICE_SOCKET),
         runtime_dir=Path(environ["XDG_RUNTIME_DIR"]) if environ.get("XDG_RUNTIME_DIR") else None,
     )
 

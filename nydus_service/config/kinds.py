@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from nydus_service.errors import UsageError
+from nydus_service.oci.names import check_namespace
 from nydus_service.options import option
 
 _SIZE_UNITS: Final = {
@@ -28,7 +30,8 @@ class SettingKind:
 
     Attributes:
         says: a description of valid values that completes the sentence "… is not".
-        read: converts a value from TOML; raises TypeError, ValueError or OverflowError if it is invalid.
+        read: converts a value from TOML; raises TypeError, ValueError or OverflowError if it is invalid, or
+            UsageError with the whole reason.
         from_text: converts the text of a variable or an option to a value as in TOML; raises ValueError.
     """
 
@@ -40,6 +43,8 @@ class SettingKind:
         """Read a value from TOML. Raises: ValueError: the value is invalid; the text describes valid ones."""
         try:
             return self.read(value)
+        except UsageError as exc:
+            raise ValueError(str(exc)) from exc
         except (TypeError, ValueError, OverflowError) as exc:
             raise ValueError(f"{value!r} is not {self.says}") from exc
 
@@ -84,6 +89,13 @@ def _read_texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) and each for each in value):
         raise TypeError
     return tuple(value)
+
+
+def _read_namespaces(value: Any) -> tuple[str, ...]:
+    namespaces = _read_texts(value)
+    for each in namespaces:
+        check_namespace(each)
+    return namespaces
 
 
 def parse_size(value: object) -> int:
@@ -160,6 +172,7 @@ SOCKET: Final = SettingKind("the absolute path of a socket", _read_socket)
 OPTIONAL_PATH: Final = SettingKind("an absolute path, or empty", _read_optional_path)
 FLAG: Final = SettingKind("true or false", _exactly(bool), _flag)
 TEXTS: Final = SettingKind("a list of texts that are not empty", _read_texts, _split)
+NAMESPACES: Final = SettingKind("a list of namespaces", _read_namespaces, _split)
 SIZE: Final = SettingKind('a number of bytes, or a size like "64MiB"', parse_size, _number_or_text)
 DURATION: Final = SettingKind('a number of seconds, or a duration like "60s" or "1h30m"', parse_duration)
 LISTEN: Final = SettingKind('an address to listen on, as "127.0.0.1:8080" or "[::1]:8080"', _read_listen)

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from nydus_service.config.environment import SERVICE_SOCKET
 from nydus_service.config.kinds import SettingKind
 from nydus_service.config.sections import KINDS, SECTIONS, ConvertSection, DaemonConfig, RuleEntry
 from nydus_service.errors import UsageError
@@ -138,10 +139,11 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
     They are not errors: a Kubernetes service named nydus-service sets some in every container.
     """
+    known = {*OWN_VARIABLES, SERVICE_SOCKET}
     return [
-        f"{variable} is not known{_nearest(variable, OWN_VARIABLES)}"
+        f"{variable} is not known{_nearest(variable, known)}"
         for variable in sorted(environ)
-        if variable.startswith(PREFIX) and variable not in OWN_VARIABLES
+        if variable.startswith(PREFIX) and variable not in known
     ]
 
 

@@ -13,6 +13,7 @@ from nydus_service.config.kinds import (
     DURATION,
     FLAG,
     LISTEN,
+    NAMESPACES,
     OPTIONAL_PATH,
     PATH,
     SIZE,
@@ -178,7 +179,7 @@ class TriggersSection:
 
     labels: Annotated[bool, FLAG] = True
     events: Annotated[bool, FLAG] = True
-    namespaces: Annotated[tuple[str, ...], TEXTS] = ()
+    namespaces: Annotated[tuple[str, ...], NAMESPACES] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ class RuleEntry:
 
     source: Annotated[str, TEXT] = ""
     target: Annotated[str, TEXT] = ""
-    namespaces: Annotated[tuple[str, ...], TEXTS] = ()
+    namespaces: Annotated[tuple[str, ...], NAMESPACES] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -110,7 +110,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
             tell_failed=metrics.follower_failed,
         )
         watch_triggers(metrics, triggers)
-        daemon = Daemon(config, dependencies, queue, api, triggers)
+        daemon = Daemon(config, dependencies, queue, api, triggers, metrics)
         if config.http.address:
             from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB, rarely needed
 
@@ -179,6 +179,7 @@ class Daemon:
     queue: JobQueue
     api: ApiServer
     triggers: ImageTriggers
+    metrics: Metrics
     http: "HttpServer | None" = None
     notifier: Notifier = field(default_factory=lambda: Notifier(environment()))
     _ending: bool = False
@@ -243,11 +244,13 @@ class Daemon:
             if self.http is not None:
                 self.http.reload(rules.defaults)
         except NydusServiceError as exc:
+            self.metrics.set_reloaded(well=False)
             log.error("the configuration stays as it was: %s", exc)
         else:
             self.config = replace(self.config, triggers=config.triggers)
             self.api.set_defaults(rules.defaults)
             self.dependencies.require(_required(config.triggers))
             self.triggers.reload(rules, config.triggers)
+            self.metrics.set_reloaded(well=True)
             log.info("rules, triggers, options and token are read anew")
         self.notifier.ready(f"listening on {self.config.daemon.socket}")

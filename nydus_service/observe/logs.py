@@ -11,8 +11,8 @@ Records have their subject in fields, which `log_context` binds for the tasks an
 JSON has, in this order: time (RFC 3339, UTC), level, logger, message, the bound fields, and exc (a
 traceback) if present. The `extra` of a call is added to the fields.
 
-Secrets must not reach the logs: code keeps them in types that do not print them, and fields with the name of
-a secret are left out.
+Secrets must not reach the logs: code keeps them in types that do not print them, fields with the name of
+a secret are left out, and the handler removes the secrets that `conceal` names and what looks like one.
 """
 
 import contextlib
@@ -24,6 +24,9 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
+from nydus_service.observe.secrets import Secrets
+from nydus_service.oci.visible import visible
+
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "json", "console")
 CONTEXT_FIELDS: Final = ("job", "image", "layer")
@@ -32,10 +35,6 @@ CONTEXT_FIELDS: Final = ("job", "image", "layer")
 _ROOT: Final = "nydus_service"
 _HIDDEN: Final = frozenset(("token", "password", "secret", "authorization", "credentials"))
 _SHORT_DIGEST: Final = 12
-_VISIBLE: Final = {
-    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
-}
-"""Escapes of control characters, with which a foreign name could manipulate a terminal."""
 _COLOURS: Final = {logging.DEBUG: "2", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "1;31"}
 _OF_EVERY_RECORD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -73,8 +72,21 @@ def configure_logs(format: str, level: str, stream: TextIO | None = None) -> Non
     else:
         handler.setFormatter(ConsoleFormatter(coloured=on_terminal))
     root = logging.getLogger()
-    root.handlers[:] = [each for each in root.handlers if not isinstance(each, _LineHandler)] + [handler]
+    for before in _line_handlers():
+        handler.secrets = before.secrets
+        root.removeHandler(before)
+    root.addHandler(handler)
     logging.getLogger(_ROOT).setLevel(level.upper())  # for other packages, the root logger has level warning
+
+
+def conceal(secret: str) -> None:
+    """Remove this text from all later log lines, whoever writes them."""
+    for handler in _line_handlers():
+        handler.secrets.add(secret)
+
+
+def _line_handlers() -> list["_LineHandler"]:
+    return [each for each in logging.getLogger().handlers if isinstance(each, _LineHandler)]
 
 
 class _LineHandler(logging.StreamHandler[TextIO]):
@@ -83,11 +95,15 @@ class _LineHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__(stream)
         self._follows_stderr = stream is None
+        self.secrets = Secrets()
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._follows_stderr:
             self.stream = sys.stderr
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.secrets.hide(super().format(record))
 
 
 def _bind_context(record: logging.LogRecord) -> bool:
@@ -126,8 +142,8 @@ class ConsoleFormatter(logging.Formatter):
         if self._coloured and record.levelno in _COLOURS:
             level = f"\x1b[{_COLOURS[record.levelno]}m{level}\x1b[0m"
         fields = "".join(f" {name}={_short(value)}" for name, value in _fields_of(record).items())
-        text = f"{time} {level} " + f"{record.getMessage()}{fields}".translate(_VISIBLE)
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = f"{time} {level} " + visible(f"{record.getMessage()}{fields}")
+        return f"{text}\n{visible(self.formatException(record.exc_info))}" if record.exc_info else text
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -148,6 +148,10 @@ class Metrics:
         self._skipped.set_function(skipped)
         self._look_age.set_function(age_s)
 
+    def set_reloaded(self, *, well: bool) -> None:
+        """Record whether the last reload of the configuration was applied."""
+        self._reload.set(well)
+
     def text(self) -> bytes:
         """All values in Prometheus' text format, for a scrape."""
         return generate_latest(self.registry)
@@ -221,6 +225,11 @@ class Metrics:
         self._look_age = self._gauge(
             "whole_look_age_seconds", "Since the images of all namespaces were read."
         )
+        self._reload = self._gauge(
+            "config_last_reload_successful",
+            "1 if the last reload of the configuration was applied, else 0.",
+        )
+        self._reload.set(1)
         for origin in ORIGINS:
             self._requests.labels(origin)
         for state in ("read", "unread"):

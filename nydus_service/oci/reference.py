@@ -20,6 +20,7 @@ from typing import Final, Self
 
 from nydus_service.errors import FormatError, UnsupportedError, UsageError
 from nydus_service.oci.digest import Digest
+from nydus_service.oci.names import REFERENCE_SIZE_MAX, check_printable, check_size
 
 NAME_LENGTH_MAX: Final = 255
 """Maximum characters of host and repository together."""
@@ -71,6 +72,7 @@ class ImageReference:
             UsageError: the text is not a reference; the message names the fault.
             UnsupportedError: its transport is not supported.
         """
+        check_size("image", text, REFERENCE_SIZE_MAX)
         try:
             bare, digest = _split_digest(text)
         except FormatError as exc:
@@ -161,7 +163,7 @@ def _split_path(text: str, rest: str, digest: Digest | None) -> tuple[str, str]:
     if "\0" in path:
         raise UsageError(f"image {text!r}: a path has no NUL characters")
     if colon:  # no check_tag: a layout written by another tool may have any tag
-        _check_printable(text, tag)
+        check_printable(f"image {text!r}", tag)
     return path, tag
 
 
@@ -170,11 +172,4 @@ def _check_containerd_name(text: str, name: str) -> None:
         raise UsageError(
             f"image {text!r}: for a directory write oci:{name}, for a tar file oci-archive:{name}"
         )
-    _check_printable(text, name)
-
-
-def _check_printable(text: str, name: str) -> None:
-    if not name:
-        raise UsageError(f"image {text!r}: the name is empty")
-    if any(character.isspace() or not character.isprintable() for character in name):
-        raise UsageError(f"image {text!r}: white space or control characters in the name")
+    check_printable(f"image {text!r}", name)

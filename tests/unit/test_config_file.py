@@ -125,7 +125,7 @@ def test_variables(tmp_path: Path) -> None:
 
 
 def test_unknown_variables() -> None:
-    known = {"NYDUS_SERVICE_JOBS_QUEUE": "1", "HOME": "/"}
+    known = {"NYDUS_SERVICE_JOBS_QUEUE": "1", "NYDUS_SERVICE_SOCKET": "/s", "HOME": "/"}
     assert unknown_variables(known) == []
     assert unknown_variables(known | {"NYDUS_SERVICE_JOB_QUEUE": "1"}) == [
         "NYDUS_SERVICE_JOB_QUEUE is not known, did you mean 'NYDUS_SERVICE_JOBS_QUEUE'?"
@@ -148,8 +148,8 @@ def test_unknown_variables() -> None:
         ("[daemon]\nsocket = 'run/socket'", "'run/socket' is not the absolute path of a socket"),
         ("[daemon]\nwork_dir = 5", "5 is not an absolute path"),
         ("[triggers]\nlabels = 1", "labels: 1 is not true or false"),
-        ("[triggers]\nnamespaces = 'k8s.io'", "'k8s.io' is not a list of texts"),
-        ("[triggers]\nnamespaces = ['']", "[''] is not a list of texts"),
+        ("[triggers]\nnamespaces = 'k8s.io'", "'k8s.io' is not a list of namespaces"),
+        ("[triggers]\nnamespaces = ['']", "[''] is not a list of namespaces"),
         ("[http]\naddress = '8080'\ntoken_file = '/t'", "'8080' is not an address to listen on"),
         ("[http]\naddress = 'a:99999'\ntoken_file = '/t'", "'a:99999' is not an address to listen on"),
         ("[http]\naddress = '[::]:80'", "[http] address needs a token_file"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from nydus_service.errors import NotAllowedError, UsageError, from_os_error
+from nydus_service.observe.logs import conceal
 from nydus_service.oci.reference import ImageReference, Transport
 
 TOKEN_LENGTH_MIN: Final = 16
@@ -46,6 +47,7 @@ class TokenFile:
             raise from_os_error(exc, f"read the HTTP token file {str(self._path)!r}") from exc
         self._check_mode(mode)
         self._token = self._parse(content)
+        conceal(self._token.decode())
 
     def matches(self, authorization: str) -> bool:
         """Whether an Authorization header has the token: `Bearer TOKEN`, or bare, as Harbor may send it."""

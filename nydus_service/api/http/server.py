@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from nydus_service.api.http import answers
 from nydus_service.api.http.access import AllowedSources, TokenFile
@@ -49,6 +50,9 @@ _SECURITY: Final = {
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _log = logging.getLogger("nydus_service.api")
+
+_PROTOCOL_LOG: Final = logging.getLogger("nydus_service.api.http")
+"""Of aiohttp's server, see `_log_briefly`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +152,13 @@ async def _listening(
         app,
         handle_signals=False,
         access_log=None,
+        logger=_PROTOCOL_LOG,
         auto_decompress=False,
         keepalive_timeout=timeouts.head_s,
         lingering_time=_LINGERING_S,
         shutdown_timeout=timeouts.shutdown_s,
     )
+    _PROTOCOL_LOG.addFilter(_log_briefly)
     await runner.setup()
     try:
         host, _, port = address.rpartition(":")
@@ -163,6 +169,17 @@ async def _listening(
         yield tuple(map(_printed, runner.addresses))
     finally:
         await runner.cleanup()
+
+
+def _log_briefly(record: logging.LogRecord) -> bool:
+    """Reduce what aiohttp logs of a malformed request: its text and traceback quote the client's bytes."""
+    exc = record.exc_info[1] if record.exc_info else None
+    if isinstance(exc, HttpProcessingError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg = f"{record.msg}: malformed request: {type(exc).__name__}"
+        record.exc_info = None
+        return record.levelno >= _PROTOCOL_LOG.getEffectiveLevel()
+    return True
 
 
 def _printed(address: Sequence[Any]) -> str:

@@ -15,6 +15,7 @@ import msgspec
 from nydus_service.api.http.access import AllowedSources, check_remote
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import JobRequest
+from nydus_service.oci.names import check_namespace
 from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import ConvertOptions
 
@@ -105,6 +106,8 @@ class SubmissionReader:
         self.allowed.check(source)
         check_remote("source", source)
         check_remote("target", target)
+        namespace = body.namespace or self.namespace
+        check_namespace(namespace)
         registry = [each for each in (source, target) if each.transport is Transport.REGISTRY]
         if registry:
             raise _no_registry(*registry)
@@ -113,7 +116,7 @@ class SubmissionReader:
                 JobRequest(
                     source=str(source),
                     target=str(target),
-                    namespace=body.namespace or self.namespace,
+                    namespace=namespace,
                     options=ConvertOptions.from_json(body.options, base=self.defaults),
                 ),
             ),

@@ -148,7 +148,11 @@ def test_acceld(tmp_path: Path) -> None:
         "# converter.driver.config.speed",
         "# converter.rules.cache_tag",
     ]
-    assert run("config", "check", write(tmp_path, done.stdout)).returncode == 0
+    token = tmp_path / "token"
+    token.write_text("a-token-that-nobody-guesses")
+    token.chmod(0o400)
+    checked = run("config", "check", write(tmp_path, done.stdout.replace(TOKEN_FILE, str(token))))
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("secret", ["aHVudGVyMg==", "hunter3", "hunter4"])

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from nydus_service.observe.metrics import Metrics
 
 BASE_UNITS = ("seconds", "bytes", "ratio", "info")
-COUNTS = ("following", "images", "namespaces", "jobs", "depth", "limit", "running", "up")
+COUNTS = ("following", "images", "namespaces", "jobs", "depth", "limit", "running", "up", "successful")
 """Last words of gauges that count things."""
 
 

@@ -1,0 +1,64 @@
+"""Names that users and clients choose: the one check of each, for every place where such a name enters.
+
+Sources: containerd `pkg/identifiers/validate.go` (namespaces) and `labels/validate.go` (labels).
+"""
+
+import re
+from typing import Final
+
+from nydus_service.errors import UsageError
+
+NAMESPACE_LENGTH_MAX: Final = 76
+"""Maximum characters of a containerd namespace."""
+
+REFERENCE_SIZE_MAX: Final = 4096
+"""Maximum bytes of a reference: a path of Linux, or a name that fits in a label, has fewer."""
+
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+_SHOWN: Final = 60
+
+
+def check_namespace(name: str) -> None:
+    """Check the name of a containerd namespace.
+
+    Raises:
+        UsageError: containerd would refuse the name; the message says what a namespace may have.
+    """
+    if len(name) > NAMESPACE_LENGTH_MAX or not _NAMESPACE.fullmatch(name):
+        raise UsageError(
+            f"{excerpt(name)} is not a namespace: at most {NAMESPACE_LENGTH_MAX} ASCII letters and digits, "
+            "separated by single . _ or -"
+        )
+
+
+def check_size(what: str, text: str, size_max: int) -> None:
+    """Check the size of a text.
+
+    Args:
+        what: the name of the text in the message.
+        size_max: in bytes.
+    Raises:
+        UsageError: the text is larger; the message has its beginning and its size.
+    """
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > size_max:
+        raise UsageError(f"{what} {excerpt(text)} has {size} bytes, at most {size_max} are allowed")
+
+
+def check_printable(what: str, name: str) -> None:
+    """Check that a name has no characters that are invisible or that change a terminal.
+
+    Args:
+        what: the beginning of the message.
+    Raises:
+        UsageError: the name is empty, or has white space or control characters.
+    """
+    if not name:
+        raise UsageError(f"{what}: the name is empty")
+    if any(character.isspace() or not character.isprintable() for character in name):
+        raise UsageError(f"{what}: white space or control characters in the name")
+
+
+def excerpt(text: str) -> str:
+    """The text in quotes for a message, with escapes; only its beginning if it is long."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
