@@ -56,7 +56,7 @@ class Automaton:
         self._classes: list[re.Pattern[str]] = []
         self._follow: list[int] = []
         self._ascii: dict[str, int] = {}
-        """Positions by character, kept between calls; those of other characters would grow without a bound."""
+        """Positions by character, kept between calls. For all characters it would have no bound."""
         self._first, self._last, self._empty = self._add(pattern)
 
     def matches(self, text: str) -> bool:
