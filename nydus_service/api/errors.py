@@ -31,11 +31,17 @@ from nydus_service.errors import (
     UsageError,
 )
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
+from nydus_service.observe.secrets import hide_credentials
 
 DOMAIN: Final = "nydus-service"
 
 RETRY_S: Final = 5
 """Seconds until a refused client should retry; a job seldom takes less."""
+
+
+MESSAGE_SIZE_MAX: Final = 1600
+"""Largest message of a status, in bytes. It is sent twice, in base64 and with up to three bytes for each, and
+gRPC refuses trailers over 8 KiB."""
 
 
 class TooManyCalls(NydusServiceError):
@@ -116,12 +122,21 @@ def status_of(error: NydusServiceError, **metadata: str) -> Status:
     details: list[ErrorInfo | RetryInfo] = [ErrorInfo(reason=error.code, domain=DOMAIN, metadata=metadata)]
     if isinstance(error, _ASK_AGAIN):
         details.append(RetryInfo(retry_delay={"seconds": RETRY_S}))
-    status = Status(code=_grpc_code(error).value[0], message=error.text(Surface.REQUEST))
+    status = Status(code=_grpc_code(error).value[0], message=_cut(error.text(Surface.REQUEST)))
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _cut(message: str) -> str:
+    """The beginning of a message that is too large for a status, and how much is missing."""
+    message = hide_credentials(message)
+    data = message.encode("utf-8", "backslashreplace")
+    if len(data) <= MESSAGE_SIZE_MAX:
+        return data.decode()
+    return f"{data[:MESSAGE_SIZE_MAX].decode(errors='ignore')}… ({len(data) - MESSAGE_SIZE_MAX} more bytes)"
 
 
 def error_from(exc: grpc.aio.AioRpcError) -> NydusServiceError:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from nydus_service.api.bounds import check_message
 from nydus_service.api.errors import status_of
 from nydus_service.api.messages import refuse_unknown
 from nydus_service.errors import NydusServiceError, UsageError
@@ -18,6 +19,8 @@ from nydus_service.errors import NydusServiceError, UsageError
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _MaybeHandler: TypeAlias = "_Handler | None"
 _Context: TypeAlias = "grpc.aio.ServicerContext[bytes, Any]"
+
+_JOB_ID_MAX: Final = 64
 
 _log: Final = logging.getLogger("nydus_service.api")
 
@@ -52,6 +55,7 @@ def _wrap(handler: _Handler, method: str, request_name: str) -> _Handler:
         request: Message | None = None
         try:
             request = _decode(decode, data, request_name)
+            check_message(request)
             refuse_unknown(request)
             return await behaviour(request, context)
         except NydusServiceError as exc:
@@ -81,6 +85,6 @@ async def _abort(context: _Context, status: Status) -> None:
 
 
 def _metadata(request: Message | None) -> dict[str, str]:
-    """The metadata of ErrorInfo: the job that a request names."""
+    """The metadata of ErrorInfo: the job that a request names. A text too long for an id is left out."""
     job_id = getattr(request, "id", "")
-    return {"job": job_id} if job_id else {}
+    return {"job": job_id} if 0 < len(job_id) <= _JOB_ID_MAX else {}

@@ -29,7 +29,7 @@ from nydus_service.jobs.job import Job, JobNotFound
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.jobs.service import JobService, Runner
 from nydus_service.oci.platform import Platform
-from nydus_service.options.convert import VERIFY_MODES
+from nydus_service.options.convert import PLATFORMS_MAX, VERIFY_MODES
 from nydus_service.rpc.cancellation import await_rpc
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ class ConverterService(ConverterServicer):
         verify = request.verify or "tree"
         if verify == "none" or verify not in VERIFY_MODES:
             raise UsageError(f"verification {verify!r} is none of tree, full")
+        if len(request.platforms) > PLATFORMS_MAX:
+            raise UsageError(f"{len(request.platforms)} platforms, at most {PLATFORMS_MAX} are allowed")
         for text in request.platforms:
             Platform.parse(text)
         async with self._checks:

@@ -20,6 +20,9 @@ from nydus_service.jobs.job import Job, JobState, LayerState
 SHORT_ID: Final = 12
 """Digits of an id in tables; `show`, `watch`, `cancel` and `retry` accept ids of this length."""
 
+_PAGE_SIZE: Final = 1000
+"""Jobs to ask for at once; the daemon's answers have no more."""
+
 _STYLES: Final = {JobState.DONE: "ok", JobState.FAILED: "bad"}
 
 
@@ -37,7 +40,7 @@ async def _list(args: argparse.Namespace, client: ApiClient) -> int:
         page = await client.list(
             image=args.image,
             states=[JobState(state) for state in args.state],
-            page_size=args.limit - len(jobs),
+            page_size=min(args.limit - len(jobs), _PAGE_SIZE),
             page_token=token,
         )
         jobs += page.jobs

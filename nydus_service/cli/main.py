@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
-from nydus_service.cli.output import finish_output, note, print_line
+from nydus_service.cli.output import finish_output, note, open_closed_streams, print_line
 from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnsupportedError, from_os_error
 from nydus_service.version import VERSION
 
@@ -96,6 +96,7 @@ class _PrintCompletion(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    open_closed_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = False
     try:

@@ -3,6 +3,7 @@
 Characters that could control a terminal are written as escapes; foreign names may have some.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -41,6 +42,20 @@ def _json(document: object, *, indent: int | None) -> str:
     return _NOT_ASCII.sub(
         lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text
     )
+
+
+def open_closed_streams() -> None:
+    """Let the standard streams that the caller has closed discard what is written, and be at their end.
+
+    Otherwise the next file or socket would get the number of such a stream, and receive the output.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue  # the caller left a descriptor that Python could not use
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def finish_output(status: int) -> int:

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Final, Self
 
 from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.oci.names import excerpt
 from nydus_service.oci.platform import Platform, PlatformMatcher, match_everything, match_strictly
 from nydus_service.options.build import BUILD_ROWS, BuildOptions
 from nydus_service.options.option import Choice, Flag, ListOf, Number, Option, Row, has_needs, rows_of, spoken
+
+PLATFORMS_MAX: Final = 128
+"""Maximum number of platforms that a request may name; an index seldom has more than a dozen."""
 
 VERIFY_MODES: Final = ("none", "tree", "full")
 """The verification modes, from the least to the most thorough."""
@@ -32,7 +36,7 @@ class ConvertOptions:
     platforms: Annotated[
         tuple[Platform, ...],
         Option(
-            ListOf("OS/ARCH", Platform.parse),
+            ListOf("OS/ARCH", Platform.parse, most=PLATFORMS_MAX),
             "platforms of an index to convert; without any, all of them",
             "repeatable",
             number=1,
@@ -168,10 +172,14 @@ TABLE: Final = {row.name: row for row in _numbered([*BUILD_ROWS.values(), *_OWN_
 """The options that requests may have, by name, in the order in which they were added to the API."""
 
 
+_NAME_LENGTH_MAX: Final = 64
+"""Characters of a name up to which the nearest option is looked for, which takes quadratic time."""
+
+
 def find_row(name: str) -> Row:
     """Look up an option. Raises: UsageError: no such option exists; the message has the nearest name."""
     if name not in TABLE:
-        nearest = difflib.get_close_matches(name, TABLE, n=1)
+        nearest = difflib.get_close_matches(name, TABLE, n=1) if len(name) <= _NAME_LENGTH_MAX else []
         hint = f", did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(TABLE)}"
-        raise UsageError(f"no option {name!r}{hint}")
+        raise UsageError(f"no option {excerpt(name)}{hint}")
     return TABLE[name]

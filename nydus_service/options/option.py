@@ -183,17 +183,21 @@ class ListOf(Kind[tuple[T, ...]]):
     proto = "Strings"
     is_list = True
 
-    def __init__(self, metavar: str, item: Callable[[str], T]) -> None:
+    def __init__(self, metavar: str, item: Callable[[str], T], most: int = 4096) -> None:
         """
         Args:
             item: parses one value from text; raises UsageError.
+            most: maximum number of values.
         """
         self.metavar = metavar
         self._item = item
+        self._most = most
 
     def read(self, name: str, value: object) -> tuple[T, ...]:
         if not isinstance(value, list | tuple):
             raise UsageError(f"option {name}: {value!r} is no list")
+        if len(value) > self._most:
+            raise UsageError(f"option {name}: {len(value)} values, at most {self._most} are allowed")
         for each in value:
             if not isinstance(each, str):
                 raise UsageError(f"option {name}: {each!r} is no text")

@@ -26,18 +26,25 @@ from typing import Final, NamedTuple, Self, TypeVar
 from nydus_service.config.reading import ConfigError
 from nydus_service.config.sections import DaemonConfig, RuleEntry
 from nydus_service.errors import NydusServiceError, UsageError
+from nydus_service.oci.names import REFERENCE_SIZE_MAX
 from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.triggers.automaton import Automaton, any_number, group, literal, one, some
 
+_HEX: Final = group(*[one("[0-9a-f]")] * 64)
 PLACEHOLDERS: Final = {
-    "name": r"[^/:@]+(?::\d+)?(?:/[^/:@]+)+",
-    "registry": r"[^/@]+",
-    "repository": r"[^:@]+",
-    "tag": r"\w[\w.-]*",
-    "digest": r"\w+:[0-9a-f]{64}",
-    "hex": r"[0-9a-f]{64}",
+    "name": group(
+        some("[^/:@]"),
+        group(one(":"), some(r"\d"), optional=True),
+        group(one("/"), some("[^/:@]"), repeated=True),
+    ),
+    "registry": some("[^/@]"),
+    "repository": some("[^:@]"),
+    "tag": group(one(r"\w"), any_number(r"[\w.-]")),
+    "digest": group(some(r"\w"), one(":"), _HEX),
+    "hex": _HEX,
 }
-"""For each placeholder, a regular expression of its values."""
+"""For each placeholder, the pattern of its values."""
 
 _IMAGE_NAME = re.compile(
     r"(?P<name>(?P<registry>[^/@]+)/(?P<repository>[^:@]+))(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>\w+:[0-9a-f]+))?"
@@ -69,14 +76,16 @@ class Rule:
     target: str
     namespaces: tuple[str, ...]
     options: ConvertOptions
-    result: re.Pattern[str]
+    result: Automaton
 
     @classmethod
     def parse(cls, entry: RuleEntry, defaults: ConvertOptions) -> Self:
         """Raises: UsageError, UnsupportedError: the rule is invalid; the message says why."""
         pieces = _split_template(entry.target)
         options = ConvertOptions.from_json(entry.options, base=defaults)
-        result = re.compile("".join(re.escape(text) + PLACEHOLDERS.get(name, "") for text, name in pieces))
+        result = Automaton(
+            group(*(group(literal(text), PLACEHOLDERS.get(name, group())) for text, name in pieces))
+        )
         rule = cls(entry.source, entry.target, entry.namespaces, options, result)
         rule._check()
         return rule
@@ -134,9 +143,9 @@ class RuleBook:
         Args:
             image: the image's name in containerd.
             digest: of the image's target.
-        Returns: None if no rule matches, or a rule may have made the name.
+        Returns: None if no rule matches, a rule may have made the name, or it is too long for a request.
         """
-        if self.is_result(image):
+        if len(image) > REFERENCE_SIZE_MAX or self.is_result(image):
             return None
         for rule in self.rules:
             target = rule.target_for(image, namespace, digest)
@@ -146,14 +155,14 @@ class RuleBook:
 
     def is_result(self, image: str) -> bool:
         """Whether a rule may have made this name, so that converting it again would never end."""
-        return any(rule.result.fullmatch(image) for rule in self.rules)
+        return any(rule.result.matches(image) for rule in self.rules)
 
     def _rules_without_effect(self) -> list[str]:
         """Problems of rules whose images would all count as results, as with the target `{name}:{tag}`."""
         problems = []
         for number, rule in enumerate(self.rules, 1):
             sample = _sample(rule.source)
-            makers = [maker for maker, other in enumerate(self.rules, 1) if other.result.fullmatch(sample)]
+            makers = [maker for maker, other in enumerate(self.rules, 1) if other.result.matches(sample)]
             if makers:
                 problems.append(
                     f"[[rules]] {number}: an image like {sample!r} could be a result of rule {makers[0]}, "

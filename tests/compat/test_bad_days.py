@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import signal
 import socket
 import subprocess
@@ -9,14 +10,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from google.protobuf.message import Message
 
+from nydus_service.api.v1 import converter_pb2 as pb
 from tests.containerd import Daemon, running_daemon
 from tests.contract.apiserver import Certificates, make_certificates
 from tests.layers import directory, file, hardlink, layer
 from tests.serving import Service, serving
-from tests.unit.cli.command import environment, run
+from tests.unit.cli.command import ARGV, environment, run
 
 NOWHERE = Path("/nonexistent/containerd.sock")
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -280,3 +285,90 @@ def test_an_author_s_control_characters_reach_no_terminal(place: Path) -> None:
     assert "PWNED" in "".join(outputs)
     for output in outputs:
         assert_harmless(output)
+
+
+# Requests that are too large in one way.
+
+
+def call(service: Service, method: str, request: Message) -> grpc.RpcError | None:
+    """Call a method as any program may, without the limits of our client. Returns the error."""
+    options = [("grpc.default_authority", "localhost")]
+    with grpc.insecure_channel(f"unix:{service.socket}", options=options) as channel:
+        ask: Any = channel.unary_unary(
+            f"/nydus_service.v1.Converter/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=lambda data: data,
+        )
+        try:
+            ask(request, timeout=60)
+        except grpc.RpcError as exc:
+            return exc
+    return None
+
+
+def convert_request(source: str = "a:1", target: str = "a:2", **options: Any) -> pb.SubmitRequest:
+    return pb.SubmitRequest(
+        request=pb.ConvertRequest(source=source, target=target, options=pb.ConvertOptions(**options))
+    )
+
+
+REQUESTS = {
+    "platforms": (
+        "Submit",
+        convert_request(platforms=pb.Strings(values=["a/b"] * 180_000)),
+        "180000 entries",
+    ),
+    "a few too many platforms": (
+        "Submit",
+        convert_request(platforms=pb.Strings(values=["a/b"] * 129)),
+        "129 values, at most 128",
+    ),
+    "a platform": ("Submit", convert_request(platforms=pb.Strings(values=["a" * 900_000])), "900000 bytes"),
+    "paths": ("Submit", convert_request(prefetch_patterns=pb.Strings(values=["/a"] * 5000)), "5000 entries"),
+    "an option": ("Submit", convert_request(compressor="z" * 900_000), "compressor"),
+    "source": ("Submit", convert_request("a b" + "x" * 900_000), "request.source"),
+    "target": ("Submit", convert_request(target="x" * 900_000), "request.target"),
+    "plan": ("Plan", pb.PlanRequest(request=pb.ConvertRequest(source="é" * 3000, target="x")), "6000 bytes"),
+    "check": ("Check", pb.CheckRequest(image="a", platforms=["a/b"] * 129), "at most 128"),
+    "states": ("List", pb.ListRequest(states=["JOB_STATE_DONE"] * 100_000), "states has 100000 entries"),
+    "image": ("List", pb.ListRequest(image="i" * 900_000), "image"),
+    "job": ("Get", pb.GetRequest(id="0" * 900_000), "id"),
+}
+
+
+def test_a_request_that_is_too_large_is_refused_by_name_and_size(place: Path) -> None:
+    with serving(place, NOWHERE) as service:
+        for method, request, said in REQUESTS.values():
+            error = call(service, method, request)
+            assert error is not None
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
+            assert said in str(error.details())
+            assert len(str(error.details())) < 300
+        assert service.jobs("list") == []
+        assert service.stop() == 0
+    journal = (place / "state" / "jobs.sqlite").stat().st_size
+    assert journal < 900_000
+
+
+@pytest.mark.parametrize("text", ["x", "é", "%", "\n"])
+def test_a_long_error_reaches_the_client(place: Path, text: str) -> None:
+    with serving(place, NOWHERE) as service:
+        paths = pb.Strings(values=["no-slash" + text * 2000, *["/a"] * 100])
+        error = call(service, "Submit", convert_request(prefetch_patterns=paths))
+        assert error is not None
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
+        assert "no-slash" in str(error.details())
+        assert service.stop() == 0
+
+
+def test_a_list_of_jobs_without_end_and_without_a_reader(place: Path) -> None:
+    with serving(place, NOWHERE) as service:
+        done = service.run("jobs", "list", "--limit", "99999999999999")
+        assert (done.returncode, done.stderr) == (0, "")
+        command = shlex.join([*ARGV, "jobs", "list", "--socket", str(service.socket)])
+        for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+            ran = subprocess.run(
+                ["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, check=False
+            )
+            assert (ran.returncode, ran.stderr) == (0, "")
+        assert service.stop() == 0

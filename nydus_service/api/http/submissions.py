@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
 
+from nydus_service.api.bounds import LIST_LENGTH_MAX, TEXT_SIZE_MAX, check_json
 from nydus_service.api.http.access import AllowedSources, check_remote
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import JobRequest
@@ -25,19 +26,23 @@ PRIORITY_MAX: Final = 1000
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
+_Text = Annotated[str, msgspec.Meta(max_length=TEXT_SIZE_MAX)]
+"""In characters; references are checked in bytes where they are parsed."""
+
+
 class _Kind(msgspec.Struct):
     """The fields that distinguish the kinds of body."""
 
-    type: str | msgspec.UnsetType = msgspec.UNSET
-    specversion: str | msgspec.UnsetType = msgspec.UNSET
+    type: _Text | msgspec.UnsetType = msgspec.UNSET
+    specversion: _Text | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Resource(msgspec.Struct):
-    resource_url: str
+    resource_url: _Text
 
 
 class _EventData(msgspec.Struct):
-    resources: list[_Resource]
+    resources: Annotated[list[_Resource], msgspec.Meta(max_length=LIST_LENGTH_MAX)]
 
 
 class _Push(msgspec.Struct):
@@ -45,9 +50,9 @@ class _Push(msgspec.Struct):
 
 
 class _ByHand(msgspec.Struct, forbid_unknown_fields=True):
-    source: str
-    target: str
-    namespace: str = ""
+    source: _Text
+    target: _Text
+    namespace: _Text = ""
     options: dict[str, Any] = {}
     priority: Annotated[int, msgspec.Meta(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0
 
@@ -102,6 +107,7 @@ class SubmissionReader:
         self._refuse_push(_decode(body, _Push))
 
     def _read_by_hand(self, body: _ByHand) -> Submission:
+        check_json(body.options)
         source, target = _reference("source", body.source), _reference("target", body.target)
         self.allowed.check(source)
         check_remote("source", source)
