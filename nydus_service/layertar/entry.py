@@ -4,7 +4,6 @@ from typing import Final
 
 from nydus_service.layertar.header import (
     ID_KEPT,
-    BadEntryError,
     parse_decimal,
     parse_pax,
     parse_pax_time,
@@ -145,5 +144,3 @@ class Extensions:
             entry.xattrs = {
                 key[len(_XATTR) :]: value for key, value in records.items() if key.startswith(_XATTR)
             }
-            if b"" in entry.xattrs:
-                raise BadEntryError("it has an xattr without a name")

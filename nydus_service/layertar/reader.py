@@ -252,8 +252,10 @@ class LayerTarReader:
         return device
 
     def _extension(self, fields: Fields) -> bytes:
-        """Read the body of an extension header."""
+        """Read the body of an extension header, whose other numbers only have to be valid."""
         size = self._number(fields[2])
+        self._owner(fields[1])
+        self._number(fields[3])
         if not 0 <= size <= EXTENSION_MAX:
             raise BadEntryError(f"its extension header has {size} bytes, at most {EXTENSION_MAX} are read")
         body = self._take(size)

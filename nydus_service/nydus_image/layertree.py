@@ -211,10 +211,10 @@ class LayerTree:
         """The extended attributes of an entry that containerd sets."""
         xattrs = {}
         for name, value in entry.xattrs.items():
+            if not name or (name.endswith(b".") and _is_settable(name, entry.kind)):
+                raise entry_error(entry, f"extended attribute {name!r} has no name")
             if not _is_settable(name, entry.kind):
                 continue
-            if name.endswith(b"."):
-                raise entry_error(entry, f"extended attribute {name!r} has no name")
             if len(name) > MAX_NAME or len(value) > MAX_XATTR_VALUE:
                 raise entry_error(
                     entry,

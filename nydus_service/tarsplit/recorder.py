@@ -151,6 +151,8 @@ class TarSplitRecorder:
         """Complete the tar-split. Raises: FormatError: the tar ends inside an entry."""
         # Padding at the end may be missing.
         lacks_extension = self._extension_left > -self._extension_size & 511
+        if self._extension_left and not lacks_extension:
+            self._take_extension(bytes(self._extension_left))
         if self._held or self._stored or self._map_goes_on or lacks_extension:
             name = self._name.decode(errors="backslashreplace")[:300]
             where = f"in tar entry {name!r} at offset {self._offset}" if name else "in the header of an entry"

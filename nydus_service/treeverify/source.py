@@ -42,6 +42,8 @@ _KINDS: Final = {
     b"g": GLOBAL_HEADER,
 }
 _EXTENSIONS: Final = frozenset(b"xLK")
+_NUMBERS: Final = ((100, 108), (108, 116), (116, 124), (136, 148))
+"""The places of mode, uid, gid and mtime in a header."""
 _USTAR: Final = b"ustar\0"
 _GNU: Final = b"ustar  \0"
 _NANOSECONDS: Final = 10**9
@@ -210,6 +212,8 @@ class _Extensions:
             header = headers[at : at + BLOCK]
             check_checksum(header)
             size = header_number(header[124:136])
+            for start, end in _NUMBERS:
+                header_number(header[start:end])  # Go refuses an invalid one
             at += BLOCK
             body = headers[at : at + size]
             if not 0 <= size == len(body):

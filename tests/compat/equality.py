@@ -11,15 +11,15 @@ Deviations from the rule, each in one function below, each where the OCI image-s
 - `right_tree`, the empty base: marks in the lowest layer hide nothing. containerd applies that layer to a
   plain directory, where a mark removes what its own layer put there before.
 - `_Stack.show`: an opaque mark at the root hides all lower layers. The kernel ignores it at the root.
-- `_check_links`: a hard link to what a whiteout before it removes is refused, as native does. overlayfs links
-  to the device by which it keeps the whiteout.
+- `_check_links`: a hard link to what a whiteout before it removes is refused, as native does, unless its
+  layer has a file of this name as well. overlayfs links to the device by which it keeps the whiteout.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from stat import S_ISDIR, S_ISLNK
+from stat import S_IFLNK, S_ISDIR, S_ISLNK
 
 from nydus_service.content._pb.containerd.types.mount_pb2 import Mount
 from nydus_service.errors import FormatError
@@ -94,8 +94,8 @@ def _whiteouts_first(entries: Layer) -> list[Layer]:
 
 def _check_links(entries: Layer) -> None:
     for number, entry in enumerate(entries):
-        before = {other.path: other.kind for other in entries[:number]}
-        if entry.kind == "hardlink" and before.get(entry.target) == "whiteout":
+        before = {other.kind for other in entries[:number] if other.path == entry.target}
+        if entry.kind == "hardlink" and before == {"whiteout"}:
             raise FormatError(f"{entry} links to what is whited out before")
 
 
@@ -263,7 +263,7 @@ def comparable(tree: Tree, since: int) -> Tree:
         if path == b"/":
             continue
         if S_ISLNK(node.mode):
-            node = replace(node, mode=node.mode | 0o777)
+            node = replace(node, mode=S_IFLNK | 0o777)
         if S_ISDIR(node.mode) and since <= node.mtime <= time.time():
             node = replace(node, mtime=SET_BY_UNPACKING, mtime_nsec=0)
         nodes[path] = node

@@ -167,6 +167,8 @@ _TIMES = (
     ),
     *(b"\x80" + bytes(10) + b"\7", b"\xff" * 11 + b"\xfb", b"x", b"7 ", b" 7", b"777777777777"),
 )
+ENTRY_FLAGS = frozenset((b"0", b"\0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"S", b"x", b"g", b"L", b"K"))
+"""Typeflags that have a meaning."""
 _FLAGS = (b"0", b"0", b"0", b"\0", b"1", b"2", b"3", b"4", b"5", b"5", b"6")
 _ODD_FLAGS = (
     b"8",

@@ -6,7 +6,7 @@ its images again.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 
@@ -18,10 +18,11 @@ from tests.compat.equality import Right, UnsettledError, differences, right_answ
 from tests.compat.randomheaders import Archive, random_archive, shrunk_archive
 from tests.compat.randomstacks import Stack, random_stack, shrunk
 from tests.compat.recorded import noted_tree
+from tests.compat.setaside import is_archive_set_aside, is_stack_set_aside
 from tests.compat.stacks import tar_of
-from tests.compat.unpacking import Unpacker
+from tests.compat.unpacking import SNAPSHOTTERS, Unpacker
 
-IMAGES = int(os.environ.get("RANDOM_IMAGES", "800"))
+IMAGES = int(os.environ.get("RANDOM_IMAGES", "400"))
 SEED = int(os.environ.get("RANDOM_SEED", "1"))
 BATCHES = 10
 SHOWN = 5
@@ -29,18 +30,25 @@ SHOWN = 5
 OURS = {"verification expects": noted_tree, "the image has": converted_tree}
 
 
-def faults(right: Right, layers: Sequence[bytes], *, merge_sees_it: bool = True) -> list[str]:
+def faults(
+    right: Right,
+    layers: Sequence[bytes],
+    *,
+    merge_sees_it: bool = True,
+    may_refuse: Callable[[], bool] = lambda: False,
+) -> list[str]:
     """What is wrong with what we make of an image.
 
     The merge sees layers as a whole, not their entries one by one, so that it may take an image that
-    verification refuses: `merge_sees_it` is false where that is no fault.
+    verification refuses: `merge_sees_it` is false where that is no fault. `may_refuse` says whether an image
+    with a right tree may be refused.
     """
     found = []
     for who, make in OURS.items():
         try:
             tree = make(layers)
         except FormatError as exc:
-            if right.tree is not None:
+            if right.tree is not None and not may_refuse():
                 found.append(f"{who}: refused: {exc}")
         except Exception as exc:
             found.append(f"{who}: {exc!r}")
@@ -54,8 +62,23 @@ def faults(right: Right, layers: Sequence[bytes], *, merge_sees_it: bool = True)
 
 def faults_of_stack(unpacker: Unpacker, stack: Stack) -> list[str]:
     """Raises: UnsettledError: nobody knows what is right."""
+    if is_stack_set_aside(stack):
+        raise UnsettledError("set aside")
     right = right_answer(unpacker, stack)
-    return faults(right, [tar_of(entries) for entries in stack], merge_sees_it=False)
+    layers = [tar_of(entries) for entries in stack]
+    refused = partial(is_refused_as_a_whole, unpacker, layers)
+    return faults(right, layers, merge_sees_it=False, may_refuse=refused)
+
+
+def is_refused_as_a_whole(unpacker: Unpacker, layers: Sequence[bytes]) -> bool:
+    """Whether both snapshotters refuse an image as it is, though the rule has a tree entry by entry."""
+    for snapshotter in SNAPSHOTTERS:
+        try:
+            unpacker.tree(layers, snapshotter)
+        except FormatError:
+            continue
+        return False
+    return True
 
 
 def is_wrong(unpacker: Unpacker, stack: Stack) -> bool:
@@ -104,6 +127,8 @@ def test_random_headers(batch: int, unpacker: Unpacker) -> None:
     done, failing = 0, []
     while done < IMAGES // BATCHES:
         archive = random_archive(random)
+        if is_archive_set_aside(archive):
+            continue
         right = answer_to_archive(unpacker, archive)
         if right.tree is None and random.random() < 0.8:
             continue  # most are refused, for few reasons
@@ -111,7 +136,10 @@ def test_random_headers(batch: int, unpacker: Unpacker) -> None:
         if faults(right, [archive.tar()]):
             failing.append(archive)
     fails = partial(faults_of_archive, unpacker)
-    shown = [shrunk_archive(archive, lambda one: bool(fails(one))) for archive in failing[:SHOWN]]
+    shown = [
+        shrunk_archive(archive, lambda one: not is_archive_set_aside(one) and bool(fails(one)))
+        for archive in failing[:SHOWN]
+    ]
     assert not failing, report(failing, [(one, fails(one)) for one in shown])
 
 
