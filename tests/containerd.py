@@ -13,7 +13,8 @@ import pytest
 
 from tests.tools import require_root
 
-VERSIONS = ("1.6", "2")
+VERSIONS = ("1.6", pytest.param("2", marks=pytest.mark.long))
+"""Parameters of tests. Debian's containerd comes first; with both, the usual run would take too long."""
 
 _NUMBERS = itertools.count(1)
 

@@ -56,6 +56,7 @@ def write_index(layout: Path, entries: int, *, distinct: bool) -> str:
     return f"oci:{layout}:x"
 
 
+@pytest.mark.long
 async def test_all_that_are_allowed(place: Path) -> None:
     """At no moment there are more children than builders, verifiers, and the fork server."""
     source = write_index(place / "layout", 40, distinct=True)

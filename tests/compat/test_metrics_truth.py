@@ -78,6 +78,7 @@ def counts(told: dict[str, float], name: str) -> dict[str, float]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_each_metric(place: Path) -> None:
     sources = write_images(place / "layout", 8, size=20_000)

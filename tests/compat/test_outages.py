@@ -28,7 +28,7 @@ SMALL = "version = 1\n[jobs]\nmin_free_space = '1MiB'\nrunning = 2\nbuilders = 2
 NO_TRIGGERS = "[triggers]\nlabels = false\nevents = false\n"
 NOWHERE = Path("/nonexistent/containerd.sock")
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

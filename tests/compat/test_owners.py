@@ -90,6 +90,7 @@ def test_no_history_is_no_endless_loop(daemon: Daemon, place: Path, history: int
         assert service.stop() == 0
 
 
+@pytest.mark.long
 def test_one_of_two_daemons_answers(daemon: Daemon, place: Path) -> None:
     namespace = new_namespace()
     names = [import_image(daemon, namespace, f"app{number}", place) for number in range(6)]
