@@ -161,11 +161,6 @@ def whiteouts() -> bytes:
     )
 
 
-def concatenated() -> bytes:
-    """Two archives in one stream."""
-    return layer(file("one", b"1")) + bytes(3 * 512) + layer(file("two", b"2"), end=b"")
-
-
 def estargz() -> bytes:
     """Bookkeeping of eStargz at the top: left out, and kept where it is none."""
     return layer(
@@ -255,7 +250,6 @@ LAYERS: Mapping[str, Callable[[], bytes]] = {
     "large-ids": large_ids,
     "absolute-paths": absolute_paths,
     "whiteouts": whiteouts,
-    "concatenated": concatenated,
     "estargz": estargz,
     "full-directories": full_directories,
     "large-xattr": large_xattr,
