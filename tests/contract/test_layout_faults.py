@@ -257,7 +257,7 @@ INDEXES = [
     b"",
     b"not JSON",
     b"[]",
-    b'{"schemaVersion":1}',
+    b'{"manifests":2}',
     b'{"schemaVersion":2,"manifests":{}}',
     b'{"schemaVersion":2,"manifests":[{"digest":"sha256:x"}]}',
     b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[]}',

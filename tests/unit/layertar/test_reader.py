@@ -608,7 +608,6 @@ class TestPax:
             ("path", b"a\0b"),
             ("linkpath", b"a\0b"),
             ("uname", b"a\0b"),
-            ("SCHILY.xattr.", b"a"),
             ("SCHILY.xattr.user.\0", b"a"),
             ("SCHILY.xattr.user.\0", b""),
         ],

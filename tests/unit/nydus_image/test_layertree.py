@@ -179,6 +179,8 @@ def test_a_hard_link_to_what_this_tar_lacks_is_one_to_a_lower_layer() -> None:
         ([file("f"), file("f/g")], "'/f' is no directory"),
         ([symlink("a", "b"), symlink("b", "a"), file("a/f")], "loop"),
         ([file("f", xattrs={"user.x": bytes(65536)})], "65536"),
+        ([file("f", xattrs={"": b"1"})], "has no name"),
+        ([file("f", xattrs={"user.": b"1"})], "has no name"),
     ],
 )
 def test_what_containerd_could_not_apply_is_refused_by_name(entries: list[bytes], message: str) -> None:
