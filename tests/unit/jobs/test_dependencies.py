@@ -121,6 +121,7 @@ async def test_a_change_is_announced_and_a_repetition_is_not() -> None:
     assert before.is_set()
 
 
+@pytest.mark.long
 async def test_it_finds_out_by_itself() -> None:
     probe = Switch()
     known = Dependencies({CONTAINERD: probe})
