@@ -5,8 +5,8 @@
 
 A verifying process starts early and reads what the packers of its own layers record. If both had one count,
 all turns could belong to verifiers that wait for packers without a turn. With two counts there is an order:
-whoever holds a verifier's turn may wait for work, and nobody who works waits for a verifier's turn. So work
-always ends, and with it every wait.
+the holder of a verifier's turn may wait for a turn of work, but never the reverse. So work always ends, and
+with it every wait.
 
 While memory is short, a turn waits until another process has ended. The only process of a kind never waits,
 so that each kind goes on.

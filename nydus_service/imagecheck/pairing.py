@@ -56,7 +56,7 @@ def pair_manifests(
     """Pair each manifest of an image with one of the source, if there is one.
 
     Args:
-        recorded: digest of the source that is recorded for the image as a whole; empty if there is none.
+        recorded: digest of the source recorded for the whole image; empty if unknown.
     """
     pairer = _Pairer(manifests, sources, recorded)
     pairer.pair()

@@ -80,7 +80,7 @@ def configure_logs(format: str, level: str, stream: TextIO | None = None) -> Non
 
 
 def conceal(secret: str) -> None:
-    """Remove this text from all later log lines, whoever writes them."""
+    """Remove this text from all later log lines of all loggers."""
     for handler in _line_handlers():
         handler.secrets.add(secret)
 

@@ -335,7 +335,7 @@ def _join_lower_links(root: Inode, layer: Inode) -> None:
 
 
 def _find_lower(root: Inode, layer: Inode, target: bytes) -> Inode | None:
-    """The inode that the target of an inode with MARK_LOWER_LINK names; None if there is none.
+    """Resolve the target of an inode with MARK_LOWER_LINK; None if it does not exist.
 
     Where links of lower layers lead to another path, `layer` may have that.
     """

@@ -33,7 +33,7 @@ LINKS_MAX: Final = 255
 
 ESTARGZ_ENTRIES: Final = frozenset((b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"))
 GLOBAL_HEADER: Final = 0o170000
-"""The type of a PAX global header, which makes directories and removes a file, but is none itself."""
+"""The type of a PAX global header. Applying it makes parent directories and removes the file at its path."""
 ID_KEPT: Final = 2**32 - 1
 """The uid or gid with which chown(2) changes nothing."""
 NO_XATTRS: Final[dict[bytes, bytes]] = {}

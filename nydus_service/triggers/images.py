@@ -176,7 +176,7 @@ class ImageTriggers:
     # The connection.
 
     async def _reconnect(self) -> NoReturn:
-        pause, told = _FIRST_PAUSE_S, -1
+        pause, logged = _FIRST_PAUSE_S, -1
         while True:
             self._reloaded = anyio.Event()
             began = anyio.current_time()
@@ -185,15 +185,15 @@ class ImageTriggers:
                 self._following = False
                 continue
             except NydusServiceError as exc:
-                level = logging.DEBUG if told == self._sessions else logging.WARNING
+                level = logging.DEBUG if logged == self._sessions else logging.WARNING
                 log.log(level, "images are not followed now, and will be when containerd is back: %s", exc)
             except (Exception, anyio.get_cancelled_exc_class()) as exc:
                 if not isinstance(exc, Exception) and is_cancelled():
                     raise
                 self._tell_failed()
-                level = logging.DEBUG if told == self._sessions else logging.ERROR
+                level = logging.DEBUG if logged == self._sessions else logging.ERROR
                 log.log(level, "images are not followed now, and will be after a pause", exc_info=True)
-            told = self._sessions
+            logged = self._sessions
             if self._following:
                 self._tell_lost()
             self._following = False

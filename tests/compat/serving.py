@@ -22,8 +22,8 @@ def with_http(place: Path) -> dict[str, Any]:
 
 def http(service: Service, path: str) -> tuple[int, str]:
     """The status and the text of an answer."""
-    *_, told = (record["message"] for record in service.records if record["message"].startswith("HTTP on "))
-    url = f"http://{told.removeprefix('HTTP on ')}{path}"
+    *_, line = (record["message"] for record in service.records if record["message"].startswith("HTTP on "))
+    url = f"http://{line.removeprefix('HTTP on ')}{path}"
     try:
         with urlopen(Request(url, headers={"Authorization": f"Bearer {TOKEN}"}), timeout=30) as answer:
             return answer.status, answer.read().decode()

@@ -11,7 +11,6 @@ Source: containerd `errdefs/grpc.go`; `content/helpers.go`, `OpenWriter`; `defau
 """
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from copy import copy
@@ -43,6 +42,7 @@ from nydus_service.errors import (
     UnsupportedError,
     UsageError,
 )
+from nydus_service.oci.names import check_namespace
 from nydus_service.options.hint import SettingHint
 from nydus_service.rpc.cancellation import await_rpc, await_settled
 from nydus_service.rpc.channel import open_unix_channel
@@ -66,8 +66,6 @@ _STATUS_S, _STATUS_TURNS = 2.0, 50
 """Limits of the wait for the status of an ended stream, which takes some turns of the event loop."""
 _ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """Errors that gRPC raises when an ended stream is used: after a failure, just now, or before."""
-_NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
-_NAMESPACE_LENGTH_MAX = 76
 
 _KEEPALIVE_MS: Final = 310_000
 """A server of gRPC for Go closes connections that ping more often than every five minutes."""
@@ -248,8 +246,7 @@ async def connect(address: Path, namespace: str) -> AsyncIterator[Connection]:
         UnreachableError: the socket does not exist, or no daemon answers.
         NotAllowedError: this user may not use the socket.
     """
-    if not _NAMESPACE.fullmatch(namespace) or len(namespace) > _NAMESPACE_LENGTH_MAX:
-        raise UsageError(f"{namespace!r} is not a namespace: letters and digits, parted by single . _ or -")
+    check_namespace(namespace)
     async with open_unix_channel(address, _CHANNEL_OPTIONS, partial(_explain, address)) as channel:
         yield Connection(channel, address, namespace)
 
