@@ -23,7 +23,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeAlias
@@ -191,24 +191,16 @@ class Scalar:
 
 
 @dataclass(frozen=True, slots=True)
-class Time:
-    """A time of RFC 3339."""
+class Form:
+    """A text of a certain form."""
+
+    is_valid: Callable[[str], bool]
+    wanted: str
 
     def settle(self, values: Sequence[Any], name: str, path: str) -> Any:
         for value in values:
-            if value is not None and not (isinstance(value, str) and _is_time(value)):
-                raise _mismatch(name, path, value, "a time as 2006-01-02T15:04:05Z")
-        return values[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class Base64:
-    """Bytes in base64."""
-
-    def settle(self, values: Sequence[Any], name: str, path: str) -> Any:
-        for value in values:
-            if value is not None and not (isinstance(value, str) and _is_base64(value)):
-                raise _mismatch(name, path, value, "base64")
+            if value is not None and not (isinstance(value, str) and self.is_valid(value)):
+                raise _mismatch(name, path, value, self.wanted)
         return values[-1]
 
 
@@ -302,11 +294,31 @@ class Struct:
         return Anything() if known is None else self.fields[known]
 
 
+def _is_time(value: str) -> bool:
+    found = _TIME.fullmatch(value)
+    if not found:
+        return False
+    year, month, day, hour, minute, second = map(int, found.groups())
+    try:
+        datetime(year or 4, month, day, hour, minute, second)  # Python has no year 0, a leap year
+    except ValueError:
+        return False
+    return True
+
+
+def _is_base64(value: str) -> bool:
+    try:
+        base64.b64decode(value.translate({ord("\r"): None, ord("\n"): None}), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True
+
+
 TEXT: Final = Scalar(str, "a string")
 FLAG: Final = Scalar(bool, "true or false")
 INTEGER: Final = Scalar(int, "an integer of 64 bits")
-TIME: Final = Time()
-BASE64: Final = Base64()
+TIME: Final = Form(_is_time, "a time as 2006-01-02T15:04:05Z")
+BASE64: Final = Form(_is_base64, "base64")
 TEXTS: Final = List(TEXT)
 TEXT_MAP: Final = Map(TEXT)
 SET: Final = Map(Struct({}))
@@ -341,26 +353,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     return repr(text(value)) if isinstance(value, str) else json.dumps(value)
-
-
-def _is_time(value: str) -> bool:
-    found = _TIME.fullmatch(value)
-    if not found:
-        return False
-    year, month, day, hour, minute, second = map(int, found.groups())
-    try:
-        datetime(year or 4, month, day, hour, minute, second)  # Python has no year 0, a leap year
-    except ValueError:
-        return False
-    return True
-
-
-def _is_base64(value: str) -> bool:
-    try:
-        base64.b64decode(value.translate({ord("\r"): None, ord("\n"): None}), validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return True
 
 
 def _object(pairs: list[tuple[str, Any]]) -> JsonMap:
