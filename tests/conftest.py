@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.containerd import VERSIONS, Daemon, running_daemon
-from tests.processes import let_children_have_signals
+from tests.processes import let_children_have_signals, let_children_keep_bytecode
 
 # No deadline: a busy machine is no failure. Derandomised: the suite that runs on every change gives
 # the same verdict for the same code; the long tests are the ones that look for new examples.
@@ -18,8 +18,10 @@ settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def signals_of_children() -> None:
+def children() -> None:
+    """All processes that tests start begin alike."""
     let_children_have_signals()
+    let_children_keep_bytecode()
 
 
 @pytest.fixture(scope="session", params=VERSIONS)

@@ -1,5 +1,6 @@
-"""What tests rely on of processes: how the signals of their children are set, and that the children end."""
+"""What tests rely on of processes: what their children begin with, and that the children end."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,14 @@ def let_children_have_signals() -> None:
     for number in INHERITED:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, _ignore)
+
+
+def let_children_keep_bytecode() -> None:
+    """Have children write the bytecode of the modules that they import, even if this process does not.
+
+    Without, each of the thousands of processes compiles the package for itself, which is a third of its work.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def children_that_run(module: str) -> list[int]:
