@@ -1,8 +1,6 @@
 """Images and namespaces that cannot be read: each fails alone, in a real containerd with a real daemon."""
 
-import socket
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,10 +23,10 @@ from tests.compat.requests import (
     metrics_of,
     until_answered,
 )
+from tests.compat.serving import http, with_http
 from tests.containerd import Daemon, new_namespace, running_daemon
 from tests.serving import Service, serving
 
-TOKEN = "0123456789abcdef0123456789abcdef"
 NOT_UTF8 = b"evil/\xff\xfe"
 LABEL = "x" * 4000
 
@@ -38,25 +36,6 @@ def place() -> Iterator[Path]:
     """A directory whose name leaves room for a socket's."""
     with tempfile.TemporaryDirectory(prefix="nyd") as name:
         yield Path(name)
-
-
-@pytest.fixture
-def http(place: Path) -> str:
-    """A free address; the configuration has it, and the token."""
-    (place / "token").write_text(TOKEN)
-    (place / "token").chmod(0o400)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"127.0.0.1:{server.getsockname()[1]}"
-
-
-def configuration(place: Path, http: str, more: str = "") -> str:
-    return f'version = 1\n[http]\naddress = "{http}"\ntoken_file = "{place}/token"\n{more}'
-
-
-def scrape(http: str) -> dict[str, float]:
-    request = urllib.request.Request(f"http://{http}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=30) as reply:
-        return metrics_of(reply.read().decode())
 
 
 def doctor(service: Service) -> dict[str, dict[str, str]]:
@@ -78,20 +57,20 @@ async def images_of(daemon: Daemon, namespace: str) -> tuple[list[str], list[Unr
     return names, [image for image in every if isinstance(image, UnreadableImage)]
 
 
-def test_a_name_that_is_not_utf8(place: Path, http: str) -> None:
+def test_a_name_that_is_not_utf8(place: Path) -> None:
     """containerd 1.6 stores it. The daemon starts, follows the rest, and reports it once."""
     (place / "c").mkdir()
     with running_daemon("1.6", place / "c") as daemon:
         name = import_image(daemon, "default", "plain", place)
         create_record(daemon, "other", NOT_UTF8)
-        with serving(place, daemon.address, config=configuration(place, http)) as service:
+        with serving(place, daemon.address, **with_http(place)) as service:
             ask(daemon, "default", name)
             assert until_answered(daemon, "default", name) == ["done"]
             create_record(daemon, "other", b"more/\xff")  # now by an event that cannot be decoded
             other = import_image(daemon, "other", "second", place)
             ask(daemon, "other", other)
             assert until_answered(daemon, "other", other) == ["done"]
-            series = scrape(http)
+            series = metrics_of(http(service, "/metrics")[1])
             assert series["nydus_service_following"] == 1
             assert series["nydus_service_skipped_images"] == 1
             assert series['nydus_service_namespaces{state="unread"}'] == 0

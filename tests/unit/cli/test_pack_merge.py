@@ -71,8 +71,10 @@ def test_pack_replaces_its_target_only_when_it_is_done(tmp_path: Path, lower: Pa
         (["lower.tar.gz", "out", "--nydus-image", "/bin/false"], 20, "/bin/false"),
     ],
 )
-def test_pack_failures(tmp_path: Path, lower: Path, words: list[str], status: int, said: str) -> None:
-    os.chdir(tmp_path)
+def test_pack_failures(
+    tmp_path: Path, lower: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], status: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     done = run("pack", *words)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
