@@ -118,6 +118,12 @@ def new_namespace() -> str:
     return f"test-{next(_NUMBERS)}"
 
 
+def once_is_enough(daemon: Daemon) -> None:
+    """Leave out what takes minutes and tells nothing new of another containerd."""
+    if daemon.version != "1.6":
+        pytest.skip("takes minutes, and is run on containerd 1.6")
+
+
 @contextlib.contextmanager
 def running_daemon(version: str, work: Path) -> Iterator[Daemon]:
     """Start a daemon and end it with the block; skips where there is none of that version, or no root."""

@@ -19,7 +19,7 @@ from tests.compat.requests import (
     until,
     until_answered,
 )
-from tests.containerd import Daemon, new_namespace
+from tests.containerd import Daemon, new_namespace, once_is_enough
 from tests.processes import killed_at_the_end
 from tests.serving import Service, serving
 
@@ -171,6 +171,7 @@ def test_a_killed_daemon_takes_up_its_own_requests(daemon: Daemon, place: Path) 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_requests_of_a_dead_daemon_pass_on(daemon: Daemon, place: Path) -> None:
+    once_is_enough(daemon)
     namespace = new_namespace()
     name = import_image(daemon, namespace, "app", place)
     with two_daemons(place, daemon, namespace) as (first, second):

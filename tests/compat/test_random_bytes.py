@@ -102,7 +102,7 @@ def test_bytes(oracle: Builder, stack: list[Layer]) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @given(ANY_STACKS)
-@settings(max_examples=1500)
+@settings(max_examples=600)
 def test_bytes_of_many(oracle: Builder, stack: list[Layer]) -> None:
     with tempfile.TemporaryDirectory() as work:
         compare(oracle, stack, Path(work))

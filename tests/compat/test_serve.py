@@ -16,7 +16,7 @@ import pytest
 from nydus_service.api.client import ApiClient, open_client
 from nydus_service.jobs.job import Job, JobState
 from tests.compat.images import archive_layout, write_layout
-from tests.containerd import Daemon, new_namespace
+from tests.containerd import Daemon, new_namespace, once_is_enough
 from tests.layers import directory, file, layer
 from tests.serving import Service, serving
 from tests.unit.cli.command import environment, run, run_json
@@ -54,12 +54,6 @@ def write_layout_image(layout: Path, tar: bytes, tag: str) -> None:
             index["manifests"] += json.loads(there.read_text())["manifests"]
         there.write_text(json.dumps(index))
         (layout / "oci-layout").write_text((alone / "oci-layout").read_text())
-
-
-def once_is_enough(daemon: Daemon) -> None:
-    """Leave out what takes minutes and tells nothing new of another containerd."""
-    if daemon.version != "1.6":
-        pytest.skip("takes minutes, and is run on containerd 1.6")
 
 
 async def wait_until_finished(client: ApiClient, ids: list[str]) -> dict[str, Job]:

@@ -19,7 +19,7 @@ from tests.compat.recorded import noted_tree
 from tests.compat.stacks import ANY_STACKS, Entry, Layer, tar_of
 from tests.trees import Tree, expand_blobs, image_tree, mounted_tree, oracle_tree
 
-MANY = settings(max_examples=1000, phases=[Phase.explicit, Phase.generate, Phase.shrink])
+MANY = settings(max_examples=600, phases=[Phase.explicit, Phase.generate, Phase.shrink])
 
 
 def expected_tree(stack: list[Layer]) -> Tree | None:
@@ -84,7 +84,7 @@ def test_many_merged_trees(stack: list[Layer]) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @given(ANY_STACKS)
-@settings(MANY, max_examples=300)
+@settings(MANY, max_examples=200)
 def test_many_merged_trees_as_the_kernel_reads_them(stack: list[Layer]) -> None:
     check_stack(stack, kernel_tree)
 
