@@ -1,7 +1,8 @@
 """An interceptor of all API methods: it decodes and checks requests, and turns errors into statuses."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -26,10 +27,10 @@ _log: Final = logging.getLogger("nydus_service.api")
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of one service; calls of other services pass unchanged.
+    """Wraps the methods of one service, and guards those of the others: health checks and reflection.
 
-    It receives a request as bytes and decodes it itself: gRPC would answer INTERNAL, without a reason, to a
-    request that does not decode.
+    It receives a request as bytes and decodes it itself: to a request that does not decode, gRPC would answer
+    UNKNOWN and log a traceback.
     """
 
     def __init__(self, service: ServiceDescriptor) -> None:
@@ -42,8 +43,10 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
     ) -> _MaybeHandler:
         handler = await continuation(handler_call_details)
         method = self._methods.get(handler_call_details.method)
-        if handler is None or method is None:
-            return handler
+        if handler is None:
+            return None
+        if method is None:
+            return _guard(handler)
         return _wrap(handler, method.name, method.input_type.full_name)
 
 
@@ -71,6 +74,47 @@ def _wrap(handler: _Handler, method: str, request_name: str) -> _Handler:
         else grpc.unary_unary_rpc_method_handler
     )
     return make(answer, response_serializer=handler.response_serializer)
+
+
+def _guard(handler: _Handler) -> _Handler:
+    """Decode the requests of a method of gRPC's own; all else is left to it."""
+    kind = "_".join(
+        "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
+    )
+    behaviour: Any = getattr(handler, kind)
+    decode: Any = handler.request_deserializer
+
+    def read(data: bytes) -> Message:
+        request = _decode(decode, data, "message of this method")
+        check_message(request)
+        return request
+
+    async def answer(received: Any, context: _Context) -> Any:
+        try:
+            request = _read_all(received, read) if handler.request_streaming else read(received)
+            return await _respond(behaviour(request, context), context)
+        except UsageError as exc:
+            return await _abort(context, status_of(exc))
+
+    make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+    guarded: _Handler = make(answer, response_serializer=handler.response_serializer)
+    return guarded
+
+
+async def _read_all(
+    received: AsyncIterable[bytes], read: Callable[[bytes], Message]
+) -> AsyncIterator[Message]:
+    async for data in received:
+        yield read(data)
+
+
+async def _respond(answer: Any, context: _Context) -> Any:
+    """Send what a method yields; a method that does not yield returns its response, or writes itself."""
+    if not isinstance(answer, AsyncGenerator):
+        return await answer
+    async with aclosing(answer) as responses:
+        async for response in responses:
+            await context.write(response)
 
 
 def _decode(decode: Callable[[bytes], Message], data: bytes, name: str) -> Message:

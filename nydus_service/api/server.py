@@ -89,6 +89,23 @@ class ApiSettings:
     grace_s: float = 5.0
 
 
+class _HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no types
+    """Health checks with List, which the base class does not implement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names = {""}
+
+    async def set(self, service: str, status: Any) -> None:
+        self._names.add(service)
+        await super().set(service, status)
+
+    async def List(self, request: object, context: object) -> Any:
+        checks = {name: health_pb2.HealthCheckRequest(service=name) for name in self._names}
+        statuses = {name: await self.Check(check, context) for name, check in checks.items()}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+
 class ApiServer:
     """A listening server. Made by `open_api_server`."""
 
@@ -154,7 +171,7 @@ async def open_api_server(
         interceptors=[StatusInterceptor(SERVICE)], options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
     )
     add_ConverterServicer_to_server(service, server)
-    checks = health.HealthServicer()
+    checks = _HealthService()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((*_SERVICES, reflection.SERVICE_NAME), server)
     port = await _add_tls(server, settings.tls) if settings.tls else 0

@@ -7,6 +7,8 @@ from urllib.request import Request, urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from nydus_service.api.client import open_client
+from nydus_service.jobs.job import Job
 from tests.serving import Service
 
 TOKEN = "a-token-that-nobody-guesses"
@@ -20,12 +22,26 @@ def with_http(place: Path) -> dict[str, Any]:
     return {"options": ("--http", "127.0.0.1:0", "--http-token-file", str(token))}
 
 
+def url_of(service: Service) -> str:
+    """The address of the HTTP server."""
+    *_, line = (record["message"] for record in service.records if record["message"].startswith("HTTP on "))
+    return f"http://{line.removeprefix('HTTP on ')}"
+
+
+async def finished(service: Service, source: str, target: str) -> Job:
+    """A job that has ended."""
+    async with open_client(service.socket) as client:
+        submitted = await client.submit(source, target)
+        *_, job = [each async for each in client.watch(submitted.job.id)]
+    return job
+
+
 def http(service: Service, path: str) -> tuple[int, str]:
     """The status and the text of an answer."""
-    *_, line = (record["message"] for record in service.records if record["message"].startswith("HTTP on "))
-    url = f"http://{line.removeprefix('HTTP on ')}{path}"
     try:
-        with urlopen(Request(url, headers={"Authorization": f"Bearer {TOKEN}"}), timeout=30) as answer:
+        with urlopen(
+            Request(url_of(service) + path, headers={"Authorization": f"Bearer {TOKEN}"}), timeout=30
+        ) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as exc:
         return exc.code, exc.read().decode()

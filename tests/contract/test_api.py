@@ -415,6 +415,24 @@ class TestBadMessages:
             code, _ = await _raw(served.socket, "Destroy", b"")
             assert code is grpc.StatusCode.UNIMPLEMENTED
 
+    @pytest.mark.parametrize(
+        ("kind", "method"),
+        [
+            ("unary_unary", "/grpc.health.v1.Health/Check"),
+            ("unary_stream", "/grpc.health.v1.Health/Watch"),
+            ("stream_stream", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+        ],
+    )
+    async def test_bytes_that_are_no_message_of_grpc_s_own_services(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, method: str
+    ) -> None:
+        async with serving(tmp_path) as served:
+            async with grpc.aio.insecure_channel(f"unix:{served.socket}") as channel:
+                call = getattr(channel, kind)(method)
+                call = call(iter([b"\xff"])) if kind == "stream_stream" else call(b"\xff")
+                assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "Traceback" not in caplog.text
+
     async def test_who_does_not_speak_grpc(self, tmp_path: Path) -> None:
         async with serving(tmp_path) as served:
             stream = await anyio.connect_unix(served.socket)
@@ -521,9 +539,13 @@ class TestEnd:
         async with serving(tmp_path) as served, grpc.aio.insecure_channel(f"unix:{served.socket}") as channel:
             for name in ("", "nydus_service.v1.Converter"):
                 assert await _health(channel, name) == health_pb2.HealthCheckResponse.SERVING
+            listed = await _listed_health(channel)
+            assert {"", "nydus_service.v1.Converter", "liveness"} <= listed.keys()
+            assert set(listed.values()) == {health_pb2.HealthCheckResponse.SERVING}
             await served.server.begin_drain()
             for name in ("", "nydus_service.v1.Converter"):
                 assert await _health(channel, name) == health_pb2.HealthCheckResponse.NOT_SERVING
+                assert (await _listed_health(channel))[name] == health_pb2.HealthCheckResponse.NOT_SERVING
             assert (await served.client.list()).jobs == []
 
     async def test_who_watches_is_told(self, tmp_path: Path) -> None:
@@ -636,6 +658,16 @@ async def _health(channel: grpc.aio.Channel, service: str) -> int:
         response_deserializer=health_pb2.HealthCheckResponse.FromString,
     )
     return int((await call(health_pb2.HealthCheckRequest(service=service))).status)
+
+
+async def _listed_health(channel: grpc.aio.Channel) -> dict[str, int]:
+    call = channel.unary_unary(
+        "/grpc.health.v1.Health/List",
+        request_serializer=health_pb2.HealthListRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthListResponse.FromString,
+    )
+    statuses = (await call(health_pb2.HealthListRequest())).statuses
+    return {name: int(each.status) for name, each in statuses.items()}
 
 
 async def _refused(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:
