@@ -17,9 +17,10 @@ import pytest
 from google.protobuf.message import Message
 
 from nydus_service.api.v1 import converter_pb2 as pb
+from tests.compat.serving import http, url_of, with_http
 from tests.containerd import Daemon, running_daemon
 from tests.contract.apiserver import Certificates, make_certificates
-from tests.layers import directory, file, hardlink, layer
+from tests.layers import directory, entry, file, hardlink, layer
 from tests.serving import Service, serving
 from tests.unit.cli.command import ARGV, environment, run
 
@@ -218,6 +219,37 @@ def test_no_secret_is_in_what_a_run_writes(place: Path) -> None:
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
+STRANGE = [
+    b"FOO / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n",
+    b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET /" + b"a/" * 5000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /%00%ff%1b[2J HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET http://user:secret@[::1/ HTTP/1.1\r\n\r\n",
+    b"\xff\xfe\x00 / HTTP/1.1\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
+]
+
+
+def test_malformed_requests_of_strangers_take_a_line_of_the_log_each(place: Path) -> None:
+    with serving(place, NOWHERE, **with_http(place)) as service:
+        host, _, port = url_of(service).removeprefix("http://").rpartition(":")
+        for _ in range(30):
+            for request in STRANGE:
+                with socket.create_connection((host, int(port)), timeout=60) as client:
+                    client.sendall(request)
+                    assert client.recv(4096).split(b" ")[1].startswith(b"4"), request
+        assert http(service, "/livez") == (200, "ok\n")
+        assert service.stop() == 0
+        assert not any("exc" in record or record["level"] == "error" for record in service.records)
+        written = [line for line in service.log.splitlines() if '"nydus_service.api.http"' in line]
+        assert len(written) <= 30 * len(STRANGE)
+        assert max(map(len, written)) < 300
+        assert "secret" not in service.log
+
+
 ESCAPES = "\x1b]0;PWNED\x07\x1b[2J\x9b31mdone\u202e: verified\n"
 
 
@@ -249,6 +281,9 @@ def write_hostile_layout(layout: Path) -> list[str]:
     images = {
         "hardlink": image("hardlink", layer(directory("bin"), hardlink(b"bin/" + name, b"no/" + name))),
         "dotdot": image("dotdot", layer(file(b"../" + name + b"/x"))),
+        "type": image("type", layer(directory("bin"), entry(b"bin/" + name, b"Z"))),
+        "xattr": image("xattr", layer(file("x", pax={f"SCHILY.xattr.user.{ESCAPES}": b"v"}))),
+        "pax": image("pax", layer(file("x", pax={"size": b"99" + name}))),
         "media": image("media", good, kind=f"application/{ESCAPES}"),
         "platform": image("platform", good, architecture=f"amd64{ESCAPES}", os=ESCAPES),
     }
@@ -261,6 +296,7 @@ def assert_harmless(output: str) -> None:
     assert [each for each in output if not each.isprintable() and each not in "\n\t"] == []
 
 
+@pytest.mark.timeout(300)
 def test_an_author_s_control_characters_reach_no_terminal(place: Path) -> None:
     layout = place / "layout"
     tags = write_hostile_layout(layout)
@@ -271,10 +307,10 @@ def test_an_author_s_control_characters_reach_no_terminal(place: Path) -> None:
             done = [
                 service.run("convert", source, f"{target}-local"),
                 service.run("convert", source, target, "--remote"),
-                service.run("inspect", source),
-                service.run("inspect", source, "--format", "json"),
             ]
-            json.loads(done[-1].stdout or "null")
+            if tag in ("media", "platform"):  # the others have it in layers, which are not shown
+                done += [service.run("inspect", source, *more) for more in ((), ("--format", "json"))]
+                json.loads(done[-1].stdout or "null")
             outputs += [each.stdout + each.stderr for each in done]
         for words in (("jobs", "list"), ("jobs", "list", "--format", "json")):
             outputs.append(service.run(*words).stdout)
