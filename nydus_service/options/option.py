@@ -45,6 +45,11 @@ class Kind(Generic[T]):
     def to_json(self, value: T) -> Any:
         return value
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of the values that `read` and `check` accept."""
+        return {"type": "string"}
+
     def to_text(self, value: T) -> str:
         """Format a value as `parse` reads it; for help and for builders."""
         return str(value)
@@ -68,6 +73,10 @@ class Flag(Kind[bool]):
         if not isinstance(value, bool):
             raise UsageError(f"option {name}: {value!r} is neither true nor false")
         return value
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
 
     def parse(self, text: str) -> bool:
         if text not in ("true", "false"):
@@ -104,6 +113,10 @@ class Choice(Kind[str]):
         if value not in self.choices:
             raise UsageError(f"{self._noun or spoken(name)} {value!r} is none of {self.bounds}")
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.choices)}
+
 
 class Number(Kind[int]):
     """A whole number. Bounds are inclusive."""
@@ -129,6 +142,10 @@ class Number(Kind[int]):
     def check(self, name: str, value: int) -> None:
         if not self.least <= value <= self.most:
             raise UsageError(f"{spoken(name)} {value} is not {self.bounds}")
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
 
     @property
     def bounds(self) -> str:
@@ -173,6 +190,11 @@ class PowerOfTwo(Size):
             raise UsageError(f"{spoken(name)} {value:#x} is not {self.bounds}")
 
     @property
+    def schema(self) -> dict[str, Any]:
+        powers = (1 << exponent for exponent in range(self.most.bit_length()))
+        return {"type": "integer", "enum": [each for each in powers if each >= self.least]}
+
+    @property
     def bounds(self) -> str:
         return f"a power of two {super().bounds}"
 
@@ -209,6 +231,10 @@ class ListOf(Kind[tuple[T, ...]]):
     def to_json(self, value: tuple[T, ...]) -> list[str]:
         return list(map(str, value))
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": super().schema, "maxItems": self._most}
+
     def to_text(self, value: tuple[T, ...]) -> str:
         return ",".join(map(str, value))
 
@@ -224,6 +250,10 @@ class AbsolutePaths(ListOf[str]):
             if not path.startswith("/") or "\n" in path or "\0" in path:
                 one = spoken(name).removesuffix("s")
                 raise UsageError(f"{one} {path!r} is not an absolute path on one line")
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return super().schema | {"items": {"type": "string", "pattern": r"^/[^\n\x00]*$"}}
 
 
 class BootstrapFile(Kind["Path | None"]):

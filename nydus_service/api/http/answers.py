@@ -1,19 +1,166 @@
-"""Jobs and errors as fields of HTTP answers: those of acceld, and this project's own. Pure.
+"""Jobs and errors as the JSON of HTTP answers: the fields of acceld, and this project's own. Pure.
 
 acceld's clients read `id`, `created`, `finished`, `source`, `source_size`, `target_size`, `status` and
-`reason` of a job, and `code` and `message` of an error.
+`reason` of a job, and `code` and `message` of an error. The OpenAPI document has the schemas of the structs.
 
 Sources: goharbor/acceleration-service docs/api.md, pkg/task/manager.go, pkg/server/util/util.go,
 pkg/errdefs/errors.go.
 """
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
+from msgspec import Meta, Struct
+
+from nydus_service.convert.result import ConvertResult
 from nydus_service.errors import NydusServiceError, Surface
-from nydus_service.jobs.job import Job, JobProgress, JobState, LayerState
+from nydus_service.jobs.job import ImageStatus, Job, JobError, JobProgress, JobState, LayerState, LayerStatus
 
-_ACCELD_STATUS: Final = {
+AcceldStatus = Literal["PROCESSING", "COMPLETED", "FAILED"]
+_Count = Annotated[int, Meta(ge=0)]
+_Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+
+
+class ProgressSummary(Struct, frozen=True, kw_only=True):
+    """The progress of a job in lists.
+
+    Attributes:
+        stage: preparing, packing, merging, verifying or finishing; empty before the job begins, or "waiting
+            for …" if it lacks space, memory or containerd to begin.
+        bytes_in, bytes_total, bytes_out: bytes read so far, to read, and written so far.
+        eta_s: estimated seconds until packing ends; null if unknown.
+        layers_packed, layers_total: number of distinct layers.
+    """
+
+    stage: str
+    bytes_in: _Count
+    bytes_total: _Count
+    bytes_out: _Count
+    eta_s: float | None
+    layers_packed: _Count
+    layers_total: _Count
+
+
+class ProgressDetails(ProgressSummary, frozen=True, kw_only=True):
+    """The progress of a job, with its layers and images."""
+
+    layers: tuple[LayerStatus, ...]
+    images: tuple[ImageStatus, ...]
+
+
+class JobSummary(Struct, frozen=True, kw_only=True):
+    """The fields of a job in lists.
+
+    Attributes:
+        id: 32 hex digits.
+        created, started, finished: times in UTC; null while unknown. `started` is the start of the first try.
+        source_size: bytes of the source's layers, each counted once; 0 until known.
+        target_size: bytes of the result's blobs and bootstraps, each counted once; 0 until the job is done.
+        status: the state in the words of acceld.
+        reason: why the job failed, or "cancelled"; empty otherwise.
+        namespace: containerd namespace of source and target.
+        origin: where the request came from: grpc, http, label, event or cli.
+        priority: jobs with a higher priority begin first.
+        not_before: the time before which the job is not tried again; null for at once.
+        attempts: tries begun.
+        retries: further tries after transient errors.
+        interruptions: tries that ended with the daemon.
+        cancel_requested: the job ends as soon as its builders have ended.
+        error: of the last try; a queued job has one while it waits for another try.
+        outcome: "converted" or "unchanged"; null until the job is done.
+        revision: grows with every change.
+    """
+
+    id: str
+    created: _Time | None
+    finished: _Time | None
+    source: str
+    source_size: _Count
+    target_size: _Count
+    status: AcceldStatus
+    reason: str
+    target: str
+    namespace: str
+    state: JobState
+    origin: str
+    priority: int
+    started: _Time | None
+    not_before: _Time | None
+    attempts: _Count
+    retries: _Count
+    interruptions: _Count
+    cancel_requested: bool
+    error: JobError | None
+    outcome: str | None
+    progress: ProgressSummary
+    revision: _Count
+
+
+class JobDetails(JobSummary, frozen=True, kw_only=True):
+    """All fields of a job.
+
+    Attributes:
+        options: all options of the conversion.
+        result: of a job that is done; null otherwise.
+    """
+
+    progress: ProgressDetails
+    options: dict[str, Any]
+    result: ConvertResult | None
+
+
+class SubmittedJob(JobDetails, frozen=True, kw_only=True):
+    """The job of a request.
+
+    Attributes:
+        joined: whether the job existed before, for an equal request.
+    """
+
+    joined: bool
+
+
+class ErrorAnswer(Struct, frozen=True, kw_only=True):
+    """Why a request was not served.
+
+    Attributes:
+        code: the code of acceld, or this project's in its form.
+        message: text for users; may have several lines.
+        error: the stable code of this project.
+    """
+
+    code: str
+    message: str
+    error: str
+
+
+class FailedJob(ErrorAnswer, frozen=True, kw_only=True):
+    """Why the job that a request waited for was not done."""
+
+    job: JobDetails
+
+
+class HttpRefusal(NamedTuple):
+    """An error of HTTP itself: it has no exception of this project."""
+
+    code: str
+    message: str
+
+
+HTTP_REFUSALS: Final = {
+    401: HttpRefusal("unauthorized", "the header Authorization needs the token: Bearer TOKEN"),
+    404: HttpRefusal("invalid_endpoint", "Endpoint not found"),
+    405: HttpRefusal("method_not_allowed", "this path is not for this method"),
+    408: HttpRefusal("request_timeout", "the body did not come in time"),
+    413: HttpRefusal("body_too_large", "the body is larger than [http] max_body allows"),
+    415: HttpRefusal("unsupported_media_type", "compressed bodies are not taken"),
+    500: HttpRefusal("internal", "internal error; the daemon's log has more"),
+}
+"""By HTTP status."""
+
+UNHEALTHY: Final = "unhealthy"
+"""The code of a failed health check of acceld."""
+
+_ACCELD_STATUS: Final[dict[JobState, AcceldStatus]] = {
     JobState.QUEUED: "PROCESSING",
     JobState.RUNNING: "PROCESSING",
     JobState.VERIFYING: "PROCESSING",
@@ -40,36 +187,58 @@ _HTTP_STATUS: Final = {
 _ACCELD_CODE: Final = {"usage": "ERR_ILLEGAL_PARAMETER"}
 
 
-def job_summary(job: Job) -> dict[str, object]:
-    """The fields of a job in lists: without its layers and its result."""
-    return _job_fields(job, {})
+def job_summary(job: Job) -> JobSummary:
+    progress = ProgressSummary(**_progress(job.progress))
+    return JobSummary(**_job_fields(job), progress=progress)
 
 
-def job_details(job: Job) -> dict[str, object]:
-    """All fields of a job, with its options, layers, images and result."""
-    return _job_fields(job, {"layers": job.progress.layers, "images": job.progress.images}) | {
+def job_details(job: Job) -> JobDetails:
+    return JobDetails(**_details(job))
+
+
+def submitted_job(job: Job, *, joined: bool) -> SubmittedJob:
+    return SubmittedJob(**_details(job), joined=joined)
+
+
+def http_status(kind: type[NydusServiceError]) -> int:
+    """The HTTP status of a class of errors; 500 for a code without an entry."""
+    return next((_HTTP_STATUS[code] for code in _codes(kind) if code in _HTTP_STATUS), 500)
+
+
+def error_answer(error: NydusServiceError) -> ErrorAnswer:
+    message = error.text(Surface.REQUEST)
+    return ErrorAnswer(code=_acceld_code(error.code), message=message, error=error.code)
+
+
+def http_error(code: str, message: str) -> ErrorAnswer:
+    """The answer of an error of HTTP itself."""
+    return ErrorAnswer(code=_acceld_code(code), message=message, error=code)
+
+
+def failed_job(job: Job) -> FailedJob:
+    """The answer for a client that waited for a job which failed or was cancelled."""
+    error, message = "cancelled", "the job was cancelled"
+    if job.state is JobState.FAILED and job.error is not None:
+        error, message = job.error.code, job.error.message
+    return FailedJob(code="ERR_CONVERT_FAILED", message=message, error=error, job=job_details(job))
+
+
+def _acceld_code(code: str) -> str:
+    return _ACCELD_CODE.get(code, f"ERR_{code.upper()}")
+
+
+def _details(job: Job) -> dict[str, Any]:
+    progress = ProgressDetails(
+        **_progress(job.progress), layers=job.progress.layers, images=job.progress.images
+    )
+    return _job_fields(job) | {
+        "progress": progress,
         "options": job.request.options.as_json(),
         "result": job.result,
     }
 
 
-def http_status(error: NydusServiceError) -> int:
-    """The HTTP status of an error; 500 for a code without an entry."""
-    return next((_HTTP_STATUS[code] for code in _codes(error) if code in _HTTP_STATUS), 500)
-
-
-def error_body(error: NydusServiceError, **more: object) -> dict[str, object]:
-    """An error in acceld's format; `error` is this project's stable code."""
-    message = error.text(Surface.REQUEST)
-    return error_fields(error.code, message, acceld=_ACCELD_CODE.get(error.code, "")) | more
-
-
-def error_fields(code: str, message: str, *, acceld: str = "") -> dict[str, object]:
-    """The same for an error of HTTP itself, or with acceld's own code for it."""
-    return {"code": acceld or f"ERR_{code.upper()}", "message": message, "error": code}
-
-
-def _job_fields(job: Job, more_progress: dict[str, object]) -> dict[str, object]:
+def _job_fields(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
         "created": _time(job.created_at),
@@ -81,7 +250,7 @@ def _job_fields(job: Job, more_progress: dict[str, object]) -> dict[str, object]
         "reason": _reason(job),
         "target": job.request.target,
         "namespace": job.request.namespace,
-        "state": job.state.value,
+        "state": job.state,
         "origin": job.origin,
         "priority": job.priority,
         "started": _time(job.started_at),
@@ -92,12 +261,11 @@ def _job_fields(job: Job, more_progress: dict[str, object]) -> dict[str, object]
         "cancel_requested": job.cancel_requested,
         "error": job.error,
         "outcome": job.result.status if job.result else None,
-        "progress": _progress(job.progress) | more_progress,
         "revision": job.revision,
     }
 
 
-def _progress(progress: JobProgress) -> dict[str, object]:
+def _progress(progress: JobProgress) -> dict[str, Any]:
     return {
         "stage": progress.stage,
         "bytes_in": progress.bytes_in,
@@ -109,9 +277,9 @@ def _progress(progress: JobProgress) -> dict[str, object]:
     }
 
 
-def _codes(error: NydusServiceError) -> list[str]:
-    """The error's own code, then those of its base classes."""
-    return [kind.__dict__["code"] for kind in type(error).__mro__ if "code" in kind.__dict__]
+def _codes(kind: type[NydusServiceError]) -> list[str]:
+    """The class's own code, then those of its base classes."""
+    return [each.__dict__["code"] for each in kind.__mro__ if "code" in each.__dict__]
 
 
 def _time(seconds: float | None) -> str | None:

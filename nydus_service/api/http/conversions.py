@@ -24,8 +24,8 @@ LIMIT_MAX: Final = 10_000
 
 PATH: Final = "/api/v1/conversions"
 
-_TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
-_FALSE: Final = ("", "0", "f", "F", "FALSE", "false", "False")
+TRUE: Final = ("1", "t", "T", "TRUE", "true", "True")
+FALSE: Final = ("", "0", "f", "F", "FALSE", "false", "False")
 _LIST_QUERY: Final = ("image", "state", "limit", "before")
 
 _log = logging.getLogger("nydus_service.api")
@@ -114,7 +114,7 @@ class Conversions:
         try:
             job = await self._job_service.retry(request.match_info["id"])
         except UsageError as exc:  # the request is valid, but not in this state of the job
-            return json_response(answers.error_body(exc), status=409)
+            return json_response(answers.error_answer(exc), status=409)
         _log.info("job %s: %s asks to retry it", job.id, request.remote)
         return json_response(answers.job_details(job), status=202)
 
@@ -159,12 +159,12 @@ class Conversions:
         if request.content_length is not None and request.content_length > limit:
             raise web.HTTPRequestEntityTooLarge(limit, request.content_length)
         if request.headers.get("Content-Encoding", "identity") != "identity":
-            raise web.HTTPUnsupportedMediaType(text="compressed bodies are not taken")
+            raise web.HTTPUnsupportedMediaType
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 return await request.read()
         except TimeoutError as exc:
-            raise web.HTTPRequestTimeout(text="the body did not come in time") from exc
+            raise web.HTTPRequestTimeout from exc
 
     async def _finished(self, request: web.Request, job: Job) -> Job:
         """Wait until a job is finished.
@@ -190,23 +190,15 @@ def _submitted(submission: Submission, submitted: list[Submitted], finished: lis
     """Answer a webhook as acceld does, and any other request with the job."""
     failed = next((job for job in finished if job.state is not JobState.DONE), None)
     if failed is not None:
-        return json_response(_failure(failed), status=500)
+        return json_response(answers.failed_job(failed), status=500)
     if submission.webhook:
         return json_response("Ok")
     job, joined = finished[0] if finished else submitted[0].job, submitted[0].joined
     response = json_response(
-        answers.job_details(job) | {"joined": joined}, status=200 if finished or joined else 202
+        answers.submitted_job(job, joined=joined), status=200 if finished or joined else 202
     )
     response.headers["Location"] = f"{PATH}/{job.id}"
     return response
-
-
-def _failure(job: Job) -> dict[str, object]:
-    code, message = "cancelled", "the job was cancelled"
-    if job.state is JobState.FAILED and job.error is not None:
-        code, message = job.error.code, job.error.message
-    fields = answers.error_fields(code, message, acceld="ERR_CONVERT_FAILED")
-    return fields | {"job": answers.job_details(job)}
 
 
 async def _open_stream(request: web.Request) -> web.StreamResponse:
@@ -228,9 +220,9 @@ def _query(request: web.Request, known: Iterable[str]) -> dict[str, str]:
 
 
 def _sync(text: str) -> bool:
-    if text not in _TRUE + _FALSE:
+    if text not in TRUE + FALSE:
         raise UsageError(f"query parameter sync: {text!r} is neither true nor false")
-    return text in _TRUE
+    return text in TRUE
 
 
 def _limit(text: str) -> int:

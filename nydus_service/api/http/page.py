@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-_FILES: Final = {
+FILES: Final = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
@@ -19,7 +19,7 @@ class Page:
     def __init__(self) -> None:
         folder = resources.files("nydus_service.api").joinpath("page")
         self._contents = {
-            path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in _FILES.items()
+            path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()
         }
 
     async def send(self, request: web.Request) -> web.Response:

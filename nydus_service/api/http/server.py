@@ -1,7 +1,8 @@
 """The HTTP server: acceld's paths, so that Harbor's webhook works unchanged, jobs, metrics and the page.
 
     access                    paths
-    open                      /, /app.js, /style.css (no data in them), health checks (HEALTH_PATHS)
+    open                      /, /app.js, /style.css, the OpenAPI document (no data in them),
+                              health checks (HEALTH_PATHS)
     with the token            all others, including those that do not exist
 
 A client has limited time to send each head (`Timeouts.head_s`) and body, and to receive what it was sent. The
@@ -19,12 +20,13 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from nydus_service.api.http import answers
+from nydus_service.api.http import answers, openapi
 from nydus_service.api.http.access import AllowedSources, TokenFile
 from nydus_service.api.http.conversions import Conversions, json_response
 from nydus_service.api.http.page import Page
 from nydus_service.api.http.submissions import SubmissionReader
 from nydus_service.config.sections import HttpSection
+from nydus_service.convert.encoding import encode
 from nydus_service.errors import NydusServiceError, UsageError, from_os_error
 from nydus_service.jobs.service import JobService
 from nydus_service.options.convert import ConvertOptions
@@ -76,9 +78,15 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class HttpServer:
-    """A running server. `addresses` are those it listens on, as HOST:PORT."""
+    """A running server.
+
+    Attributes:
+        addresses: those it listens on, as HOST:PORT.
+        app: has the routes.
+    """
 
     addresses: tuple[str, ...]
+    app: web.Application
     token: TokenFile
     conversions: Conversions
 
@@ -139,7 +147,7 @@ async def open_http_server(
     async with _listening(app, settings.address, timeouts) as addresses:
         _log.info("HTTP on %s", ", ".join(addresses))
         try:
-            yield HttpServer(addresses, token, conversions)
+            yield HttpServer(addresses, app, token, conversions)
         finally:
             conversions.closing.set()
 
@@ -204,6 +212,7 @@ class Access:
         health = (_livez, _readyz(ready, states), _healthz(ready), _acceld_health(ready))
         handlers: list[tuple[str, _Handler]] = [(path, page.send) for path in page.paths]
         handlers += zip(HEALTH_PATHS, health, strict=True)
+        handlers.append((openapi.PATH, _send_json(openapi.describe_api())))
         for path, handler in handlers:
             self._open.add(app.router.add_get(path, handler).resource)
 
@@ -214,7 +223,7 @@ class Access:
         )
         if is_open or self._token.matches(request.headers.get("Authorization", "")):
             return await handler(request)
-        response = _error(401, "unauthorized", "the header Authorization needs the token: Bearer TOKEN")
+        response = _refuse(401)
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
@@ -243,9 +252,20 @@ def _healthz(ready: Callable[[], str]) -> _Handler:
 def _acceld_health(ready: Callable[[], str]) -> _Handler:
     async def health(_: web.Request) -> web.Response:
         reason = ready()
-        return _error(500, "unhealthy", reason) if reason else web.Response(text="Ok")
+        if reason:
+            return json_response(answers.http_error(answers.UNHEALTHY, reason), status=500)
+        return web.Response(text="Ok")
 
     return health
+
+
+def _send_json(value: object) -> _Handler:
+    body = encode(value)
+
+    async def send(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    return send
 
 
 def _metrics(metrics_text: Callable[[], bytes]) -> _Handler:
@@ -284,7 +304,7 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
     except web.HTTPException as exc:
         return _of_http(exc)
     except NydusServiceError as exc:
-        status = answers.http_status(exc)
+        status = answers.http_status(type(exc))
         _log.log(
             logging.WARNING if status >= 500 else logging.INFO,
             "%s %s of %s: %d %s",
@@ -294,7 +314,7 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
             status,
             exc,
         )
-        response = json_response(answers.error_body(exc), status=status)
+        response = json_response(answers.error_answer(exc), status=status)
         if status == 503:
             response.headers["Retry-After"] = "5"
         return response
@@ -302,21 +322,11 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
         raise  # the client closed the connection, so there is no one to answer
     except Exception:
         _log.exception("%s %s failed", request.method, request.path)
-        return _error(500, "internal", "internal error; the daemon's log has more")
-
-
-_HTTP_WORDS: Final = {
-    404: ("invalid_endpoint", "Endpoint not found"),
-    405: ("method_not_allowed", "this path is not for this method"),
-    413: ("body_too_large", "the body is larger than [http] max_body allows"),
-}
+        return _refuse(500)
 
 
 def _of_http(exc: web.HTTPException) -> web.Response:
-    code, message = _HTTP_WORDS.get(
-        exc.status, (exc.reason.lower().replace(" ", "_"), exc.text or exc.reason)
-    )
-    response = _error(exc.status, code, message)
+    response = _refuse(exc.status, exc.reason)
     if "Allow" in exc.headers:
         response.headers["Allow"] = exc.headers["Allow"]
     if exc.status in (408, 413):
@@ -324,5 +334,7 @@ def _of_http(exc: web.HTTPException) -> web.Response:
     return response
 
 
-def _error(status: int, code: str, message: str) -> web.Response:
-    return json_response(answers.error_fields(code, message), status=status)
+def _refuse(status: int, reason: str = "") -> web.Response:
+    """Answer an error of HTTP itself; `reason` is the phrase of a status that has no answer of its own."""
+    code, message = answers.HTTP_REFUSALS.get(status, (reason.lower().replace(" ", "_"), reason))
+    return json_response(answers.http_error(code, message), status=status)

@@ -8,7 +8,7 @@ goharbor.io, "Configure Webhook Notifications".
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -37,19 +37,28 @@ class _Kind(msgspec.Struct):
     specversion: _Text | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Resource(msgspec.Struct):
+class PushedResource(msgspec.Struct):
+    """A pushed image."""
+
     resource_url: _Text
 
 
-class _EventData(msgspec.Struct):
-    resources: Annotated[list[_Resource], msgspec.Meta(max_length=LIST_LENGTH_MAX)]
+class EventData(msgspec.Struct):
+    """The pushed images."""
+
+    resources: Annotated[list[PushedResource], msgspec.Meta(max_length=LIST_LENGTH_MAX)]
 
 
-class _Push(msgspec.Struct):
-    event_data: _EventData
+class PushEvent(msgspec.Struct):
+    """Harbor's report of pushed images; the fields that are not read are left out."""
+
+    type: Literal["PUSH_ARTIFACT"]
+    event_data: EventData
 
 
-class _ByHand(msgspec.Struct, forbid_unknown_fields=True):
+class ConversionRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A request by hand. Options that it does not set have the values of the daemon's configuration."""
+
     source: _Text
     target: _Text
     namespace: _Text = ""
@@ -101,12 +110,12 @@ class SubmissionReader:
                 'Harbor\'s payload format "CloudEvents" is not supported: choose "Default" in the webhook'
             )
         if kind.type is msgspec.UNSET:
-            return self._read_by_hand(_decode(body, _ByHand))
+            return self._read_by_hand(_decode(body, ConversionRequest))
         if kind.type != PUSH_ARTIFACT:
             return Submission((), webhook=True, event=kind.type)
-        self._refuse_push(_decode(body, _Push))
+        self._refuse_push(_decode(body, PushEvent))
 
-    def _read_by_hand(self, body: _ByHand) -> Submission:
+    def _read_by_hand(self, body: ConversionRequest) -> Submission:
         check_json(body.options)
         source, target = _reference("source", body.source), _reference("target", body.target)
         self.allowed.check(source)
@@ -129,7 +138,7 @@ class SubmissionReader:
             priority=body.priority,
         )
 
-    def _refuse_push(self, body: _Push) -> NoReturn:
+    def _refuse_push(self, body: PushEvent) -> NoReturn:
         """Raise what is wrong with a webhook; if nothing else is, that its images are in a registry."""
         sources = pushed_images(body)
         for source in sources:
@@ -137,7 +146,7 @@ class SubmissionReader:
         raise _no_registry(*sources)
 
 
-def pushed_images(body: _Push) -> list[ImageReference]:
+def pushed_images(body: PushEvent) -> list[ImageReference]:
     """The images that a webhook reports, each once, in its order.
 
     Raises:

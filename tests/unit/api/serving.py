@@ -1,4 +1,4 @@
-"""An HTTP server over a job_service in memory, and a client of it."""
+"""An HTTP server over a job_service in memory, and a client that checks its answers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +13,7 @@ from nydus_service.config.sections import HttpSection
 from nydus_service.jobs.service import JobService
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
+from tests.unit.api.openapi import checking
 
 TOKEN = "0123456789abcdef-token"
 METRICS = b"# TYPE nydus_jobs gauge\nnydus_jobs 3\n"
@@ -63,5 +64,5 @@ async def served(
     ) as server:
         url = f"http://{server.addresses[0]}"
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with aiohttp.ClientSession(url, headers=headers) as client:
+        async with aiohttp.ClientSession(url, headers=headers, trace_configs=[checking()]) as client:
             yield Served(server, client, token_file, unready)
