@@ -1,5 +1,6 @@
 """Remove leftovers of this project's killed processes; those of living or other programs stay."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,14 @@ class Swept:
     leases: dict[str, list[str]]
 
 
-async def sweep_leftovers(address: Path, jobs_dir: Path, work_root: Path | None) -> Swept:
+async def sweep_leftovers(
+    address: Path, jobs_dir: Path, work_root: Path | None, other_jobs_dirs: Sequence[Path] = ()
+) -> Swept:
     """Sweep all namespaces of a containerd, and a directory.
 
     Args:
         jobs_dir: directory of the locks of this user's processes.
+        other_jobs_dirs: directories of the locks of other processes, such as daemons with another run_dir.
         work_root: parent of work directories; None for the system's directory for temporary files.
     Raises:
         UnreachableError, NotAllowedError: containerd cannot be swept. The directory is swept by then.
@@ -32,7 +36,7 @@ async def sweep_leftovers(address: Path, jobs_dir: Path, work_root: Path | None)
     facts = await introspect(address)
     leases = {}
     for namespace in facts.namespaces:
-        if swept := await sweep_namespace(address, namespace, jobs_dir):
+        if swept := await sweep_namespace(address, namespace, jobs_dir, other_jobs_dirs):
             leases[namespace] = swept
     return Swept(tuple(directories), leases)
 

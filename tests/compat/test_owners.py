@@ -1,5 +1,6 @@
 """Requests that are answered once: with no history, by one of two daemons, by one that is started again."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,3 +191,33 @@ def test_requests_of_a_dead_daemon_pass_on(daemon: Daemon, place: Path) -> None:
         until(lambda: not signs(daemon, namespace, first))
         assert any("its requests pass on" in record["message"] for record in second.records)
         assert os.path.exists(f"/proc/{second.pid}")
+
+
+def test_a_sweep_finds_what_a_daemon_with_another_run_directory_left(daemon: Daemon, place: Path) -> None:
+    """Its locks are not where those of this user's processes are, so the sweep has to be given their place."""
+    namespace = new_namespace()
+    import_image(daemon, namespace, "app", place)
+    work, run = ("--work-dir", str(place / "work")), ("--run-dir", str(place / "run"))
+    sweep = ("sweep", "--address", str(daemon.address), *work, "--format", "json")
+
+    def swept(*more: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(service.run(*sweep, *more).stdout)
+        return found
+
+    with serving(place, daemon.address, options=("-n", namespace)) as service:
+        until(lambda: signs(daemon, namespace, service))
+        assert namespace not in swept(*run)["leases"], "it lives"
+        service.kill()
+        left = signs(daemon, namespace, service)
+        assert left
+        assert namespace not in swept()["leases"], "it may live"
+        assert sorted(swept(*run)["leases"][namespace]) == sorted(left)
+        assert daemon.lines(namespace, "leases", "ls", "-q") == []
+        service.assert_nothing_left()
+
+
+def test_a_run_directory_without_locks_is_an_error(place: Path) -> None:
+    """It may be misspelled."""
+    done = Service(place, place / "containerd").run("sweep", "--run-dir", str(place / "rum"))
+    assert done.returncode == 4
+    assert f"no directory {place}/rum/jobs" in done.stderr

@@ -106,3 +106,18 @@ async def test_a_sweep_removes_only_what_is_of_a_dead_daemon(
     assert await sweep_namespace(daemon.address, namespace, tmp_path / "others") == []  # it cannot tell
     assert sorted(await sweep_namespace(daemon.address, namespace, tmp_path / "jobs")) == before
     assert leases(daemon, namespace) == []
+
+
+async def test_a_sweep_of_one_namespace_keeps_the_lock_for_the_others(
+    daemon: Daemon, node: ImageNode, namespace: str, tmp_path: Path
+) -> None:
+    """Otherwise what the daemon left elsewhere would stay for a day, since its process may live."""
+    elsewhere = new_namespace()
+    with living(tmp_path, "a", namespace) as sign:
+        for each in (namespace, elsewhere):
+            await node.claim(each, "x", sign)
+    for each in (namespace, elsewhere):
+        assert sign.lock.exists()
+        assert await sweep_namespace(daemon.address, each, tmp_path / "jobs") == ["nydus-service.claim.x"]
+        assert leases(daemon, each) == []
+    assert not sign.lock.exists()

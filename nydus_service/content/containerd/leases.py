@@ -6,10 +6,11 @@ A lease has no expiry, so that a job may take any time. Instead its labels name 
     nydus-service/lock      the lock file      nydus-service/boot-id    the boot id at the time of locking
 
 A process that opens a lease first deletes those that are stale by the rule of locks.py. Leases without these
-labels belong to other programs and are never touched. Several leases may name one lock: those of a daemon
-(daemons.py) do.
+labels belong to other programs and are never touched. Several leases may name one lock, in several
+namespaces: those of a daemon (daemons.py) do. So the file of a free lock stays until no lease names it.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -85,20 +86,28 @@ class ContainerdLeases:
                 ended = ended or await self._try_end(lease_id, lock)
                 await in_thread(f"unlock {lock}", _release, fd, lock if ended else None)
 
-    async def sweep(self) -> list[str]:
-        """Delete the leases of this project's dead processes, and their ingests. Returns the leases' ids."""
+    async def sweep(self, other_jobs_dirs: Sequence[Path] = ()) -> list[str]:
+        """Delete the leases of this project's dead processes, and their ingests. Returns the leases' ids.
+
+        Args:
+            other_jobs_dirs: further directories whose locks are visible here, as those of a daemon with
+                another run directory.
+        """
+        visible = {self._jobs_dir, *(each.absolute() for each in other_jobs_dirs)}
         stale: list[tuple[LeaseMessage, Path | None]] = []
         for lease in await list_leases(self._connection, f'labels."{LOCK}"'):
-            lock = self._visible_lock(lease)
+            lock = Path(lease.labels[LOCK])
+            lock = lock if lock.parent in visible else None
             if await in_thread(f"look at the lock of lease {lease.id}", _is_stale, lease, lock):
                 stale.append((lease, lock))
         swept = []
-        for lease, lock in stale:  # after all were examined, since several leases may name one lock
+        for lease, _ in stale:
             with suppress(NotFoundError):  # another sweep was faster
                 await self._abort_ingests(lease.id)
                 await self._delete(lease.id)
                 swept.append(lease.id)
-            if lock is not None:
+        for lock in {lock for _, lock in stale if lock is not None}:
+            if not await self._is_named(lock):
                 lock.unlink(missing_ok=True)
         return swept
 
@@ -116,6 +125,20 @@ class ContainerdLeases:
     async def _is_ours(self, lease_id: str, lock: Path, *, hurry: bool = False) -> bool:
         found = await list_leases(self._connection, f'id=="{lease_id}"', **_limits(hurry))
         return any(each.labels.get(LOCK) == str(lock) for each in found)
+
+    async def _is_named(self, lock: Path) -> bool:
+        """Whether a lease names a lock, in any namespace: a daemon has leases in several.
+
+        Without the file, a sweep of those would take their process for one that is not visible here.
+        """
+        selected = f'labels."{LOCK}"=={json.dumps(str(lock))}'
+        try:
+            for namespace in await self._connection.list_namespaces():
+                if await list_leases(self._connection.within(namespace), selected):
+                    return True
+        except NydusServiceError:
+            return True  # perhaps
+        return False
 
     async def _delete(self, lease_id: str, *, hurry: bool = False) -> None:
         with suppress(NotFoundError):
@@ -150,11 +173,6 @@ class ContainerdLeases:
             return acquire_nowait(lock)
         except FileExistsError:
             raise UsageError(f"job {lock.name} is under way in another process ({lock})") from None
-
-    def _visible_lock(self, lease: LeaseMessage) -> Path | None:
-        """The lock of a lease's process; None if the process uses another lock directory."""
-        lock = Path(lease.labels[LOCK])
-        return lock if lock.parent == self._jobs_dir else None
 
 
 async def list_leases(

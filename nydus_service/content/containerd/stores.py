@@ -1,7 +1,7 @@
 """The stores of one namespace of one containerd, and facts about the daemon."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +61,17 @@ async def open_containerd(
         yield Stores(str(connection), content, images, leases, collects=True)
 
 
-async def sweep_namespace(address: Path, namespace: str, jobs_dir: Path) -> list[str]:
+async def sweep_namespace(
+    address: Path, namespace: str, jobs_dir: Path, other_jobs_dirs: Sequence[Path] = ()
+) -> list[str]:
     """Delete the leases of this project's dead processes, and their ingests. Returns the leases' ids.
 
+    Args:
+        other_jobs_dirs: as for `ContainerdLeases.sweep`.
     Raises: as `connect`.
     """
     async with connect(address, namespace) as connection:
-        return await ContainerdLeases(connection, None, jobs_dir).sweep()
+        return await ContainerdLeases(connection, None, jobs_dir).sweep(other_jobs_dirs)
 
 
 async def introspect(address: Path) -> ContainerdInfo:
