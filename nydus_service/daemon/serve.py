@@ -88,6 +88,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
         stack.push_async_callback(anyio.to_thread.run_sync, tracing.close)
         await anyio.to_thread.run_sync(_make_directories, config)
         journal = await stack.enter_async_context(open_journal(config.daemon.state_dir / JOURNAL_NAME))
+        metrics.set_damaged_jobs(journal.damaged)
         limits = _limits(config, settings, cores)
         containerd = ContainerdProbe(config.containerd.address)
         stack.push_async_callback(containerd.close)

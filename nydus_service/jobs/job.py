@@ -20,6 +20,9 @@ from nydus_service.convert.result import ConvertResult
 from nydus_service.errors import NotFoundError
 from nydus_service.options.convert import ConvertOptions
 
+RECORD_DAMAGED: Final = "record_damaged"
+"""Code of the error of an unfinished job whose record in the journal could not be read."""
+
 
 class JobNotFound(NotFoundError):
     """No job has this id, or the job is no longer in the history."""
@@ -173,6 +176,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     result: ConvertResult | None = None
     progress: JobProgress = JobProgress()
     revision: int = 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the record of the job could not be read, so that its options and namespace are unknown."""
+        return self.error is not None and self.error.code == RECORD_DAMAGED
 
     @property
     def is_finished(self) -> bool:

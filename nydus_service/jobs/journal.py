@@ -9,6 +9,9 @@
 - Writes are applied in order, and the last value of a job wins.
 - A file has one owner. SQLite's exclusive lock ends with the process, however that ends. A second daemon
   over the same file is refused, and the log (WAL) needs no shared memory file.
+- A record that cannot be read concerns its job alone. A finished job is left out; its client has the answer.
+  An unfinished job becomes a failed one (`record.lost`), so that its client gets an answer. The row stays as
+  it is, for whoever examines it.
 - `user_version` is the version of the schema; `_UPGRADES` lead from each version to the next. `data` has the
   whole job. The other columns are for users of `sqlite3` and for the order of rows.
 """
@@ -19,6 +22,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -37,7 +41,7 @@ from nydus_service.errors import (
     from_os_error,
 )
 from nydus_service.jobs.job import JobState
-from nydus_service.jobs.record import Record, unpack
+from nydus_service.jobs.record import Record, lost, pack, unpack
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +79,11 @@ SELECT id, state, priority, created, finished, source, target, request_key, data
 """
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 _LAST_FLUSH_S = 5.0
+_FAULTS_SHOWN: Final = 10
 
 
 class JournalDamaged(FormatError):
-    """The file is not a valid database, or a record in it is not a valid job."""
+    """The file is not a valid database."""
 
 
 class JournalInUse(NydusServiceError):
@@ -125,16 +130,18 @@ class Journal:
     Attributes:
         records: of all jobs when the journal was opened, in the order of acceptance. The caller that takes
             them clears the list.
+        damaged: number of records that could not be read when the journal was opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._closed = False
-        self._opened: Future[list[Record]] = Future()
+        self._opened: Future[tuple[list[Record], int]] = Future()
         # A daemon thread, so that a hanging disk does not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.records: list[Record] = []
+        self.damaged = 0
 
     def add(self, record: Record) -> "asyncio.Future[None]":
         """Write an accepted job. The future is done when the job is on disk, synced.
@@ -178,7 +185,7 @@ class Journal:
         """Start the thread and read all records. Raises: as `open_journal`."""
         self._thread.start()
         try:
-            self.records = await asyncio.wrap_future(self._opened)
+            self.records, self.damaged = await asyncio.wrap_future(self._opened)
         except Exception:
             self._closed = True
             self._thread.join()  # it ends after the error
@@ -217,12 +224,12 @@ class Journal:
             return
         with closing(database):
             try:
-                records = _read(database, self._path)
+                found = _read(database, self._path)
             except BaseException as exc:
                 opened.set_exception(exc)
                 return
-            opened.set_result(records)
-            del records
+            opened.set_result(found)
+            del found
             answer = _Writer(self._path, database).work(self._requests)
         # After the file is closed, since the waiter may open it again.
         answer.set_result(True)
@@ -415,18 +422,41 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
     return value
 
 
-def _read(database: sqlite3.Connection, path: Path) -> list[Record]:
-    """Raises: JournalDamaged: the database is damaged, or a record is not a valid job."""
+def _read(database: sqlite3.Connection, path: Path) -> tuple[list[Record], int]:
+    """Read all records. Returns them, and the number of those that are damaged.
+
+    Raises: JournalDamaged: the database is damaged.
+    """
+    database.text_factory = lambda data: data.decode(errors="replace")
     try:
-        rows = database.execute(_READ).fetchall()
-        records = [Record(row[0], JobState(row[1]), *row[2:]) for row in rows]
-        for record in records:
-            unpack(record.id, record.data)
+        rows = [Record(*row) for row in database.execute(_READ)]
     except sqlite3.Error as exc:
         raise _translate(exc, path, "read") from exc
-    except (ValueError, FormatError) as exc:
-        raise _damaged(path, str(exc)) from exc
-    return records
+    records, faults = [], []
+    for row in rows:
+        try:
+            records.append(_checked(row))
+        except FormatError as exc:
+            faults.append(str(exc))
+            if row.finished is None:
+                records.append(pack(lost(row.id, row.source, row.target, row.created, time.time())))
+    if faults:
+        log.error(
+            "%d records of the journal %s are damaged; a finished job is left out, an unfinished one has "
+            "failed: %s",
+            len(faults), path, "; ".join(faults[:_FAULTS_SHOWN]),
+        )  # fmt: skip
+    return records, len(faults)
+
+
+def _checked(row: Record) -> Record:
+    """Raises: FormatError: the record is not a valid job."""
+    if unpack(row.id, row.data).id != row.id:
+        raise FormatError(f"the record of job {row.id} cannot be read: it is that of another job")
+    try:
+        return row._replace(state=JobState(row.state))
+    except ValueError as exc:
+        raise FormatError(f"the record of job {row.id} cannot be read: {exc}") from exc
 
 
 def _damaged(path: Path, reason: str) -> JournalDamaged:

@@ -244,6 +244,8 @@ class JobQueue:
             raise UsageError(f"job {job_id} is done: submit the same with force, to have it made anew")
         if not job.is_finished:
             raise UsageError(f"job {job_id} is under way: cancel it first")
+        if job.is_lost:
+            raise UsageError(f"job {job_id} has lost its options: submit the request again")
         key = request_key(job.request)
         await self._until_accepted(key)
         doing = self._index.doing(key)

@@ -7,7 +7,7 @@ import msgspec
 
 from nydus_service.convert.encoding import as_json, encode, from_json
 from nydus_service.errors import FormatError, NydusServiceError
-from nydus_service.jobs.job import Job, JobRequest, JobState
+from nydus_service.jobs.job import RECORD_DAMAGED, Job, JobError, JobRequest, JobState
 from nydus_service.options.convert import ConvertOptions
 
 
@@ -68,3 +68,22 @@ def unpack(job_id: str, data: bytes) -> Job:
         return from_json(fields, Job)
     except (ValueError, LookupError, TypeError, AttributeError, NydusServiceError) as exc:
         raise FormatError(f"the record of job {job_id} cannot be read: {exc}") from exc
+
+
+def lost(job_id: str, source: str, target: str, created_at: float, now: float) -> Job:
+    """A failed job in the place of an unfinished one whose record cannot be read.
+
+    Its options and namespace are unknown, so nothing can be done again, but its clients get an answer.
+    """
+    message = (
+        "the record of this job in the journal is damaged, and its options are lost: submit the request again"
+    )
+    return Job(
+        id=job_id,
+        request=JobRequest(source=source, target=target, namespace="", options=ConvertOptions()),
+        origin="",
+        state=JobState.FAILED,
+        created_at=created_at,
+        finished_at=now,
+        error=JobError(code=RECORD_DAMAGED, message=message, retryable=False),
+    )

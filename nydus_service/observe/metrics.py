@@ -152,6 +152,10 @@ class Metrics:
         """Record whether the last reload of the configuration was applied."""
         self._reload.set(well)
 
+    def set_damaged_jobs(self, count: int) -> None:
+        """Set the number of the journal's records that could not be read at the start."""
+        self._damaged_jobs.set(count)
+
     def text(self) -> bytes:
         """All values in Prometheus' text format, for a scrape."""
         return generate_latest(self.registry)
@@ -174,6 +178,9 @@ class Metrics:
         self._queue_limit = self._gauge("queue_limit", "Jobs that may wait; more are refused.")
         self._job_duration = self._histogram(
             "job_duration_seconds", "From a job's first try to its end.", _JOB_BUCKETS, ("result",)
+        )
+        self._damaged_jobs = self._gauge(
+            "damaged_jobs", "Records of jobs that could not be read at the start."
         )
         self._retries = self._counter("retries_total", "Jobs queued again after an error.", ("code",))
         self._dependencies = _DependencyCollector()

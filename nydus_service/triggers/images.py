@@ -403,10 +403,12 @@ class ImageTriggers:
             yield _Step(slot, wish, todo, answer.daemon if is_left else "")
 
     def _find_job(self, job_id: str) -> Job | None:
+        """The job with an id; None if it is gone, or lost with its options, so that its image asks again."""
         try:
-            return self._queue.get(job_id)
+            job = self._queue.get(job_id)
         except JobNotFound:
             return None
+        return None if job.is_lost else job
 
     async def _claim(self, node: ImageNode, key: ImageKey, step: _Step) -> None:
         """Answer a new request, unless another daemon claims it now. Raises: QueueFull, ShuttingDown."""

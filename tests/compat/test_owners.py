@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.compat.requests import (
     until,
     until_answered,
 )
+from tests.compat.serving import metrics, with_http
 from tests.containerd import Daemon, new_namespace, once_is_enough
 from tests.processes import killed_at_the_end
 from tests.serving import Service, serving
@@ -171,6 +173,31 @@ def test_a_killed_daemon_takes_up_its_own_requests(daemon: Daemon, place: Path) 
 
 
 @pytest.mark.long
+def test_a_request_whose_record_is_damaged_is_repeated(daemon: Daemon, place: Path) -> None:
+    """One damaged record neither keeps the daemon from starting, nor its request from being answered."""
+    namespace = new_namespace()
+    name = import_image(daemon, namespace, "app", place)
+    config = "version = 1\n[jobs]\nmin_free_space = '1000000GiB'\n"  # nothing begins
+    settings = {"config": config, **with_http(place)}
+    settings["options"] += ("-n", namespace)
+    with serving(place, daemon.address, **settings) as service:
+        ask(daemon, namespace, name)
+        until(lambda: labels_of(daemon, namespace, name).get(STATUS) == "queued")
+        job = labels_of(daemon, namespace, name)[JOB]
+        service.kill()
+        with closing(sqlite3.connect(place / "state" / "jobs.sqlite")) as database, database:
+            database.execute("UPDATE jobs SET data = substr(data, 1, 50)")
+        service.config = "version = 1\n"
+        service.start()
+        assert metrics(service)["damaged_jobs"] == 1
+        assert until_answered(daemon, namespace, name) == ["done"]
+        assert labels_of(daemon, namespace, name)[JOB] != job
+        lost = service.jobs("show", job)
+        assert (lost["state"], lost["error"]["code"]) == ("failed", "record_damaged")
+        assert service.stop() == 0
+
+
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_requests_of_a_dead_daemon_pass_on(daemon: Daemon, place: Path) -> None:
     once_is_enough(daemon)
@@ -194,7 +221,7 @@ def test_requests_of_a_dead_daemon_pass_on(daemon: Daemon, place: Path) -> None:
 
 
 def test_a_sweep_finds_what_a_daemon_with_another_run_directory_left(daemon: Daemon, place: Path) -> None:
-    """Its locks are not where those of this user's processes are, so the sweep has to be given their place."""
+    """Its locks are not where those of this user's processes are, so the sweep needs their place."""
     namespace = new_namespace()
     import_image(daemon, namespace, "app", place)
     work, run = ("--work-dir", str(place / "work")), ("--run-dir", str(place / "run"))

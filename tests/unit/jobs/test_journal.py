@@ -80,20 +80,62 @@ async def test_one_owner(tmp_path: Path) -> None:
     assert await read(path) == [job("a")]
 
 
-@pytest.mark.parametrize("damage", ["header", "page", "record"])
+@pytest.mark.parametrize("damage", ["header", "page"])
 async def test_damage(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "jobs.db"
     async with open_journal(path) as journal:
         await asyncio.gather(*(journal.add(pack(job(f"job{number}"))) for number in range(50)))
-    if damage == "record":
-        with closing(sqlite3.connect(path)) as database, database:
-            database.execute("UPDATE jobs SET data = x'7b' WHERE id = 'job7'")
-    else:
-        with path.open("r+b") as file:
-            file.seek(0 if damage == "header" else 4096)
-            file.write(os.urandom(4096 if damage == "header" else 8 * 4096))
+    with path.open("r+b") as file:
+        file.seek(0 if damage == "header" else 4096)
+        file.write(os.urandom(4096 if damage == "header" else 8 * 4096))
     with pytest.raises(JournalDamaged, match=r"jobs\.db is damaged: .*; move jobs\.db\* away"):
         await read(path)
+
+
+RECORD_FAULTS = {
+    "cut": "data = substr(data, 1, 100)",
+    "no JSON": "data = x'ff7b00'",
+    "a state of a later version": "state = 'paused'",
+    "that of another job": "data = (SELECT data FROM jobs WHERE id = 'other')",
+}
+
+
+@pytest.mark.parametrize("fault", RECORD_FAULTS.values(), ids=list(RECORD_FAULTS))
+async def test_a_damaged_record_concerns_its_job_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    """A finished job is left out; an unfinished one has failed, so that nobody waits for it in vain."""
+    path = tmp_path / "jobs.db"
+    other, old = job("other"), transitions.cancelled(job("old"), 3)
+    async with open_journal(path) as journal:
+        await asyncio.gather(*(journal.add(pack(each)) for each in (other, old, job("waits"))))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE jobs SET {fault} WHERE id IN ('old', 'waits')")
+        rows = database.execute("SELECT * FROM jobs").fetchall()
+    async with open_journal(path) as journal:
+        assert journal.damaged == 2
+        first, failed = (unpack(each.id, each.data) for each in journal.records)
+        assert first == other
+        assert (failed.id, failed.state, failed.is_lost) == ("waits", JobState.FAILED, True)
+        assert (failed.request.source, failed.request.target) == (
+            job("waits").request.source,
+            job("waits").request.target,
+        )
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "job old cannot be read" in said
+    assert "job waits cannot be read" in said
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT * FROM jobs").fetchall() == rows, "kept for whoever examines it"
+
+
+async def test_columns_that_are_not_utf_8(tmp_path: Path) -> None:
+    """The columns are for users of sqlite3: the job itself is whole."""
+    path = tmp_path / "jobs.db"
+    async with open_journal(path) as journal:
+        await journal.add(pack(job("a")))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE jobs SET source = CAST(x'80ff' AS TEXT), request_key = CAST(x'c3' AS TEXT)")
+    assert await read(path) == [job("a")]
 
 
 async def test_a_later_version(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -35,14 +37,14 @@ from nydus_service.jobs.dependencies import (
     WAITING_FOR_SPACE,
 )
 from nydus_service.jobs.job import Job, JobNotFound, JobState
-from nydus_service.jobs.journal import Journal
+from nydus_service.jobs.journal import Journal, open_journal
 from nydus_service.jobs.queue import (
     JobQueue,
     QueueFull,
     QueueLimits,
     ShuttingDown,
 )
-from nydus_service.jobs.record import Record
+from nydus_service.jobs.record import Record, pack
 from nydus_service.jobs.run import PUBLISH_S
 from tests.unit.jobs.disks import fill
 from tests.unit.jobs.runner import (
@@ -677,3 +679,22 @@ def scheduled(loop: asyncio.AbstractEventLoop) -> int:
     """Timers of an event loop."""
     timers: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]  # asyncio's own
     return sum(not timer.cancelled() for timer in timers)
+
+
+async def test_a_job_whose_record_is_damaged_cannot_be_tried_again(tmp_path: Path) -> None:
+    """Nobody knows its options any more."""
+    path = tmp_path / "jobs.db"
+    asked = Job(id="a", request=request(compressor="none"), origin="cli", created_at=1)
+    async with open_journal(path) as journal:
+        await journal.add(pack(asked))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE jobs SET data = x'7b'")
+    script = Script()
+    async with running_queue(path, script) as queue:
+        assert queue.get("a").state is FAILED
+        with pytest.raises(UsageError, match="lost its options: submit the request again"):
+            await queue.retry("a")
+        again = await queue.submit(asked.request, origin="cli")
+        assert not again.joined
+        await until(queue, again.job.id, DONE)
+    assert script.begun == ["app"]
