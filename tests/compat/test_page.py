@@ -327,3 +327,31 @@ async def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
         assert (
             json.loads(await tab.run("JSON.stringify(performance.getEntriesByType('resource').length)")) > 0
         )
+
+
+async def test_an_address_that_names_no_job(tmp_path: Path) -> None:
+    """Whatever is typed after "#" neither breaks the page nor becomes another path of the API."""
+    job_service = MemoryBoard(a_job(1, JobState.DONE))
+    async with page(job_service, tmp_path, fragment="%") as (_, tab):
+        await tab.shows("team/app-1:1.1", "#jobs")
+        await tab.shows("not known, or no longer", "#details")
+        for fragment in ("%E0%A4%A", "%ED%A0%80", "..", "events", f"{job_id(1)}/cancel?x", "<b>", "%00"):
+            await tab.run(f"location.hash = {json.dumps('#' + job_id(1))}")
+            await tab.shows("nydus-image-py 0.1.0", "#details")
+            await tab.run(f"location.hash = {json.dumps('#' + fragment)}")
+            await tab.shows("not known, or no longer", "#details")
+        await tab.run("location.hash = '#'")
+        await tab.until("document.getElementById('details').hidden")
+        asked = {url.rpartition("/api/v1/conversions")[2] for url in tab.requests if "/api/" in url}
+        assert {each for each in asked if not each.startswith("?")} <= {"", "/events", f"/{job_id(1)}/events"}
+
+
+async def test_control_characters_are_shown_as_escapes(tmp_path: Path) -> None:
+    error = JobError(
+        code="internal", message="bad \x1b[31m\u202e\x9b\U000e0001 name\nby hand", retryable=False
+    )
+    job = msgspec.structs.replace(a_job(1, JobState.FAILED), error=error)
+    async with page(MemoryBoard(job), tmp_path, fragment=job_id(1)) as (_, tab):
+        await tab.shows(r"bad \x1b[31m\u202e\x9b\U000e0001 name", "#details")
+        html = await tab.run("document.title + document.documentElement.outerHTML")
+        assert not any(each in html for each in "\x1b\u202e\x9b\U000e0001")

@@ -12,6 +12,7 @@ const TOKEN = "nydus-service-token";
 const SILENCE_MS = 40_000; // the daemon sends a sign of life every 15 seconds
 const RETRY_MAX_S = 15;
 const DRAW_EVERY_MS = 150;
+const ID = /^[0-9a-f]{1,32}$/; // of a job, or its first digits; anything else would be another path of the API
 const SHOWN = 150; // jobs of a group before "more"
 
 const STATES = {
@@ -38,6 +39,13 @@ const h = (tag, attributes, ...children) => ({
   attributes: attributes ?? {},
   children: children.flat().filter((child) => child !== null && child !== undefined && child !== false && child !== ""),
 });
+
+// Names and errors have foreign text: control characters, and marks that reorder a line, are shown as escapes.
+const visible = (text) =>
+  text.replace(/[^\P{C}\n\t]|[\u2028\u2029]/gu, (each) => {
+    const code = each.codePointAt(0).toString(16);
+    return code.length < 3 ? `\\x${code.padStart(2, "0")}` : code.length < 5 ? `\\u${code.padStart(4, "0")}` : `\\U${code.padStart(8, "0")}`;
+  });
 
 function patch(parent, wanted) {
   const keyed = new Map();
@@ -68,7 +76,8 @@ const fits = (node, wanted) =>
 
 function update(node, wanted) {
   if (!wanted.tag) {
-    if (node.data !== String(wanted)) node.data = String(wanted);
+    const text = visible(String(wanted));
+    if (node.data !== text) node.data = text;
     return;
   }
   const before = node.made?.attributes ?? {};
@@ -85,7 +94,7 @@ function assign(node, name, value) {
   if (name === "key") return;
   if (typeof value === "function" || name.startsWith("on")) node[name] = value;
   else if (value === null || value === undefined || value === false) node.removeAttribute(name);
-  else node.setAttribute(name, value === true ? "" : value);
+  else node.setAttribute(name, value === true ? "" : visible(String(value)));
 }
 
 // ---------------------------------------------------------------- words
@@ -293,6 +302,8 @@ async function pause(signal) {
   schedule();
 }
 
+const UNKNOWN = "This job is not known, or no longer: it has gone with the history.";
+
 // Follows the job that is open, to its end. Tries again when the connection is lost.
 async function watchOne(id) {
   open?.stop?.();
@@ -301,6 +312,10 @@ async function watchOne(id) {
   const known = open?.id === id ? open.job : null;
   const mine = (open = { id, job: known, error: "", stop: () => stopping.abort(), live: true, asking: "", told: "" });
   schedule();
+  if (!ID.test(id)) {
+    Object.assign(mine, { error: UNKNOWN, live: false });
+    return;
+  }
   try {
     await follow(`${API}/${id}/events`, signal, () => {}, (job) => {
       mine.job = job;
@@ -308,7 +323,7 @@ async function watchOne(id) {
     });
   } catch (error) {
     if (signal.aborted) return;
-    if (error.status === 404 || error.status === 400) mine.error = "This job is not known, or no longer: it has gone with the history.";
+    if (error.status === 404 || error.status === 400) mine.error = UNKNOWN;
     else if (link.state === "live") setTimeout(() => !signal.aborted && open === mine && watchOne(id), 1000);
     // else `stayConnected` begins it again when the daemon answers
   }
@@ -356,7 +371,7 @@ function draw() {
   $("details").hidden = !open;
   document.body.classList.toggle("opened", Boolean(open));
   patch($("details"), open ? details() : []);
-  document.title = open?.job ? `${title(open.job)} – nydus-service` : "nydus-service";
+  document.title = open?.job ? `${visible(title(open.job))} – nydus-service` : "nydus-service";
 }
 
 const title = (job) => `${STATES[job.state]}: ${job.source.split("/").pop()}`;
@@ -689,7 +704,7 @@ function options(job) {
 // ---------------------------------------------------------------- coming and going
 
 function route() {
-  const id = decodeURIComponent(location.hash.slice(1));
+  const id = location.hash.slice(1);
   if (!session || id === "jobs") return;
   if (!id) {
     open?.stop();
