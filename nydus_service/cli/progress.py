@@ -28,6 +28,8 @@ Drawing: TypeAlias = Callable[[JobProgress], None]
 """Shows the progress of a conversion; called with each new value."""
 
 _STAGES: Final = tuple(ImageStage)
+_NARROW: Final = 80
+"""Width of a terminal, in columns, below which percentages take the place of bars and times."""
 _REDRAW_S = 0.1
 """Seconds between redraws if only the numbers of bytes have changed."""
 
@@ -190,12 +192,14 @@ def _open_bars() -> "Bars":
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    return Bars(
+    console = Console(stderr=True)
+    columns = [
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    ]
+    if console.width < _NARROW:
+        columns[1:] = [TextColumn("{task.percentage:.0f}% {task.fields[detail]}")]
+    return Bars(*columns, console=console, transient=True)

@@ -1,4 +1,4 @@
-"""Tables for people: coloured on a terminal, plain aligned columns elsewhere."""
+"""Tables for people: coloured on a terminal, a line for each cell on a narrow one, plain columns elsewhere."""
 
 import sys
 from collections.abc import Sequence
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from nydus_service.cli.output import print_line
 from nydus_service.oci.visible import on_one_line, visible
+
+NARROW = 60
+"""Width of a terminal, in columns, below which a table would cut or wrap most of its texts."""
 
 STYLES = {"ok": "green", "bad": "bold red", "warn": "yellow"}
 
@@ -58,6 +61,11 @@ def _print_styled(
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    if console.width < NARROW:
+        for line in block_lines(columns, [*rows, *([total] if total else [])]):
+            print_line(line)
+        return
     table = Table(
         box=SIMPLE, header_style="bold", show_edge=False, pad_edge=False, show_footer=total is not None
     )
@@ -73,7 +81,23 @@ def _print_styled(
         )
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console.print(table)
+
+
+def block_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out each row as a block: a line for each cell that is not empty, and an empty line at the end.
+
+    The terminal wraps long lines, so that no text is cut, and a digest can be copied.
+    """
+    width = max(len(column.title) for column in columns)
+    return [
+        line
+        for row in rows
+        for line in (
+            *(f"{column.title:<{width}}  {cell}" for column, cell in zip(columns, row, strict=True) if cell),
+            "",
+        )
+    ]
 
 
 def plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,6 +19,7 @@ from nydus_service.jobs.queue import QueueFull
 from tests.contract.apiserver import Served, serving
 from tests.unit.api.jobservice import MemoryBoard, a_job
 from tests.unit.cli.command import ARGV, environment
+from tests.unit.cli.terminal import Shown, run_on_terminal
 
 SOURCE, TARGET = "docker.io/library/app:1", "docker.io/library/app:1-nydus"
 
@@ -86,6 +87,41 @@ async def test_list(tmp_path: Path, socket: Path) -> None:
         assert len((await run(socket, "jobs", "list", "--image", image, "--format", "json")).json) == 1
         limited = await run(socket, "jobs", "list", "--limit", "2")
         assert limited.stdout.splitlines()[3:] == ["and older ones: --limit 4 shows more"]
+
+
+@pytest.mark.parametrize("columns", [20, pytest.param(59, marks=pytest.mark.long)])
+async def test_a_narrow_terminal(tmp_path: Path, socket: Path, columns: int) -> None:
+    """No text is cut, and what draws over itself fits, so that the terminal wraps none of it."""
+    job_service = full_board()
+    environ = {"NYDUS_SERVICE_SOCKET": str(socket)}
+    running = next(job for job in job_service.jobs.values() if job.state is JobState.RUNNING)
+    async with serving(tmp_path, job_service=job_service) as served, asyncio.TaskGroup() as tasks:
+
+        async def show(*words: str) -> Shown:
+            return await asyncio.to_thread(run_on_terminal, columns, "jobs", *words, **environ)
+
+        listed = await show("list")
+        assert listed.status == 0
+        for job in job_service.jobs.values():
+            assert f"source     {job.request.source}" in listed.lines
+            assert f"target     {job.request.target}" in listed.lines
+        shown = await show("show", running.id)
+        assert shown.status == 0
+        assert [line for line in shown.lines if line.startswith("layer  ")] == [
+            f"layer  {layer.digest}" for layer in running.progress.layers
+        ]
+        watching = tasks.create_task(show("watch", running.id))
+        await until_watched(served)
+        done = served.job_service.move(running.id, JobState.DONE)
+        watched = await watching
+        assert watched.status == 0
+        drawn = [line for line in watched.lines if "% " in line]
+        assert drawn
+        assert max(map(len, drawn)) <= columns
+        assert done.result
+        assert watched.text.rstrip().endswith(done.result.target.digest)
+        for each in (listed, shown):
+            assert "…" not in each.text
 
 
 async def test_show(tmp_path: Path, socket: Path) -> None:
