@@ -52,9 +52,9 @@ class NydusServiceError(Exception):
         """The text without advice and details."""
         return str(self.args[0]) if self.args else ""
 
-    def prefix(self, subject: str) -> None:
-        """Put the subject before the message. Class, advice and details stay."""
-        self.args = (f"{subject}: {self.message}",)
+    def add_subject(self, subject: str) -> None:
+        """Put the subject after the message. Class, advice and details stay."""
+        self.args = (with_subject(self.message, subject),)
 
     def text(self, surface: Surface) -> str:
         """The whole text, with advice for a surface."""
@@ -122,6 +122,15 @@ class NoSpaceError(NydusServiceError):
 
 
 EXIT_INTERRUPTED = 130
+
+
+def with_subject(message: str, subject: str) -> str:
+    """Put what a message is about after its first line, in brackets: "gzip stream ends [layer sha256:…]".
+
+    The reason comes first, since lists, labels and narrow terminals cut the end of a line.
+    """
+    reason, line_end, rest = message.partition("\n")
+    return f"{reason} [{subject}]{line_end}{rest}"
 
 
 def from_os_error(exc: OSError, doing: str) -> NydusServiceError:

@@ -169,7 +169,7 @@ class ApiClient:
     def _failure(self, exc: grpc.aio.AioRpcError) -> Exception:
         error = error_from(exc)
         if type(error) is UnreachableError:
-            error.prefix(f"the daemon at {self.address}")
+            error.add_subject(f"the daemon at {self.address}")
         return error
 
 

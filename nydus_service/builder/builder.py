@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
-from nydus_service.errors import NydusServiceError
+from nydus_service.errors import Hint, NydusServiceError
 from nydus_service.options.build import BuildOptions
+from nydus_service.options.hint import SettingHint
 
 if TYPE_CHECKING:
     from nydus_service.oci.digest import Digest
@@ -182,9 +183,15 @@ class BuilderFailed(NydusServiceError):
     code: ClassVar[str] = "builder_failed"
     exit_code: ClassVar[int] = 20
 
-    def __init__(self, message: str, stderr_tail: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, stderr_tail: str = "", *, hint: Hint | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.stderr_tail = stderr_tail
+
+
+def embedded_hint(template: str) -> SettingHint:
+    """Advice to use the embedded builder. `template` is the advice, with "{}" for the setting."""
+    elsewhere = 'nydus_image = "embedded" in the section builder of the daemon\'s configuration'
+    return SettingHint(template, "--nydus-image embedded", elsewhere)
 
 
 class BuilderKilled(BuilderFailed):

@@ -18,6 +18,7 @@ from nydus_service.builder.builder import (
     PackOutcome,
     PackRequest,
     Sink,
+    embedded_hint,
 )
 from nydus_service.builder.command import (
     features_needed,
@@ -116,8 +117,8 @@ class ExternalBuilder:
         for feature in needed:
             if feature not in features:
                 raise UnsupportedError(
-                    f"the builder {self._program} has no {feature}: take a newer one, "
-                    "or --nydus-image embedded"
+                    f"the builder {self._program} has no {feature}",
+                    hint=embedded_hint("take a newer one, or use {}"),
                 )
             if feature in self._without:
                 raise UnsupportedError(

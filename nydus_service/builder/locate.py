@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from nydus_service.builder.builder import Builder, BuilderFailed
+from nydus_service.builder.builder import Builder, BuilderFailed, embedded_hint
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.features import TAR_RAFS, Feature
@@ -33,9 +33,8 @@ def find_builder(option: str | None, from_environment: str | None, search_path: 
     found = shutil.which(wanted, path=search_path)
     if found is None:
         origin = "" if option else ", which NYDUS_BUILDER names"
-        raise BuilderFailed(
-            f"no builder {wanted!r} on PATH{origin}: install it, give its path, or use --nydus-image embedded"
-        )
+        hint = embedded_hint("install it, give its path, or use {}")
+        raise BuilderFailed(f"no builder {wanted!r} on PATH{origin}", hint=hint)
     return Path(os.path.abspath(found))
 
 

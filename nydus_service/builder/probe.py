@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from nydus_service.builder.builder import BuilderFailed, BuilderIdentity
+from nydus_service.builder.builder import BuilderFailed, BuilderIdentity, embedded_hint
 from nydus_service.builder.features import Feature, parse_features, parse_identity
 from nydus_service.builder.invoke import ask
 
@@ -27,13 +27,13 @@ class ProgramFile:
     @classmethod
     def of(cls, path: Path) -> "ProgramFile":
         """Raises: BuilderFailed: the file does not exist or is not executable."""
-        way_out = "install it, name another with --nydus-image PATH, or use --nydus-image embedded"
+        hint = embedded_hint("install it, name another one, or use {}")
         try:
             status = path.stat()
         except OSError as exc:
-            raise BuilderFailed(f"no builder {path}: {exc.strerror}; {way_out}") from exc
+            raise BuilderFailed(f"no builder {path}: {exc.strerror}", hint=hint) from exc
         if not path.is_file() or not os.access(path, os.X_OK):
-            raise BuilderFailed(f"the builder {path} is not an executable file; {way_out}")
+            raise BuilderFailed(f"the builder {path} is not an executable file", hint=hint)
         return cls(path, status.st_size, status.st_mtime_ns)
 
 

@@ -19,7 +19,7 @@ from nydus_service.cli.progress import open_drawing
 from nydus_service.cli.table import format_seconds
 from nydus_service.config.environment import load_settings
 from nydus_service.convert.result import ConvertResult
-from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnreachableError
+from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnreachableError, with_subject
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.oci.reference import ImageReference
@@ -111,7 +111,7 @@ def result_of(job: Job) -> ConvertResult:
     if job.state is JobState.CANCELLED:
         raise JobCancelled(f"job {job.id} was cancelled")
     if job.error is not None and job.state is JobState.FAILED:
-        raise error_of(job.error.code, f"job {job.id}: {job.error.message}")
+        raise error_of(job.error.code, with_subject(job.error.message, f"job {job.id}"))
     if job.result is None:
         raise NydusServiceError(f"job {job.id} is {job.state}, and has no result")
     return job.result

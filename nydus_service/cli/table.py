@@ -1,4 +1,4 @@
-"""Tables for people: coloured on a terminal, a line for each cell on a narrow one, plain columns elsewhere."""
+"""Tables for people: coloured on a terminal, a line for each cell on a narrow one, else plain columns."""
 
 import sys
 from collections.abc import Sequence

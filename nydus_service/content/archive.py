@@ -162,7 +162,7 @@ class ArchiveContent:
         size = file.size(blob)
         if size != desc.size:
             where = f"{desc.digest} in {self._archive}"
-            raise UnexpectedContent(f"{where} has {size} bytes, its descriptor says {desc.size}")
+            raise UnexpectedContent(f"a blob has {size} bytes, its descriptor says {desc.size} [{where}]")
         yield ArchiveReader(file, blob)
 
     async def info(self, digest: Digest) -> ContentInfo:
@@ -183,7 +183,7 @@ class ArchiveContent:
         file = await self._archive.file()
         blob = file.blobs.get(digest) if file else None
         if file is None or blob is None:
-            raise ContentNotFound(f"{self._archive} has no {digest}")
+            raise ContentNotFound(f"missing content: {digest} [{self._archive}]")
         return file, blob
 
 
@@ -246,9 +246,7 @@ class ArchiveImages:
                 if source:
                     sources[desc.digest] = source
                 elif not is_foreign_layer(desc.media_type):
-                    raise ContentNotFound(
-                        f"{self._archive} has no {desc.digest}, which is a part of an image"
-                    )
+                    raise ContentNotFound(f"a part of an image is missing: {desc.digest} [{self._archive}]")
         return list(sources.values())
 
     def _source(self, digest: Digest, old: ArchiveFile | None) -> BlobSource | None:

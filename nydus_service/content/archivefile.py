@@ -64,7 +64,7 @@ class ArchiveFile:
             return docker.index, docker.blobs
         path = self.files.path
         if MARKER not in self.files.files:
-            raise FormatError(f"{path} has neither {MARKER} nor {MANIFESTS}: no archive of images")
+            raise FormatError(f"no archive of images: neither {MARKER} nor {MANIFESTS} is in it [{path}]")
         LayoutMarker.decode(self.files.document(MARKER), f"{path}: {MARKER}")
         return Index.decode(self.files.document(INDEX), f"{path}: {INDEX}"), dict(self._blobs())
 
@@ -111,7 +111,7 @@ def _write_file(target: BinaryIO, name: str, size: int, pieces: Iterator[bytes])
     target.write(_header(name, size))
     written = sum(map(target.write, pieces))
     if written != size:
-        raise UnexpectedContent(f"{name} has {written} bytes, not {size}")
+        raise UnexpectedContent(f"{written} bytes were written, not {size} [{name}]")
     target.write(bytes(-size % tarfile.BLOCKSIZE))
 
 

@@ -82,7 +82,7 @@ class DockerArchive:
     def _layer(self, name: str, diff_id: Digest) -> Descriptor:
         span = self._files.find(name)
         if span is None:
-            raise FormatError(f"{self._files.path} lacks the layer {name!r}, or it is a link to no file")
+            raise FormatError(f"the layer {name!r} is missing, or a link to no file [{self._files.path}]")
         compression = sniff(self._files.read(span, 0, 4))
         digest = diff_id if compression == "none" else self._files.digest(span)
         self.blobs[digest] = span

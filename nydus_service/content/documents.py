@@ -27,14 +27,14 @@ async def read_bytes(provider: Provider, desc: Descriptor) -> bytes:
     """
     if desc.size > DOCUMENT_SIZE_MAX:
         raise FormatError(
-            f"{desc.digest}: {desc.size} bytes are too many for a document ({DOCUMENT_SIZE_MAX})"
+            f"{desc.size} bytes are too many for a document ({DOCUMENT_SIZE_MAX}) [{desc.digest}]"
         )
     async with provider.open_reader(desc) as reader:
         data = await reader.read_at(0, desc.size)
     digester = Digester(desc.digest.algorithm)
     digester.update(data)
     if digester.digest() != desc.digest:
-        raise UnexpectedContent(f"{desc.digest}: the stored document is damaged, it has {digester.digest()}")
+        raise UnexpectedContent(f"the stored document is damaged, it has {digester.digest()} [{desc.digest}]")
     return data
 
 

@@ -65,7 +65,9 @@ class LayoutReader:
         while len(data) < size:
             more = os.pread(self._fd, size - len(data), offset + len(data))
             if not more:
-                raise UnexpectedContent(f"{self._path} was cut to {offset + len(data)} of {self._size} bytes")
+                raise UnexpectedContent(
+                    f"a blob was cut to {offset + len(data)} of {self._size} bytes [{self._path}]"
+                )
             data += more
         return data
 
@@ -102,11 +104,17 @@ class LayoutIngest:
     ) -> Digest:
         digest = self.digest
         if expected_digest is not None and expected_digest.algorithm != digest.algorithm:
-            raise UnsupportedError(f"{self._ref}: content is written by sha256 only, not {expected_digest}")
+            raise UnsupportedError(
+                f"content is written by sha256 only, not {expected_digest} [ingest {self._ref}]"
+            )
         if expected_size not in (None, self.size):
-            raise UnexpectedContent(f"{self._ref} has {self.size} bytes, not the {expected_size} expected")
+            raise UnexpectedContent(
+                f"{self.size} bytes were written, not the {expected_size} expected [ingest {self._ref}]"
+            )
         if expected_digest not in (None, digest):
-            raise UnexpectedContent(f"{self._ref} is {digest}, not the {expected_digest} expected")
+            raise UnexpectedContent(
+                f"other content was written: {digest}, not {expected_digest} [ingest {self._ref}]"
+            )
         await in_thread(f"commit {digest} to {self._directory}", self._commit, digest)
         return digest
 
@@ -140,7 +148,7 @@ class LayoutContent:
             size = os.fstat(fd).st_size
             if size != desc.size:
                 path = self._directory.blob_path(desc.digest)
-                raise UnexpectedContent(f"{path} has {size} bytes, its descriptor says {desc.size}")
+                raise UnexpectedContent(f"a blob has {size} bytes, its descriptor says {desc.size} [{path}]")
             yield LayoutReader(fd, self._directory.blob_path(desc.digest), size)
         finally:
             os.close(fd)
@@ -166,7 +174,7 @@ class LayoutContent:
         try:
             return self._directory.open_blob(digest)
         except FileNotFoundError:
-            raise ContentNotFound(f"{self._directory} has no {digest}") from None
+            raise ContentNotFound(f"missing content: {digest} [{self._directory}]") from None
 
     def _info(self, digest: Digest) -> ContentInfo:
         fd = self._open(digest)
@@ -206,7 +214,7 @@ class LayoutImages:
     def _put(self, image: Image) -> None:
         target = image.target.digest
         if not self._directory.blob_path(target).exists():
-            raise ContentNotFound(f"{self._directory} has no {target} to name {image.name}")
+            raise ContentNotFound(f"missing content: {target}, to name {image.name} [{self._directory}]")
         self._directory.change_index(lambda index: point(index, image, str(self._directory)))
 
     def _delete(self, name: str) -> None:

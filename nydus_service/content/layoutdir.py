@@ -80,7 +80,7 @@ class LayoutDir:
         fd = os.open(path, _READABLE)
         if not _is_regular(fd):
             os.close(fd)
-            raise FormatError(f"{path} is not a regular file")
+            raise FormatError(f"not a regular file [{path}]")
         return fd
 
     def read_index(self) -> Index | None:
@@ -97,10 +97,10 @@ class LayoutDir:
             index = self._read(INDEX)  # the first image may have been added in between
         marker = self._read(MARKER)  # after index.json, because writers name it first
         if marker is None and index is None:
-            raise UsageError(f"{self.path} is not an OCI layout")
+            raise UsageError(f"not an OCI layout [{self.path}]")
         if marker is None or index is None:
             missing = MARKER if marker is None else INDEX
-            raise FormatError(f"{self.path} is no complete OCI layout: it has no {missing}")
+            raise FormatError(f"no complete OCI layout: it has no {missing} [{self.path}]")
         LayoutMarker.decode(marker, str(self.path / MARKER))
         return Index.decode(index, str(self.path / INDEX))
 
@@ -169,7 +169,7 @@ class LayoutDir:
             try:
                 return acquire_nowait(self._work / f"{_LEASE}{lease_id}")
             except FileExistsError:
-                raise UsageError(f"{self}: lease {lease_id} is in use") from None
+                raise UsageError(f"lease {lease_id} is in use [{self}]") from None
 
     def end_lease(self, fd: int) -> None:
         """End a lease, and remove the blobs that only it kept."""
@@ -301,7 +301,7 @@ class LayoutDir:
                 made.append(directory)
         # The marker is checked last: if another writer's first index.json is seen, the marker exists too.
         if not missing and not self._is_bare() and not (self.path / MARKER).exists():
-            raise UsageError(f"{self.path} is neither empty nor an OCI layout: nothing is written there")
+            raise UsageError(f"neither empty nor an OCI layout, so nothing is written there [{self.path}]")
 
     def _read_made(self) -> list[Path]:
         """The created directories, innermost first."""
@@ -318,7 +318,7 @@ class LayoutDir:
             return True
         except NotADirectoryError:
             raise UsageError(
-                f"{self.path} is not a directory; for a layout in a tar file write oci-archive:{self.path}"
+                f"not a directory; for a layout in a tar file write oci-archive:{self.path} [{self.path}]"
             ) from None
 
     def _blob_directories(self) -> list[Path]:
@@ -331,7 +331,7 @@ class LayoutDir:
         try:
             with open(self.path / name, "rb", opener=lambda path, _: os.open(path, _READABLE)) as file:
                 if not _is_regular(file.fileno()):
-                    raise FormatError(f"{self.path / name} is not a regular file")
+                    raise FormatError(f"not a regular file [{self.path / name}]")
                 return file.read(DOCUMENT_SIZE_MAX + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None

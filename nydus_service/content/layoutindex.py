@@ -105,15 +105,15 @@ def _find(entries: Sequence[Descriptor], name: str) -> list[int]:
 
 
 def _not_found(entries: Sequence[Descriptor], name: str, where: str) -> ImageNotFound:
-    return ImageNotFound(f"{where} has no image{f' {name!r}' if name else ''}{_listed(entries)}")
+    return ImageNotFound(f"no image{f' {name!r}' if name else ''} in {where}{_listed(entries)}")
 
 
 def _several(entries: Sequence[Descriptor], name: str, where: str) -> UsageError:
     if name:
         return UsageError(
-            f"{where}: several images are called {name!r}, say which by its digest{_listed(entries)}"
+            f"several images are called {name!r} in {where}, say which by its digest{_listed(entries)}"
         )
-    return UsageError(f"{where}: which image{_listed(entries)}")
+    return UsageError(f"which image of {where}{_listed(entries)}")
 
 
 def _listed(entries: Sequence[Descriptor]) -> str:

@@ -76,8 +76,8 @@ async def _open_stores(
             yield stores
     else:
         raise UnsupportedError(
-            f"{reference}: the registry store is not there yet; "
-            "skopeo copies images to and from oci:DIR:TAG, and `ctr images pull` into containerd"
+            "the registry store is not there yet; skopeo copies images to and from oci:DIR:TAG, and "
+            f"`ctr images pull` into containerd [{reference}]"
         )
 
 

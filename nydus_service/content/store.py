@@ -295,7 +295,9 @@ async def find_image(images: ImageStore, name: str, digest: Digest | None = None
         except ImageNotFound:
             raise exc from None
     if image.target.digest != digest:
-        raise ImageNotFound(f"{name} is {image.target.digest} by now, not {digest}")
+        raise ImageNotFound(
+            f"the image has another digest by now: {image.target.digest}, not {digest} [{name}]"
+        )
     return image
 
 

@@ -48,13 +48,13 @@ class TarIndex:
         self.path = path
         self._fd = fd
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UsageError(f"{path} is not a regular file; for a layout directory write oci:{path}")
+            raise UsageError(f"not a regular file; for a layout directory write oci:{path} [{path}]")
         head = os.pread(fd, HEAD_SIZE, 0)
         compression = name_other_format(head) or sniff(head)
         if compression != "none":
             unpack = f": {_UNPACKERS[compression]} {path} > plain.tar" if compression in _UNPACKERS else ""
             raise UnsupportedError(
-                f"{path} is compressed with {compression}; parts can be read only from a plain tar{unpack}"
+                f"compressed with {compression}, and parts can be read only from a plain tar{unpack} [{path}]"
             )
         self.files: Mapping[str, Span] = self._scan()
 
@@ -85,7 +85,7 @@ class TarIndex:
         while len(data) < wanted:
             more = os.pread(self._fd, wanted - len(data), span.offset + offset + len(data))
             if not more:
-                raise UnexpectedContent(f"{self.path} was cut while it was read")
+                raise UnexpectedContent(f"the archive was cut while it was read [{self.path}]")
             data += more
         return data
 
@@ -105,9 +105,9 @@ class TarIndex:
         """
         span = self.find(name)
         if span is None:
-            raise FormatError(f"{self.path} lacks {name!r}")
+            raise FormatError(f"{name!r} is missing [{self.path}]")
         if span.size > DOCUMENT_SIZE_MAX:
-            raise FormatError(f"{self.path}: {name!r} has {span.size} bytes, too many for a document")
+            raise FormatError(f"{name!r} has {span.size} bytes, too many for a document [{self.path}]")
         return self.read(span, 0, span.size)
 
     def digest(self, span: Span) -> Digest:
@@ -127,10 +127,10 @@ class TarIndex:
                         self._take(entries, member, size)
                     end = archive.offset
             except (tarfile.TarError, ValueError) as exc:
-                raise FormatError(f"{self.path} is not a sound tar file: {exc}") from exc
+                raise FormatError(f"not a sound tar file: {exc} [{self.path}]") from exc
         # tarfile treats a damaged header as the end
         if any(os.pread(self._fd, tarfile.BLOCKSIZE, end)):
-            raise FormatError(f"{self.path} is damaged: no tar header at offset {end}")
+            raise FormatError(f"the archive is damaged: no tar header at offset {end} [{self.path}]")
         found = {name: _follow(entries, name) for name in entries}
         return {name: span for name, span in found.items() if span}
 
@@ -142,7 +142,7 @@ class TarIndex:
             entries[name] = _Link(_normal(posixpath.join("/", posixpath.dirname(name), member.linkname)))
         elif member.isreg() and not member.issparse():
             if member.offset_data + member.size > size:
-                raise FormatError(f"{self.path} is cut: {name!r} ends beyond it")
+                raise FormatError(f"the archive is cut: {name!r} ends beyond it [{self.path}]")
             entries[name] = Span(member.offset_data, member.size)
 
 

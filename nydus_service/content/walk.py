@@ -144,7 +144,7 @@ async def fold(root: Descriptor, handler: Handler, combine: Callable[[Node, list
 
 async def _fold(node: Node, handler: Handler, combine: Callable[[Node, list[R]], Awaitable[R]]) -> R:
     if node.depth >= NESTING_MAX and is_index(node.descriptor.media_type):
-        raise FormatError(f"{node.descriptor.digest}: more than {NESTING_MAX} indexes inside each other")
+        raise FormatError(f"more than {NESTING_MAX} indexes inside each other [{node.descriptor.digest}]")
     inner = await handler(node)
     return await combine(node, [await _fold(Node(child, node), handler, combine) for child in inner])
 

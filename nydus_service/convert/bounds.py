@@ -7,6 +7,7 @@ outside its layers is linear in these numbers, so that no image delays the other
 from typing import ClassVar, Final
 
 from nydus_service.errors import UnsupportedError
+from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Config, Index, Manifest
 from nydus_service.options.hint import OptionHint
 
@@ -22,6 +23,11 @@ HISTORY_MAX: Final = 10_000
 
 ANNOTATIONS_MAX: Final = 1000
 """Maximum annotations of a document or of a descriptor, and maximum labels of a config."""
+
+
+TEXT_SIZE_MAX: Final = 4096
+"""Maximum bytes of a descriptor's media type, platform or URLs, and of a config's platform. Results, job
+records and errors repeat them."""
 
 
 class TooManyManifests(UnsupportedError):
@@ -48,8 +54,8 @@ class DocumentBounds:
         self._size += size
         if self._size > DOCUMENTS_SIZE_MAX:
             raise UnsupportedError(
-                f"{document.name}: with it, the documents of the image have {self._size} bytes; "
-                f"at most {DOCUMENTS_SIZE_MAX} are converted"
+                f"the documents of the image have {self._size} bytes; at most {DOCUMENTS_SIZE_MAX} are "
+                f"converted [{document.name}]"
             )
         where = document.name
         _check("annotations", len(document.annotations), ANNOTATIONS_MAX, where)
@@ -60,20 +66,36 @@ class DocumentBounds:
         else:
             _check("entries of history", len(document.history), HISTORY_MAX, where)
             _check("labels", document.label_count, ANNOTATIONS_MAX, where)
+            _check_text("platform", str(document.platform or ""), where)
         if not isinstance(document, Config):
             for child in document.children:
-                _check(f"annotations of {child.digest}", len(child.annotations), ANNOTATIONS_MAX, where)
+                _check_descriptor(child, where)
 
     def _add_entries(self, index: Index) -> None:
         self._manifests += len(index.manifests)
         if self._manifests > self._max_manifests:
             raise TooManyManifests(
-                f"the index {index.name} makes {self._manifests} manifests of this image; at most "
-                f"{self._max_manifests} are converted",
+                f"the image lists {self._manifests} manifests; at most {self._max_manifests} are converted "
+                f"[{index.name}]",
                 hint=OptionHint("{} allows them", "max_manifests", str(self._manifests)),
             )
 
 
+def _check_descriptor(descriptor: Descriptor, where: str) -> None:
+    _check(f"annotations of {descriptor.digest}", len(descriptor.annotations), ANNOTATIONS_MAX, where)
+    texts = {
+        "media type": descriptor.media_type,
+        "platform": str(descriptor.platform or ""),
+        "URLs": " ".join(descriptor.urls),
+    }
+    for what, text in texts.items():
+        _check_text(f"{what} of {descriptor.digest}", text, where)
+
+
+def _check_text(what: str, text: str, name: str) -> None:
+    _check(f"bytes in the {what}", len(text.encode(errors="surrogatepass")), TEXT_SIZE_MAX, name)
+
+
 def _check(what: str, count: int, most: int, name: str) -> None:
     if count > most:
-        raise UnsupportedError(f"{name} has {count} {what}; at most {most} are converted")
+        raise UnsupportedError(f"{count} {what}; at most {most} are converted [{name}]")

@@ -69,30 +69,32 @@ def name_layer(position: int, count: int, layer: Descriptor) -> str:
 
 def _check_layer(layer: Descriptor, options: ConvertOptions) -> None:
     if mediatypes.is_encrypted(layer.media_type):
-        raise UnsupportedError("it is encrypted; decrypt the image first")
+        raise UnsupportedError("the layer is encrypted; decrypt the image first")
     if keys.NYDUS_BOOTSTRAP in layer.annotations:
         raise UnsupportedError(
-            "it is the bootstrap of a nydus image on which layers were put; "
+            "the layer is the bootstrap of a nydus image on which layers were put; "
             "convert an image built on the original one"
         )
     if is_nydus(layer):
         _check_merged(layer, options)
     elif not mediatypes.is_tar_layer(layer.media_type):
         raise UnsupportedError(
-            f"its type {layer.media_type} is none of those that can be unpacked: tar, plain, gzip or zstd"
+            f"no layer of type {layer.media_type} can be unpacked, only a tar: plain, gzip or zstd"
         )
     elif layer.digest.algorithm != "sha256":
-        raise UnsupportedError("its digest is not sha256, which is all that builders and runtimes know")
+        raise UnsupportedError(
+            "the layer's digest is not sha256, which is all that builders and runtimes know"
+        )
 
 
 def _check_merged(layer: Descriptor, options: ConvertOptions) -> None:
     """Refuse an existing nydus blob that cannot be merged unchanged."""
     if keys.NYDUS_REF in layer.annotations:
-        raise UnsupportedError("it is a nydus blob without data, which refers to another layer")
+        raise UnsupportedError("the layer is a nydus blob without data, which refers to another layer")
     if keys.NYDUS_ENCRYPTED_BLOB in layer.annotations:
-        raise UnsupportedError("it is an encrypted nydus blob")
+        raise UnsupportedError("the layer is an encrypted nydus blob")
     if options.verify != "none":
         raise UnsupportedError(
-            "it is a nydus blob already, so the tar to verify the result by is not there",
+            "the layer is a nydus blob already, so the tar to verify the result by is not there",
             hint=OptionHint("{} does without", "verify", "none"),
         )

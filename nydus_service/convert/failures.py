@@ -8,9 +8,9 @@ from nydus_service.errors import NydusServiceError
 
 @contextmanager
 def about(what: str) -> Iterator[None]:
-    """Prefix an error's message with its subject. Class, code and exit status stay."""
+    """Add the subject to an error's message. Class, code and exit status stay."""
     try:
         yield
     except NydusServiceError as exc:
-        exc.prefix(what)
+        exc.add_subject(what)
         raise

@@ -179,7 +179,8 @@ class _Planner:
             return None
         if mediatypes.is_schema1(desc.media_type):
             raise UnsupportedError(
-                f"{desc.digest}: a manifest of Docker's schema 1; push it anew with any Docker of after 2016"
+                "a manifest of Docker's schema 1; push it again with any Docker of after 2016 "
+                f"[{desc.digest}]"
             )
         return Kept(desc, f"its type {desc.media_type} is neither an index nor a manifest")
 

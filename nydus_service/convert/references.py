@@ -12,8 +12,8 @@ def check_target(target: ImageReference) -> None:
         UnsupportedError: the store is read-only.
     """
     if target.transport is Transport.DOCKER_ARCHIVE:
-        raise UnsupportedError(f"{target}: docker-archive is only read; write oci-archive:{target.path}:TAG")
+        raise UnsupportedError(f"docker-archive is only read; write oci-archive:{target.path}:TAG [{target}]")
     if target.digest is not None:
-        raise UsageError(f"{target}: the digest of the result is not known before; give a name alone")
+        raise UsageError(f"the digest of the result is not known before; give a name alone [{target}]")
     if not target.name:
-        raise UsageError(f"{target}: the result needs a name; write {target}:TAG")
+        raise UsageError(f"the result needs a name; write {target}:TAG [{target}]")

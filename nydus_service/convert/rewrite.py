@@ -189,7 +189,7 @@ def check_diff_ids(manifest: Manifest, config: Config) -> None:
     layers, diff_ids = len(manifest.layers), len(config.diff_ids)
     if layers != diff_ids:
         raise FormatError(
-            f"{manifest.name}: {layers} layers, but the config {config.name} has {diff_ids} diffIDs"
+            f"the manifest has {layers} layers, but its config {diff_ids} diffIDs [{manifest.name}]"
         )
 
 
@@ -207,9 +207,9 @@ def check_diff_id(config: Config, layers: Sequence[Descriptor], position: int, f
     if found != wanted:
         name = name_layer(position + 1, len(layers), layers[position])
         raise DiffersError(
-            f"{name}: its plain tar has the digest {found}, "
-            f"but its diffID in the config {config.name} is {wanted}: containerd refuses to unpack this "
-            "image; build or fetch it again"
+            "a layer's plain tar has not the digest that its diffID says, and containerd refuses to unpack "
+            f"this image; build or fetch it again: the digest is {found}, the diffID is {wanted} "
+            f"[{name}, config {config.name}]"
         )
 
 

@@ -151,7 +151,9 @@ async def convert_document(
     if not isinstance(plan, ImagePlan):
         return document
     if len(children) != len(plan.layers):
-        raise UsageError(f"{document.digest} has {len(plan.layers)} layers, not {len(children)}")
+        raise UsageError(
+            f"the manifest has {len(plan.layers)} layers, not {len(children)} [{document.digest}]"
+        )
     bootstrap = await merge_layers(lease, children, builder, options, work_root=work_root)
     return await _convert_manifest(
         source, lease, plan, NydusLayers(tuple(children), bootstrap), builder, options

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 from msgspec import Struct, field
 
-from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.builder.builder import BuilderIdentity, embedded_hint
 from nydus_service.builder.verification import (
     SetAside,
     SourceLayer,
@@ -175,5 +175,4 @@ def _built_by(builder: BuilderIdentity) -> str:
 def _way_out(builder: BuilderIdentity) -> SettingHint | None:
     if builder.name == _EMBEDDED:
         return None
-    elsewhere = 'nydus_image = "embedded" in the section builder of the daemon\'s configuration'
-    return SettingHint("{} builds without it", "--nydus-image embedded", elsewhere)
+    return embedded_hint("{} builds without it")

@@ -110,9 +110,9 @@ def _require_nydus_image(manifests: Sequence[FoundManifest], matcher: PlatformMa
     """
     nydus = [each for each in manifests if each.kind is Kind.NYDUS]
     if not nydus:
-        raise UsageError(f"{name} is not a nydus image; `nydus-service convert` makes one of it")
+        raise UsageError(f"not a nydus image; `nydus-service convert` makes one of it [{name}]")
     if not any(_is_wanted(each, matcher) for each in nydus):
-        raise NotFoundError(f"{name} has no nydus image for {matcher}; it has {_platforms(nydus)}")
+        raise NotFoundError(f"no nydus image for {matcher}; there are {_platforms(nydus)} [{name}]")
 
 
 def _is_wanted(manifest: FoundManifest, matcher: PlatformMatcher) -> bool:

@@ -56,7 +56,7 @@ class Descriptor:
         self._digest = Digest(gojson.text(digest))
         size = gojson.get(self._fields, "size")
         if size is None or size < 0:
-            raise FormatError(f"{name}: size is not a number from 0 to 2**63-1: {size!r:.100}")
+            raise FormatError(f"size is not a number from 0 to 2**63-1: {size!r:.100} [{name}]")
         self._annotations = MappingProxyType(gojson.text_map(gojson.get(self._fields, "annotations")))
 
     @classmethod

@@ -76,10 +76,10 @@ def decode(data: bytes, name: str) -> JsonMap:
         FormatError: the data is too large, nested too deeply, not JSON, or not an object.
     """
     if len(data) > DOCUMENT_SIZE_MAX:
-        raise FormatError(f"{name}: {len(data)} bytes are too many for a document ({DOCUMENT_SIZE_MAX})")
+        raise FormatError(f"{len(data)} bytes are too many for a document ({DOCUMENT_SIZE_MAX}) [{name}]")
     value = gojson.parse(data, name)
     if not isinstance(value, dict):
-        raise FormatError(f"{name}: not a JSON object but a {type(value).__name__}")
+        raise FormatError(f"not a JSON object but a {type(value).__name__} [{name}]")
     return value
 
 
@@ -147,14 +147,14 @@ class Document:
                 continue
             found.append(self._descriptor(value, f"{key}[{i}]"))
             if not found[-1].media_type:
-                raise FormatError(f"{self.name}: {key}[{i}]: {found[-1].digest} has no mediaType")
+                raise FormatError(f"{key}[{i}]: {found[-1].digest} has no mediaType [{self.name}]")
         return tuple(found)
 
     def _descriptor(self, value: Any, where: str) -> Descriptor:
         try:
             return Descriptor(value)
         except (FormatError, UnsupportedError) as exc:
-            raise type(exc)(f"{self.name}: {where}: {exc}") from exc
+            raise type(exc)(f"{where}: {exc} [{self.name}]") from exc
 
 
 class LayoutMarker(Document):
@@ -173,7 +173,7 @@ class LayoutMarker(Document):
         version = self._text("imageLayoutVersion")
         if version != self.VERSION:
             raise UnsupportedError(
-                f"{self.name}: an OCI layout of version {version!r:.50}, not {self.VERSION}"
+                f"an OCI layout of version {version!r:.50}, not {self.VERSION} [{self.name}]"
             )
 
 
@@ -222,13 +222,15 @@ class TypedDocument(Document):
         version = self._get("schemaVersion") or _SCHEMA_VERSION  # no containerd looks at it
         if version == 1 or is_schema1(self.media_type):
             raise UnsupportedError(
-                f"{self.name}: a manifest of Docker's schema 1; push it again with any Docker of after 2016"
+                f"a manifest of Docker's schema 1; push it again with any Docker of after 2016 [{self.name}]"
             )
         if version != _SCHEMA_VERSION:
-            raise FormatError(f"{self.name}: schemaVersion is {version}, not {_SCHEMA_VERSION}")
+            raise FormatError(f"schemaVersion is {version}, not {_SCHEMA_VERSION} [{self.name}]")
         foreign = [key for key in self.FOREIGN if gojson.key_of(self._fields, key) in self._fields]
         if foreign:
-            raise FormatError(f"{self.name}: {foreign[0]} has no place in this {type(self).__name__.lower()}")
+            raise FormatError(
+                f"{foreign[0]} has no place in this {type(self).__name__.lower()} [{self.name}]"
+            )
 
 
 class Index(TypedDocument):
@@ -255,7 +257,7 @@ class Index(TypedDocument):
     def _check(self) -> None:
         super()._check()
         if self.media_type and not is_index(self.media_type):
-            raise FormatError(f"{self.name}: an index was expected, it is {self.media_type!r:.200}")
+            raise FormatError(f"an index was expected, it is {self.media_type!r:.200} [{self.name}]")
         self.manifests = self._descriptors("manifests", skip_empty=True)
 
 
@@ -288,7 +290,7 @@ class Manifest(TypedDocument):
     def _check(self) -> None:
         super()._check()
         if self.media_type and not is_manifest(self.media_type):
-            raise FormatError(f"{self.name}: a manifest was expected, it is {self.media_type!r:.200}")
+            raise FormatError(f"a manifest was expected, it is {self.media_type!r:.200} [{self.name}]")
         self.config = self._descriptor(self._get("config"), "config")
         self.layers = self._descriptors("layers")
 
@@ -324,7 +326,7 @@ class Config(Document):
         try:
             return tuple(map(Digest, gojson.texts(gojson.get(self._rootfs(), "diff_ids"))))
         except (FormatError, UnsupportedError) as exc:
-            raise type(exc)(f"{self.name}: rootfs.diff_ids: {exc}") from exc
+            raise type(exc)(f"rootfs.diff_ids: {exc} [{self.name}]") from exc
 
     @property
     def history(self) -> tuple[JsonMap, ...]:
@@ -359,10 +361,10 @@ class Config(Document):
     def _rootfs(self) -> JsonMap:
         value: JsonMap | None = self._get("rootfs")
         if value is None:
-            raise FormatError(f"{self.name}: no rootfs, so not the config of an image")
+            raise FormatError(f"no rootfs, so not the config of an image [{self.name}]")
         kind = gojson.text(gojson.get(value, "type") or _ROOTFS_LAYERS)  # containerd does not look at it
         if kind != _ROOTFS_LAYERS:
             raise UnsupportedError(
-                f"{self.name}: rootfs.type is {kind!r:.100}, only {_ROOTFS_LAYERS!r} is known"
+                f"rootfs.type is {kind!r:.100}, only {_ROOTFS_LAYERS!r} is known [{self.name}]"
             )
         return value

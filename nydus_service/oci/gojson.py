@@ -83,7 +83,7 @@ def parse(data: bytes, name: str) -> Any:
     except RecursionError:
         raise _too_deep(name) from None
     except ValueError as exc:
-        raise FormatError(f"{name}: not a JSON document: {exc}") from exc
+        raise FormatError(f"not a JSON document: {exc} [{name}]") from exc
     _check_depth(value, name)
     return value
 
@@ -344,7 +344,7 @@ def _join(path: str, key: str) -> str:
 
 def _mismatch(name: str, path: str, value: Any, wanted: str) -> FormatError:
     subject = f"{path} is" if path else "it is"
-    return FormatError(f"{name}: {subject} not {wanted}: {_shown(value):.100}")
+    return FormatError(f"{subject} not {wanted}: {_shown(value):.100} [{name}]")
 
 
 def _shown(value: Any) -> str:
@@ -407,4 +407,4 @@ def _check_depth(value: Any, name: str) -> None:
 
 
 def _too_deep(name: str) -> FormatError:
-    return FormatError(f"{name}: objects and lists are nested deeper than {DEPTH_MAX}")
+    return FormatError(f"objects and lists are nested deeper than {DEPTH_MAX} [{name}]")

@@ -14,6 +14,9 @@ NAMESPACE_LENGTH_MAX: Final = 76
 REFERENCE_SIZE_MAX: Final = 4096
 """Maximum bytes of a reference: a path of Linux, or a name that fits in a label, has fewer."""
 
+LABEL_SIZE_MAX: Final = 4096
+"""Maximum bytes of a label in containerd, key and value together."""
+
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _SHOWN: Final = 60
 
@@ -31,6 +34,20 @@ def check_namespace(name: str) -> None:
         )
 
 
+def check_label(key: str, value: str) -> None:
+    """Check the size of a label.
+
+    Raises:
+        UsageError: containerd would refuse the label; the message has its key and its size.
+    """
+    size = len(key.encode("utf-8", "surrogatepass")) + len(value.encode("utf-8", "surrogatepass"))
+    if size > LABEL_SIZE_MAX:
+        raise UsageError(
+            f"key and value of a label have {size} bytes, at most {LABEL_SIZE_MAX} are allowed "
+            f"[label {excerpt(key)}]"
+        )
+
+
 def check_size(what: str, text: str, size_max: int) -> None:
     """Check the size of a text.
 
@@ -42,21 +59,21 @@ def check_size(what: str, text: str, size_max: int) -> None:
     """
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > size_max:
-        raise UsageError(f"{what} {excerpt(text)} has {size} bytes, at most {size_max} are allowed")
+        raise UsageError(f"{what} has {size} bytes, at most {size_max} are allowed: {excerpt(text)}")
 
 
 def check_printable(what: str, name: str) -> None:
     """Check that a name has no characters that are invisible or that change a terminal.
 
     Args:
-        what: the beginning of the message.
+        what: what has the name, for the message.
     Raises:
         UsageError: the name is empty, or has white space or control characters.
     """
     if not name:
-        raise UsageError(f"{what}: the name is empty")
+        raise UsageError(f"the name is empty [{what}]")
     if any(character.isspace() or not character.isprintable() for character in name):
-        raise UsageError(f"{what}: white space or control characters in the name")
+        raise UsageError(f"white space or control characters in the name [{what}]")
 
 
 def excerpt(text: str) -> str:

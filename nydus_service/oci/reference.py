@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from nydus_service.errors import FormatError, UnsupportedError, UsageError
 from nydus_service.oci.digest import Digest
-from nydus_service.oci.names import REFERENCE_SIZE_MAX, check_printable, check_size
+from nydus_service.oci.names import REFERENCE_SIZE_MAX, check_printable, check_size, excerpt
 
 NAME_LENGTH_MAX: Final = 255
 """Maximum characters of host and repository together."""
@@ -76,11 +76,11 @@ class ImageReference:
         try:
             bare, digest = _split_digest(text)
         except FormatError as exc:
-            raise UsageError(f"image {text!r}: {exc}") from exc
+            raise UsageError(f"{exc} [image {excerpt(text)}]") from exc
         prefix, colon, rest = bare.partition(":")
         if colon and prefix in _NOT_HERE:
             raise UnsupportedError(
-                f"image {text!r}: {prefix} is not supported; skopeo copies it to oci:DIR:TAG"
+                f"{prefix} is not supported; skopeo copies it to oci:DIR:TAG [image {excerpt(text)}]"
             )
         for transport in _WITH_PATH:
             if colon and prefix == transport.value:
@@ -122,15 +122,18 @@ def normalise(reference: str, digest: Digest | None = None) -> str:
     if host == DEFAULT_HOST and "/" not in repository:
         repository = f"library/{repository}"
     if not _HOST.fullmatch(host):
-        raise UsageError(f"image {reference!r}: {host!r} is not a host")
+        raise UsageError(f"{excerpt(host)} is not a host [image {excerpt(reference)}]")
     if not all(map(_REPOSITORY_PART.fullmatch, repository.split("/"))):
         raise UsageError(
-            f"image {reference!r}: {repository!r} is not a repository (lower case, a-z 0-9 . _ -)"
+            f"{excerpt(repository)} is not a repository (lower case, a-z 0-9 . _ -) "
+            f"[image {excerpt(reference)}]"
         )
     if len(host) + 1 + len(repository) > NAME_LENGTH_MAX:
-        raise UsageError(f"image {reference!r}: host and repository have over {NAME_LENGTH_MAX} characters")
+        raise UsageError(
+            f"host and repository have over {NAME_LENGTH_MAX} characters [image {excerpt(reference)}]"
+        )
     if colon and not _REGISTRY_TAG.fullmatch(tag):
-        raise UsageError(f"image {reference!r}: {tag!r} is not a tag")
+        raise UsageError(f"{excerpt(tag)} is not a tag [image {excerpt(reference)}]")
     if not tag and digest is None:
         tag = "latest"
     return f"{host}/{repository}:{tag}" if tag else f"{host}/{repository}"
@@ -144,7 +147,7 @@ def check_tag(tag: str) -> None:
     """
     if not _TAG.fullmatch(tag):
         raise UsageError(
-            f"{tag!r} is not a tag: up to 255 letters, digits and any of _.:@+/- after the first"
+            f"{excerpt(tag)} is not a tag: up to 255 letters, digits and any of _.:@+/- after the first"
         )
 
 
@@ -159,17 +162,17 @@ def _split_digest(text: str) -> tuple[str, Digest | None]:
 def _split_path(text: str, rest: str, digest: Digest | None) -> tuple[str, str]:
     path, colon, tag = rest.partition(":")
     if not path:
-        raise UsageError(f"image {text!r}: no path after the transport")
+        raise UsageError(f"no path after the transport [image {excerpt(text)}]")
     if "\0" in path:
-        raise UsageError(f"image {text!r}: a path has no NUL characters")
+        raise UsageError(f"a path has no NUL characters [image {excerpt(text)}]")
     if colon:  # no check_tag: a layout written by another tool may have any tag
-        check_printable(f"image {text!r}", tag)
+        check_printable(f"image {excerpt(text)}", tag)
     return path, tag
 
 
 def _check_containerd_name(text: str, name: str) -> None:
     if name.startswith(("/", "./", "../")):
         raise UsageError(
-            f"image {text!r}: for a directory write oci:{name}, for a tar file oci-archive:{name}"
+            f"for a directory write oci:{name}, for a tar file oci-archive:{name} [image {excerpt(text)}]"
         )
-    check_printable(f"image {text!r}", name)
+    check_printable(f"image {excerpt(text)}", name)

@@ -74,15 +74,15 @@ def apply_layer(overlay: Overlay, tar_split: TarSplitReader, layer: str) -> None
         for name, node in reader:
             apply(name, node)
     except NydusServiceError as exc:
-        raise type(exc)(f"layer {layer}: {reader.where()}: {exc}") from exc
+        raise type(exc)(f"{exc} [{reader.where()}, layer {layer}]") from exc
     except ValueError as exc:
-        raise FormatError(f"layer {layer}: {reader.where()}: {exc}") from exc
+        raise FormatError(f"{exc} [{reader.where()}, layer {layer}]") from exc
     if tar_split.trailing_bytes:
         overlay.count_trailing(tar_split.trailing_bytes)
     if (tar_split.entries, tar_split.content_bytes) != (reader.entries, reader.content_bytes):
         raise FormatError(
-            f"layer {layer}: the tar-split counts {tar_split.entries} entries with "
-            f"{tar_split.content_bytes} bytes, their headers say {reader.entries} with {reader.content_bytes}"
+            f"the tar-split counts {tar_split.entries} entries with {tar_split.content_bytes} bytes, "
+            f"their headers say {reader.entries} with {reader.content_bytes} [layer {layer}]"
         )
 
 

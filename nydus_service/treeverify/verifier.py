@@ -72,12 +72,12 @@ class _Wanted:
             try:
                 tar_split = TarSplitReader(file)
             except FormatError as exc:
-                raise FormatError(f"layer {layer.digest}: {exc}") from exc
+                raise FormatError(f"{exc} [layer {layer.digest}]") from exc
             apply_layer(self.overlay, tar_split, layer.digest)
         chunking = tar_split.chunk_size, tar_split.digester
         if self.chunking not in (None, chunking):
             raise FormatError(
-                f"layer {layer.digest}: its tar-split has chunks of {chunking}, others {self.chunking}"
+                f"the tar-split has chunks of {chunking}, others {self.chunking} [layer {layer.digest}]"
             )
         self.chunking = chunking
 

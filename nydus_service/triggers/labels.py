@@ -36,6 +36,7 @@ from nydus_service.convert.uptodate import FINGERPRINT
 from nydus_service.errors import NydusServiceError, Surface, UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobRequest, JobState
 from nydus_service.oci.annotations import CONVERT_OPTIONS, OWN_PREFIX
+from nydus_service.oci.names import LABEL_SIZE_MAX, excerpt
 from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import TABLE, ConvertOptions, find_row
 from nydus_service.options.option import Flag
@@ -46,9 +47,6 @@ CONVERT: Final = f"{OWN_PREFIX}convert"
 OPTIONS: Final = CONVERT_OPTIONS
 
 _UNSUPPORTED: Final = (UnsupportedError.code, TooManyManifests.code)
-
-LABEL_SIZE_MAX: Final = 4096
-"""Largest sum of a label's key and value, in bytes. Source: containerd `labels/validate.go`."""
 
 ERROR_SIZE_MAX: Final = 1024
 """Largest error in a label, in bytes; the job has the whole error. containerd sends a list of images in one
@@ -297,14 +295,14 @@ def _request(namespace: str, image: Image, target: str, options: ConvertOptions)
     """
     source = ImageReference(Transport.CONTAINERD, "", image.name, image.target.digest)
     if ImageReference.parse(str(source)) != source:
-        raise UsageError(f"the name {image.name!r} means something else than an image in containerd")
+        raise UsageError(f"the name means something else than an image in containerd: {excerpt(image.name)}")
     reference = ImageReference.parse(target)
     if reference.transport not in (Transport.CONTAINERD, Transport.REGISTRY):
-        raise UsageError(f"target {target!r} is no name of an image: labels cannot name files")
+        raise UsageError("the target is no name of an image: labels cannot name files")
     if ImageReference.parse(str(reference)) != reference:
-        raise UsageError(f"target {target!r} means something else than an image in containerd")
+        raise UsageError("the target means something else than an image in containerd")
     if reference.transport is Transport.CONTAINERD and reference.name == image.name:
-        raise UsageError(f"target {target!r} is the source itself: give the result another name")
+        raise UsageError("the target is the source itself: give the result another name")
     if len(target.encode()) + _ROOM_FOR_DIGEST > LABEL_SIZE_MAX:
         raise UsageError("the target's name is too long for the answer to have it")
     return JobRequest(source=str(source), target=str(reference), namespace=namespace, options=options)

@@ -232,7 +232,7 @@ def test_a_sweep_finds_what_a_daemon_with_another_run_directory_left(daemon: Dae
         return found
 
     with serving(place, daemon.address, options=("-n", namespace)) as service:
-        until(lambda: signs(daemon, namespace, service))
+        until(lambda: bool(signs(daemon, namespace, service)))
         assert namespace not in swept(*run)["leases"], "it lives"
         service.kill()
         left = signs(daemon, namespace, service)

@@ -10,11 +10,13 @@ import pytest
 from nydus_service.content.containerd.content import ContainerdContent
 from nydus_service.content.containerd.rpc import connect
 from nydus_service.content.containerd.stores import open_containerd
-from nydus_service.content.store import Stores
+from nydus_service.content.store import Image, Stores
+from nydus_service.errors import UsageError
 from tests.containerd import Daemon, new_namespace
 from tests.contract.content import IngestContract, ProviderContract
 from tests.contract.images import ImagesContract
 from tests.contract.leases import LeasesContract
+from tests.contract.location import names, write_manifest
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,15 @@ class TestRemoteProvider(ProviderContract):
 
 
 class TestContainerdImages(ImagesContract):
-    pass
+    async def test_a_label_that_containerd_would_refuse(self, stores: Stores) -> None:
+        """The largest one is taken; one byte more is refused by key and size, and nothing is named."""
+        async with stores.leases.open_lease("large") as lease:
+            target = await write_manifest(lease.content, "app")
+            with pytest.raises(UsageError, match=r"4097 bytes, at most 4096 .*\[label 'key'\]"):
+                await stores.images.put(Image("large", target, {"key": "v" * 4094}))
+            assert await names(stores.images) == []
+            await stores.images.put(Image("large", target, {"key": "v" * 4093}))
+        assert await names(stores.images) == ["large"]
 
 
 class TestContainerdLeases(LeasesContract):

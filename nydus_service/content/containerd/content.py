@@ -66,7 +66,8 @@ class RemoteReader:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if len(data) != size:
             raise UnexpectedContent(
-                f"{self._connection} gave {len(data)} of {size} bytes of {self._digest} at {offset}"
+                f"only {len(data)} of {size} bytes came at offset {offset} "
+                f"[{self._digest} in {self._connection}]"
             )
         return data
 
@@ -97,7 +98,7 @@ class FileReader:
         while len(data) < size:
             more = os.pread(self._fd, size - len(data), offset + len(data))
             if not more:
-                raise UnexpectedContent(f"{self._digest} was cut to {offset + len(data)} bytes")
+                raise UnexpectedContent(f"content was cut to {offset + len(data)} bytes [{self._digest}]")
             data += more
         return data
 
@@ -124,7 +125,8 @@ class ContainerdContent:
         size = (await self._info(desc.digest)).size  # the files are those of all namespaces
         if size != desc.size:
             raise UnexpectedContent(
-                f"{self._connection} has {size} bytes of {desc.digest}, its descriptor says {desc.size}"
+                f"content has {size} bytes, its descriptor says {desc.size} "
+                f"[{desc.digest} in {self._connection}]"
             )
         fd = await in_thread(f"read {desc.digest}", self._open_file, desc)
         if fd is None:
@@ -172,7 +174,7 @@ class ContainerdContent:
                 self._stub.Info, InfoRequest(digest=digest), f"look for {digest}"
             )
         except NotFoundError as exc:
-            raise ContentNotFound(f"{self._connection} has no {digest}") from exc
+            raise ContentNotFound(f"missing content: {digest} [{self._connection}]") from exc
         return reply.info
 
     def _open_file(self, desc: Descriptor) -> int | None:

@@ -26,6 +26,7 @@ from nydus_service.content.imagenode import DaemonSign
 from nydus_service.errors import NotFoundError
 from nydus_service.locks import boot_id
 from nydus_service.oci.annotations import OWN_PREFIX
+from nydus_service.oci.names import LABEL_SIZE_MAX
 
 DAEMON: Final = f"{OWN_PREFIX}daemon"
 _BEAT: Final = f"{DAEMON}.beat"
@@ -36,7 +37,6 @@ _NAMESPACES: Final = f"{DAEMON}.namespaces"
 
 _SIGN_ID: Final = "nydus-service.daemon"
 _CLAIM_ID: Final = "nydus-service.claim"
-_LABEL_SIZE_MAX: Final = 4096
 
 
 class DaemonLeases:
@@ -119,7 +119,7 @@ def _labels(sign: DaemonSign) -> dict[str, str]:
         _FOLLOWS: ",".join(sorted(sign.follows)),
     }
     namespaces = ",".join(sign.namespaces)
-    if namespaces and len(_NAMESPACES) + len(namespaces) <= _LABEL_SIZE_MAX:  # else the sign is for all
+    if namespaces and len(_NAMESPACES) + len(namespaces) <= LABEL_SIZE_MAX:  # else the sign is for all
         labels[_NAMESPACES] = namespaces
     return labels
 

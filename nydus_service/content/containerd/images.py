@@ -24,6 +24,7 @@ from nydus_service.content.store import Image, ImageNotFound, Provider
 from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
+from nydus_service.oci.names import check_label
 from nydus_service.options.hint import SettingHint
 
 _NAMES_TOLD = 5
@@ -79,6 +80,8 @@ class ContainerdImages:
             ImageNotFound: no image has the name.
             UsageError: a label is too long: key and value have over 4096 bytes.
         """
+        for key, value in labels.items():
+            check_label(key, value or "")
         request = UpdateImageRequest(image=ImageMessage(name=name))
         request.image.target.SetInParent()  # ignored, but containerd 2.2 panics without a target
         request.image.labels.update({key: value for key, value in labels.items() if value})
@@ -89,6 +92,9 @@ class ContainerdImages:
             raise ImageNotFound(str(exc)) from exc
 
     async def put(self, image: Image) -> None:
+        """As `ImageStore.put`. Raises: UsageError: a label is too long for containerd."""
+        for key, value in image.labels.items():
+            check_label(key, value)
         await self._content.info(image.target.digest)  # the daemon does not check it
         for _ in range(_TURNS):
             try:
@@ -99,7 +105,7 @@ class ContainerdImages:
                 except NotFoundError:
                     continue  # deleted in between
             return
-        raise UsageError(f"{image.name} in {self._connection}: another program deletes and makes this name")
+        raise UsageError(f"another program deletes and makes this name [{image.name} in {self._connection}]")
 
     async def delete(self, name: str) -> None:
         """Remove a name. Content that is no longer referenced is collected soon."""
@@ -133,7 +139,7 @@ class ContainerdImages:
 
     async def _missing(self, name: str) -> ImageNotFound:
         """The error about a missing image, with the namespace that has it, or else with similar names."""
-        missing = f"{self._connection} has no image {name!r}"
+        missing = f"no image {name!r} in {self._connection}"
         namespaces = await self._connection.list_namespaces()
         others = [each for each in namespaces if each != self._connection.namespace]
         for namespace in others:

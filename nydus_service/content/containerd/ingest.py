@@ -114,11 +114,17 @@ class ContainerdIngest:
     ) -> Digest:
         digest = self.digest
         if expected_digest is not None and expected_digest.algorithm != digest.algorithm:
-            raise UnsupportedError(f"{self._ref}: content is written by sha256 only, not {expected_digest}")
+            raise UnsupportedError(
+                f"content is written by sha256 only, not {expected_digest} [ingest {self._ref}]"
+            )
         if expected_size not in (None, self.size):
-            raise UnexpectedContent(f"{self._ref} has {self.size} bytes, not the {expected_size} expected")
+            raise UnexpectedContent(
+                f"{self.size} bytes were written, not the {expected_size} expected [ingest {self._ref}]"
+            )
         if expected_digest not in (None, digest):
-            raise UnexpectedContent(f"{self._ref} is {digest}, not the {expected_digest} expected")
+            raise UnexpectedContent(
+                f"other content was written: {digest}, not {expected_digest} [ingest {self._ref}]"
+            )
         if self._call is None:
             await self._commit_small(digest, labels or {})
         else:
@@ -160,8 +166,8 @@ class ContainerdIngest:
             self._last = await self._answer()
         if (self._last.digest, self._last.offset) != (digest, self.size):
             raise UnexpectedContent(
-                f"{self._ref}: {self._connection} has {self._last.offset} bytes {self._last.digest}, "
-                f"not the {self.size} bytes {digest} that were sent"
+                f"{self._connection} has {self._last.offset} bytes {self._last.digest}, "
+                f"not the {self.size} bytes {digest} that were sent [ingest {self._ref}]"
             )
         request = WriteContentRequest(action=COMMIT, offset=self.size, total=self.size, labels=labels)
         try:

@@ -96,8 +96,8 @@ class ContainerdLeases:
         visible = {self._jobs_dir, *(each.absolute() for each in other_jobs_dirs)}
         stale: list[tuple[LeaseMessage, Path | None]] = []
         for lease in await list_leases(self._connection, f'labels."{LOCK}"'):
-            lock = Path(lease.labels[LOCK])
-            lock = lock if lock.parent in visible else None
+            named = Path(lease.labels[LOCK])
+            lock = named if named.parent in visible else None
             if await in_thread(f"look at the lock of lease {lease.id}", _is_stale, lease, lock):
                 stale.append((lease, lock))
         swept = []
@@ -120,7 +120,7 @@ class ContainerdLeases:
             # This process holds the lock, so it owns a lease that names it. Either the lease was created just
             # now, before the connection broke, or a dead process left it. Then it is taken over as it is.
             if not await self._is_ours(lease_id, lock):
-                raise UsageError(f"{self._connection}: another program has a lease {lease_id}") from exc
+                raise UsageError(f"another program has a lease {lease_id} [{self._connection}]") from exc
 
     async def _is_ours(self, lease_id: str, lock: Path, *, hurry: bool = False) -> bool:
         found = await list_leases(self._connection, f'id=="{lease_id}"', **_limits(hurry))

@@ -9,7 +9,7 @@ from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.external import ExternalBuilder
 from nydus_service.builder.locate import find_builder, make_builder
 from nydus_service.builder.probe import ProbeCache
-from nydus_service.errors import UnsupportedError
+from nydus_service.errors import Surface, UnsupportedError
 from tests.unit.builder.fakes import GZIP, Collected, fake_program, request_for, stream
 
 
@@ -32,7 +32,7 @@ def test_option_before_environment(program: Path) -> None:
 
 def test_name_is_looked_up(program: Path) -> None:
     assert find_builder("fake-builder", None, f"/nonexistent:{program.parent}") == program
-    with pytest.raises(BuilderFailed, match="no builder 'nydus-image' on PATH: install it"):
+    with pytest.raises(BuilderFailed, match="no builder 'nydus-image' on PATH; install it"):
         find_builder("nydus-image", None, str(program.parent))
     with pytest.raises(BuilderFailed, match="on PATH, which NYDUS_BUILDER names"):
         find_builder(None, "nydus-image", str(program.parent))
@@ -53,6 +53,8 @@ def test_path_that_is_no_program(tmp_path: Path, make: str) -> None:
     with pytest.raises(BuilderFailed, match=r"--nydus-image embedded") as caught:
         find_builder(str(path), None, "")
     assert str(path) in str(caught.value)
+    for surface in (Surface.LABEL, Surface.REQUEST):
+        assert 'use nydus_image = "embedded" in the section builder of' in caught.value.text(surface)
 
 
 async def test_tar_rafs_can_be_disabled(program: Path) -> None:

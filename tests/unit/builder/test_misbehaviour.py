@@ -83,7 +83,7 @@ async def test_removed_after_it_was_asked(tmp_path: Path) -> None:
 async def test_a_level_is_refused_by_name(tmp_path: Path) -> None:
     """No native builder has it."""
     request = request_for(GZIP, compression_level=9)
-    with pytest.raises(UnsupportedError, match="has no --compression-level: take a newer one, or"):
+    with pytest.raises(UnsupportedError, match="has no --compression-level; take a newer one, or use"):
         await fake_builder(tmp_path, "exit 1\n").pack(request, stream(GZIP), Collected())
 
 

@@ -1,4 +1,5 @@
 import os
+import shlex
 import subprocess
 import sys
 
@@ -79,3 +80,21 @@ def test_a_full_disk_behind_stdout_is_told() -> None:
         )
     assert done.returncode == 9
     assert done.stderr.startswith("nydus-service: cannot write to stdout: No space left")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["--help"], 0), (["config", "check"], 0), (["jobs", "list", "--socket", "/nonexistent/socket"], 8)],
+)
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_closed_streams(words: list[str], status: int, closed: str) -> None:
+    """What is printed is discarded; an error is one line, if it has a place to be shown."""
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join([*ARGV, *words])} {closed}"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == status
+    assert done.stderr.count("\n") == (1 if status and closed == ">&-" else 0)

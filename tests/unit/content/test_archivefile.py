@@ -57,8 +57,8 @@ def test_what_docker_saves_today_is_a_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "what"),
     [
-        ({"a": b""}, "neither oci-layout nor manifest"),
-        ({"oci-layout": MARKER}, r"lacks 'index\.json'"),
+        ({"a": b""}, "no archive of images: neither oci-layout nor manifest"),
+        ({"oci-layout": MARKER}, r"'index\.json' is missing"),
         ({"index.json": INDEX}, "neither"),
         ({"oci-layout": MARKER, "index.json": b"[]"}, "not a JSON object"),
         ({"oci-layout": b"", "index.json": INDEX}, "not a JSON document"),
@@ -118,5 +118,5 @@ def test_nothing_of_this_machine_is_in_it() -> None:
 
 
 def test_a_blob_of_another_size_is_refused() -> None:
-    with pytest.raises(UnexpectedContent, match="7000 bytes, not 7001"):
+    with pytest.raises(UnexpectedContent, match="7000 bytes were written, not 7001"):
         written(source(CONTENT, len(CONTENT) + 1))

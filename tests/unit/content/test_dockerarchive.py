@@ -76,11 +76,11 @@ def test_a_compressed_layer_is_named_by_its_own_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"Config": "missing.json"}, r"lacks 'missing\.json'"),
+        ({"Config": "missing.json"}, r"'missing\.json' is missing"),
         ({"Config": None}, "lacks Config"),
         ({"Layers": ["one/layer.tar"]}, "1 layers, its config has 2 diffIDs"),
-        ({"Layers": ["one/layer.tar", "three/layer.tar"]}, "lacks the layer 'three"),
-        ({"Layers": [1, 2]}, r"manifest\.json: \[0\]\.Layers\[0\] is not a string: 1"),
+        ({"Layers": ["one/layer.tar", "three/layer.tar"]}, "the layer 'three/layer.tar' is missing"),
+        ({"Layers": [1, 2]}, r"\[0\]\.Layers\[0\] is not a string: 1 \[.*manifest\.json\]"),
         ({"Layers": "one"}, r"\[0\]\.Layers is not a list"),
         ({"Layers": [None, "one/layer.tar"]}, "has an empty name"),
         ({"RepoTags": [None]}, "has an empty name"),
@@ -93,7 +93,7 @@ def test_damage(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
 
 @pytest.mark.parametrize("manifests", [b"", b"{}", b"[1]", b"[" * 100_000, b"[] []"])
 def test_manifests_that_are_none(tmp_path: Path, manifests: bytes) -> None:
-    with pytest.raises(FormatError, match=r"manifest\.json: .*(not|deeper)"):
+    with pytest.raises(FormatError, match=r"(not|deeper).* \[.*manifest\.json\]"):
         load(tmp_path, {**docker_files(), "manifest.json": manifests})
 
 
@@ -170,13 +170,13 @@ def test_names_in_other_forms(tmp_path: Path, prefix: str, named: str) -> None:
 )
 def test_a_link_to_no_file_is_refused(tmp_path: Path, target: str) -> None:
     members = [LAYER, ("link", "b/layer.tar", target), ("link", "c/layer.tar", "../b/layer.tar")]
-    with pytest.raises(FormatError, match=r"lacks the layer 'b/layer\.tar', or it is a link to no file"):
+    with pytest.raises(FormatError, match=r"the layer 'b/layer\.tar' is missing, or a link to no file"):
         save(tmp_path, [*members, *documents(["a/layer.tar", "b/layer.tar"])])
 
 
 def test_a_long_chain_of_links_is_refused(tmp_path: Path) -> None:
     chain = [("link", f"{i}", f"{i + 1}") for i in range(100)]
-    with pytest.raises(FormatError, match="lacks the layer '0'"):
+    with pytest.raises(FormatError, match="the layer '0' is missing"):
         save(tmp_path, [*chain, ("file", "100", EMPTY_LAYER), *documents(["0"])])
 
 

@@ -69,7 +69,7 @@ def test_one_image_of_two_names_is_one_image() -> None:
 
 
 def test_which_of_several() -> None:
-    with pytest.raises(UsageError, match="here: which image; it has 1, 2"):
+    with pytest.raises(UsageError, match="which image of here; it has 1, 2"):
         get(SKOPEO, "", "here")
     unnamed = index(entry("one"), entry("two"))
     with pytest.raises(UsageError, match=f"@{Digest.of(b'one')}, @{Digest.of(b'two')}"):
@@ -77,9 +77,9 @@ def test_which_of_several() -> None:
 
 
 def test_missing() -> None:
-    with pytest.raises(ImageNotFound, match="here has no image '3'; it has 1, 2"):
+    with pytest.raises(ImageNotFound, match="no image '3' in here; it has 1, 2"):
         get(SKOPEO, "3", "here")
-    with pytest.raises(ImageNotFound, match=r"here has no image$"):
+    with pytest.raises(ImageNotFound, match=r"no image in here$"):
         get(index(), "", "here")
     with pytest.raises(ImageNotFound, match="and 30 more"):
         get(index(*(entry(str(i), f"tag{i}") for i in range(50))), "x", "here")

@@ -9,6 +9,7 @@ from nydus_service.convert.bounds import (
     DOCUMENTS_SIZE_MAX,
     HISTORY_MAX,
     LAYERS_MAX,
+    TEXT_SIZE_MAX,
     TooManyManifests,
 )
 from nydus_service.convert.plan import IndexPlan, make_plan
@@ -104,6 +105,30 @@ async def test_annotations_of_a_document(make: Maker) -> None:
 async def test_annotations_of_a_descriptor(make: Maker) -> None:
     target = await make.index(await make.image(BASE) | {"annotations": MANY})
     assert "annotations of sha256:" in str(await refusal(make, target))
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"mediaType": "m" * (TEXT_SIZE_MAX + 1)}, "media type"),
+        ({"platform": {"os": "linux", "architecture": "é" * (TEXT_SIZE_MAX // 2)}}, "platform"),
+        (
+            {"platform": {"os": "linux", "architecture": "a", "os.features": ["f"] * TEXT_SIZE_MAX}},
+            "platform",
+        ),
+        ({"urls": ["https://example.com"] * 250}, "URLs"),
+    ],
+)
+async def test_texts_of_a_descriptor(make: Maker, fields: JsonMap, what: str) -> None:
+    target = await make.index(await make.image(BASE) | fields)
+    error = await refusal(make, target)
+    assert f"bytes in the {what} of sha256:" in str(error)
+    assert len(str(error)) < 500
+
+
+async def test_the_platform_of_a_config(make: Maker) -> None:
+    error = await refusal(make, await make.image(BASE, architecture="a" * TEXT_SIZE_MAX))
+    assert "bytes in the platform; at most" in str(error)
 
 
 async def test_documents_count_as_often_as_they_are_listed(make: Maker) -> None:

@@ -580,7 +580,7 @@ class TestTwoStores:
         memory.blobs.pop(attestation["digest"])
         assert (await run.convert()).status == "converted", "in one store nothing reads it"
         across = Run(run.source, layout.target, tmp_path)
-        with pytest.raises(ContentNotFound, match=f"copy {attestation['digest']} .* --platform"):
+        with pytest.raises(ContentNotFound, match=rf"\[copy {attestation['digest']} .* --platform"):
             await across.convert()
         assert not across.events, "it is noticed before any work"
         places = Location(across.source, "app"), Location(across.target, "app-nydus")
@@ -599,7 +599,9 @@ class TestTwoStores:
         statement = manifest["layers"][0]["digest"]
         kept = memory.blobs.pop(statement)
         across = Run(run.source, layout.target, tmp_path)
-        with pytest.raises(ContentNotFound, match=f"copy {attestation['digest']} .*{statement}.* --platform"):
+        with pytest.raises(
+            ContentNotFound, match=rf"{statement}.* \[copy {attestation['digest']} .* --platform"
+        ):
             await across.convert()
         assert not across.events
         memory.blobs[statement] = kept[:-1]
@@ -689,7 +691,7 @@ class TestForeignBuilders:
         await make.name("app", await make.image(lower, layer(file("d/f", b"x"))))
         with pytest.raises(ResultDiffers) as caught:
             await self.convert(layout, builder)
-        assert str(caught.value).startswith(f"{layout.source.where}:app (linux/amd64): ")
+        assert f" [{layout.source.where}:app (linux/amd64)]" in str(caught.value)
         assert "/d: mode should be '0700', and is '0755'" in str(caught.value)
         assert "--nydus-image embedded" in str(caught.value)
         assert (await layout.convert()).status == "converted"

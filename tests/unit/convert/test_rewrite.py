@@ -99,7 +99,7 @@ class TestConfig:
 
     def test_each_layer_needs_a_diff_id(self) -> None:
         check_diff_ids(source_manifest(), source_config())
-        with pytest.raises(FormatError, match="2 layers, but the config config has 1 diffIDs"):
+        with pytest.raises(FormatError, match="2 layers, but its config 1 diffIDs"):
             check_diff_ids(source_manifest(), Config(config_of([BASE]), "config"))
 
 

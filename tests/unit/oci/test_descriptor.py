@@ -134,7 +134,7 @@ def test_not_an_object(value: Any) -> None:
 
 def test_a_wrong_type_is_reported_with_its_field_and_the_digest() -> None:
     with pytest.raises(
-        FormatError, match=rf"descriptor of {DIGEST}: platform\.os\.features\[0\] is not a str"
+        FormatError, match=rf"^platform\.os\.features\[0\] is not a str.* \[descriptor of {DIGEST}\]$"
     ):
         Descriptor({**MINIMAL, "platform": {"OS.Features": [3]}})
 

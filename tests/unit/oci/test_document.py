@@ -70,7 +70,7 @@ def test_decode_takes_an_object() -> None:
     ],
 )
 def test_decode_refuses(data: bytes, what: str) -> None:
-    with pytest.raises(FormatError, match=f"^sha256:it.*({what})"):
+    with pytest.raises(FormatError, match=rf"({what}).* \[sha256:it\]$"):
         decode(data, "sha256:it")
 
 
@@ -215,7 +215,7 @@ def test_new_ones() -> None:
     ],
 )
 def test_manifest_damage(changes: dict[str, Any]) -> None:
-    with pytest.raises(FormatError, match=r"^sha256:it: "):
+    with pytest.raises(FormatError, match=r" \[sha256:it\]$"):
         Manifest({**MANIFEST, **changes}, "sha256:it")
 
 
@@ -251,7 +251,7 @@ def test_a_config_needs_no_media_type_but_layers_do(missing: dict[str, Any]) -> 
     ],
 )
 def test_index_damage(changes: dict[str, Any]) -> None:
-    with pytest.raises(FormatError, match=r"^sha256:it: "):
+    with pytest.raises(FormatError, match=r" \[sha256:it\]$"):
         Index({**INDEX, **changes}, "sha256:it")
 
 
@@ -313,7 +313,7 @@ def test_parent_ids_are_removed_and_nulls_stay() -> None:
      {"type": "layers", "diff_ids": [None]}],
 )  # fmt: skip
 def test_config_damage(rootfs: object) -> None:
-    with pytest.raises(FormatError, match=r"^it: .*rootfs"):
+    with pytest.raises(FormatError, match=r"rootfs.* \[it\]$"):
         _ = Config({**CONFIG, "rootfs": rootfs}, "it").diff_ids
 
 
@@ -367,7 +367,7 @@ WRONG: list[dict[str, Any]] = [
 def test_a_wrong_type_is_reported_when_the_config_is_read(changes: dict[str, Any]) -> None:
     fields = {key: value for key, value in CONFIG.items() if key not in ("config", "history")} | changes
     (field,) = changes
-    with pytest.raises(FormatError, match=f"(?i)^sha256:it: {field}"):
+    with pytest.raises(FormatError, match=rf"(?is)^{field}.* \[sha256:it\]$"):
         Config.decode(encode(fields), "sha256:it")
 
 

@@ -3,7 +3,13 @@
 import pytest
 
 from nydus_service.errors import UsageError
-from nydus_service.oci.names import REFERENCE_SIZE_MAX, check_namespace, excerpt
+from nydus_service.oci.names import (
+    LABEL_SIZE_MAX,
+    REFERENCE_SIZE_MAX,
+    check_label,
+    check_namespace,
+    excerpt,
+)
 from nydus_service.oci.reference import ImageReference
 
 
@@ -32,6 +38,14 @@ def test_the_size_of_a_reference_counts_bytes() -> None:
     assert ImageReference.parse("a" * REFERENCE_SIZE_MAX).name == "a" * REFERENCE_SIZE_MAX
     with pytest.raises(UsageError, match="has 4098 bytes"):
         ImageReference.parse("ß" * (REFERENCE_SIZE_MAX // 2 + 1))
+
+
+def test_key_and_value_of_a_label_count_together() -> None:
+    check_label("key", "v" * (LABEL_SIZE_MAX - 3))
+    for key, value in (("key", "v" * (LABEL_SIZE_MAX - 2)), ("é" * LABEL_SIZE_MAX, "")):
+        with pytest.raises(UsageError, match=r"have \d+ bytes, at most 4096 are allowed \[label '") as caught:
+            check_label(key, value)
+        assert len(str(caught.value)) < 200
 
 
 def test_an_excerpt_is_short_and_printable() -> None:

@@ -63,8 +63,8 @@ def test_a_setting() -> None:
 def test_advice_and_details_stay_when_a_subject_is_added() -> None:
     error = NotFoundError("gone", hint=PLATFORM)
     error.details += "\n  by hand: true"
-    error.prefix("the layer")
-    assert str(error) == "the layer: gone; name it with --platform linux/arm64\n  by hand: true"
+    error.add_subject("the layer")
+    assert str(error) == "gone [the layer]; name it with --platform linux/arm64\n  by hand: true"
 
 
 def texts_of(tree: ast.AST) -> Iterator[tuple[int, str]]:

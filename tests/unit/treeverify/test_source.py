@@ -169,7 +169,7 @@ class TestOwners:
         ],
     )
     def test_and_numbers_that_are_none_are_refused(self, broken: bytes) -> None:
-        with pytest.raises(FormatError, match=r"layer layer0: tar entry 'f' at offset 0: "):
+        with pytest.raises(FormatError, match=r" \[tar entry 'f' at offset 0, layer layer0\]$"):
             overlay_of(layer(broken))
 
 
@@ -259,13 +259,13 @@ class TestRefused:
     @pytest.mark.parametrize("target", [b"", b"t" * 4096])
     def test_symlinks_that_no_reader_can_serve(self, target: bytes) -> None:
         with pytest.raises(
-            FormatError, match=f"tar entry 'l' at offset 0: a symlink with a target of {len(target)}"
+            FormatError, match=rf"^a symlink with a target of {len(target)} .*\[tar entry 'l' at offset 0"
         ):
             overlay_of(layer(entry("l", b"2", target=target)))
 
     def test_the_message_has_layer_entry_and_offset(self) -> None:
         with pytest.raises(
-            FormatError, match=r"^layer layer1: tar entry 'd/h' at offset 4096: a hard link to 'gone'"
+            FormatError, match=r"^a hard link to 'gone'.* \[tar entry 'd/h' at offset 4096, layer layer1\]$"
         ):
             overlay_of(
                 layer(file("ok")),
@@ -314,7 +314,7 @@ def recorded(headers: bytes, chunks: int = 0) -> bytes:
     ],
 )
 def test_notes_that_contradict_themselves_are_refused(tar_split: bytes, problem: str) -> None:
-    with pytest.raises(FormatError, match=f"^layer sha256:1: .*{problem}"):
+    with pytest.raises(FormatError, match=rf"{problem}.*layer sha256:1\]$"):
         apply_layer(Overlay(), TarSplitReader(io.BytesIO(tar_split)), "sha256:1")
 
 

@@ -19,13 +19,13 @@ from nydus_service.jobs.job import Job, JobError, JobRequest, JobState
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.mediatypes import OCI_MANIFEST
+from nydus_service.oci.names import LABEL_SIZE_MAX
 from nydus_service.options.convert import ConvertOptions
 from nydus_service.triggers.labels import (
     BY_LABEL,
     BY_RULE,
     CONVERT,
     ERROR_SIZE_MAX,
-    LABEL_SIZE_MAX,
     OPTIONS,
     Answer,
     Ask,
