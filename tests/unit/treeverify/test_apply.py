@@ -157,13 +157,13 @@ class TestSymlinksInAPath:
 class TestBelowAFile:
     @pytest.mark.parametrize("make", [file, fifo])
     def test_nothing_can_be(self, make: Callable[..., bytes]) -> None:
-        with pytest.raises(FormatError, match=r"tar entry 'a/b' at offset .*'/a' is in its path"):
+        with pytest.raises(FormatError, match=r"^'/a' is in its path.* \[tar entry 'a/b' at offset "):
             overlay_of(layer(make("a"), file("a/b")))
 
     @pytest.mark.parametrize("lower", [[file("a")], [fifo("a")], [file("f"), symlink("a", "f")]])
     def test_of_a_lower_layer_a_directory_can_be_made_but_none_in_it(self, lower: list[bytes]) -> None:
         assert "a/b" in names(overlay_of(layer(*lower), layer(file("a/b"))))
-        with pytest.raises(FormatError, match=r"tar entry 'a/b/c' at offset 0: '/.*' is no directory"):
+        with pytest.raises(FormatError, match=r"^'/.*' is no directory \[tar entry 'a/b/c' at offset 0"):
             overlay_of(layer(*lower), layer(file("a/b/c")))
         made_before = layer(file("a/x"), file("a/b/c"))
         assert "a/b/c" in names(overlay_of(layer(*lower), made_before))
@@ -426,7 +426,7 @@ class TestXattrs:
     def test_too_large_for_a_file_system_are_refused(self) -> None:
         assert files(overlay_of(layer(file("f", xattrs={"user.a": bytes(65535)}))))
         for xattrs in ({"user.a": bytes(65536)}, {"user." + "n" * 251: b""}):
-            with pytest.raises(FormatError, match="tar entry 'f' at offset 0: extended attribute 'user"):
+            with pytest.raises(FormatError, match=r"^extended attribute 'user.* \[tar entry 'f' at offset 0"):
                 overlay_of(layer(file("f", xattrs=xattrs)))
 
 

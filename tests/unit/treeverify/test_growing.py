@@ -116,4 +116,4 @@ def test_the_process_reads_notes_before_there_is_a_result(tmp_path: Path) -> Non
         process.stdin.flush()
         said = process.stderr.read()
         assert process.wait(60) == 6
-    assert b"layer sha256:first: " in said
+    assert b"[layer sha256:first]" in said
