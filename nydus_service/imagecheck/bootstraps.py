@@ -84,15 +84,15 @@ def _extract(layer: Descriptor, reader: ReaderAt, target: Path) -> None:
                     for chunk in tar.chunks(PIECE_SIZE):
                         file.write(chunk)
     except FormatError as exc:
-        raise FormatError(f"bootstrap layer {layer.digest}: {exc}") from exc
+        raise FormatError(f"{exc} [bootstrap layer {layer.digest}]") from exc
     except OSError as exc:
         raise from_os_error(exc, f"write the bootstrap to {str(target)!r}") from exc
     for _ in pieces:
         pass
     if digester.digest() != layer.digest:
-        raise UnexpectedContent(f"bootstrap layer {layer.digest}: what is stored is {digester.digest()}")
+        raise UnexpectedContent(f"what is stored is {digester.digest()} [bootstrap layer {layer.digest}]")
     if not found:
-        raise FormatError(f"bootstrap layer {layer.digest} has no {IMAGE_BOOT.decode()} in it")
+        raise FormatError(f"no {IMAGE_BOOT.decode()} is in the layer [bootstrap layer {layer.digest}]")
 
 
 def _plain_pieces(reader: ReaderAt, digester: Digester) -> Iterator[bytes]:

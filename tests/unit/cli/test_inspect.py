@@ -31,7 +31,7 @@ def test_text_ends_with_name_and_digest(layout: Path) -> None:
         ("docker-daemon:alpine", 5, "docker-daemon is not supported"),
         ("oci:", 2, "no path"),
         ("oci:{layout}:a\nb", 2, "white space"),
-        ("/etc/passwd", 6, "/etc/passwd: "),
+        ("/etc/passwd", 6, "[/etc/passwd]"),
     ],
 )
 def test_failures(layout: Path, image: str, status: int, said: str) -> None:
