@@ -15,14 +15,16 @@ class Surface(StrEnum):
     LABEL = "label"
     """The labels of an image in containerd."""
     REQUEST = "request"
-    """The API, HTTP, and rules in the configuration: options by their names."""
+    """gRPC, and rules in the configuration: options by their names."""
+    HTTP = "HTTP"
+    """As `REQUEST`, for clients who do not learn which images exist."""
 
 
 class Hint(Protocol):
     """Advice that names an option."""
 
     def text(self, surface: Surface) -> str:
-        """The advice for the readers of a surface, as the end of a sentence."""
+        """The advice for the readers of a surface, as the end of a sentence; empty if it is not for them."""
         ...
 
 
@@ -58,8 +60,8 @@ class NydusServiceError(Exception):
 
     def text(self, surface: Surface) -> str:
         """The whole text, with advice for a surface."""
-        advice = f"; {self.hint.text(surface)}" if self.hint else ""
-        return f"{self.message}{advice}{self.details}"
+        advice = self.hint.text(surface) if self.hint else ""
+        return f"{self.message}{'; ' if advice else ''}{advice}{self.details}"
 
     def __str__(self) -> str:
         return self.text(Surface.COMMAND_LINE)
@@ -102,7 +104,7 @@ class SourceDiffersError(FormatError):
 
 
 class NotAllowedError(NydusServiceError):
-    """The operating system or a server denies permission."""
+    """The operating system, a server or the configuration denies permission."""
 
     code, exit_code = "not_allowed", 7
 

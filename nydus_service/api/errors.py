@@ -17,6 +17,7 @@ from grpc import StatusCode
 from nydus_service.builder.builder import BuilderFailed
 from nydus_service.content.store import UnexpectedContent
 from nydus_service.convert.bounds import TooManyManifests
+from nydus_service.convert.uptodate import TargetExists
 from nydus_service.errors import (
     DiffersError,
     FormatError,
@@ -55,6 +56,7 @@ _STATUS: Final = {
     "not_found": StatusCode.NOT_FOUND,
     "unsupported": StatusCode.UNIMPLEMENTED,
     "not_allowed": StatusCode.PERMISSION_DENIED,
+    "target_exists": StatusCode.ALREADY_EXISTS,
     "unreachable": StatusCode.UNAVAILABLE,
     "shutting_down": StatusCode.UNAVAILABLE,
     "queue_full": StatusCode.RESOURCE_EXHAUSTED,
@@ -86,6 +88,7 @@ _KINDS: Final[dict[str, type[NydusServiceError]]] = {
         ShuttingDown,
         TooManyCalls,
         TooManyManifests,
+        TargetExists,
     )
 }
 

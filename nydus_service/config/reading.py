@@ -173,6 +173,8 @@ def _contradictions(config: DaemonConfig) -> list[str]:
         problems.append("[grpc] has keys for TLS, but no address to listen on")
     if config.http.address and config.http.token_file is None:
         problems.append("[http] address needs a token_file: a file with the token that clients have to show")
+    if not config.http.namespaces:
+        problems.append("[http] namespaces is empty: name a namespace, or leave the key out")
     if not config.http.address and config.http.token_file is not None:
         problems.append("[http] has a token_file, but no address to listen on")
     return problems

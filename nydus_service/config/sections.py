@@ -83,6 +83,8 @@ class HttpSection:
         address: HOST:PORT; empty: no HTTP server.
         token_file: file with the token that clients present, on one line; required with an address.
         allowed_sources: patterns of the images that clients may request; empty: all images.
+        allowed_targets: patterns of the names that clients may give to results; empty: only rules give names.
+        namespaces: containerd namespaces that clients may name; the first is that of a request without one.
         max_body: maximum bytes of a request's body.
     """
 
@@ -90,6 +92,8 @@ class HttpSection:
     token_file: Annotated[Path | None, OPTIONAL_PATH] = None
     allowed_sources: Annotated[tuple[str, ...], TEXTS] = ()
     max_body: Annotated[int, SIZE] = _MIB
+    allowed_targets: Annotated[tuple[str, ...], TEXTS] = ()
+    namespaces: Annotated[tuple[str, ...], NAMESPACES] = ("default",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from nydus_service.content.layoutdir import LayoutDir, sync_directory
 from nydus_service.content.layoutindex import all_images, get, point, remove
 from nydus_service.content.store import (
     PIECE_SIZE,
+    CheckReplaced,
     ContentInfo,
     ContentNotFound,
     ContentStore,
@@ -37,6 +38,7 @@ from nydus_service.content.store import (
     ReaderAt,
     Stores,
     UnexpectedContent,
+    replace_any,
 )
 from nydus_service.content.transfer import closure
 from nydus_service.errors import UnsupportedError
@@ -204,10 +206,10 @@ class ArchiveImages:
         file = await self._archive.file()
         return all_images(file.index) if file else []
 
-    async def put(self, image: Image) -> None:
+    async def put(self, image: Image, check: CheckReplaced = replace_any) -> None:
         """Write the archive with this image in it."""
         await self._content.info(image.target.digest)
-        await self._change(lambda index: point(index, image, str(self._archive)))
+        await self._change(lambda index: point(index, image, str(self._archive), check))
 
     async def delete(self, name: str) -> None:
         """Write the archive without this image, and without the blobs that only this image had."""

@@ -11,6 +11,7 @@ from nydus_service.content.blocking import in_thread
 from nydus_service.content.layoutdir import LayoutDir
 from nydus_service.content.layoutindex import all_images, get, point, remove
 from nydus_service.content.store import (
+    CheckReplaced,
     ContentInfo,
     ContentNotFound,
     ContentStore,
@@ -21,6 +22,7 @@ from nydus_service.content.store import (
     ReaderAt,
     Stores,
     UnexpectedContent,
+    replace_any,
 )
 from nydus_service.content.writeback import begin_writeback
 from nydus_service.errors import UnsupportedError
@@ -200,9 +202,9 @@ class LayoutImages:
         index = await self._read()
         return all_images(index) if index else []
 
-    async def put(self, image: Image) -> None:
+    async def put(self, image: Image, check: CheckReplaced = replace_any) -> None:
         """Create a name, or point it to another target. Labels become annotations of the entry."""
-        await in_thread(f"name {image.name} in {self._directory}", self._put, image)
+        await in_thread(f"name {image.name} in {self._directory}", self._put, image, check)
 
     async def delete(self, name: str) -> None:
         """Remove a name; the blobs stay."""
@@ -211,11 +213,11 @@ class LayoutImages:
     async def _read(self) -> Index | None:
         return await in_thread(f"read {self._directory}", self._directory.read_index)
 
-    def _put(self, image: Image) -> None:
+    def _put(self, image: Image, check: CheckReplaced) -> None:
         target = image.target.digest
         if not self._directory.blob_path(target).exists():
             raise ContentNotFound(f"missing content: {target}, to name {image.name} [{self._directory}]")
-        self._directory.change_index(lambda index: point(index, image, str(self._directory)))
+        self._directory.change_index(lambda index: point(index, image, str(self._directory), check))
 
     def _delete(self, name: str) -> None:
         if self._directory.read_index() is None:

@@ -11,7 +11,7 @@ Source: OCI image-spec image-layout.md "index.json".
 
 from collections.abc import Sequence
 
-from nydus_service.content.store import Image, ImageNotFound
+from nydus_service.content.store import CheckReplaced, Image, ImageNotFound, replace_any
 from nydus_service.errors import UsageError
 from nydus_service.oci.annotations import CONTAINERD_IMAGE_NAME, OWN_PREFIX, REF_NAME
 from nydus_service.oci.descriptor import Descriptor
@@ -43,11 +43,14 @@ def get(index: Index, name: str, where: str) -> Image:
     return _image(meant[0])
 
 
-def point(index: Index, image: Image, where: str) -> Index:
+def point(index: Index, image: Image, where: str, check: CheckReplaced = replace_any) -> Index:
     """Set the entry of a name: in its old place, or at the end.
 
+    Args:
+        check: is called with the image of the old entry, if there is one.
     Raises:
         UsageError: the name is not valid in a layout, or several images have it already.
+        NydusServiceError: by `check`.
     """
     check_tag(image.name)
     entry = image.target.with_annotations({**image.labels, REF_NAME: image.name})
@@ -55,6 +58,8 @@ def point(index: Index, image: Image, where: str) -> Index:
     places = _find(entries, image.name)
     if len(places) > 1:
         raise _several([entries[i] for i in places], image.name, where)
+    if places:
+        check(_image(entries[places[0]]))
     at = places[0] if places else len(entries)
     entries[at : at + 1] = [entry]
     return index.with_manifests(entries)

@@ -6,11 +6,11 @@
 All stores are safe for concurrent use by any number of tasks and processes.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol, TypeAlias
 
 from nydus_service.errors import FormatError, NotFoundError
 from nydus_service.oci.descriptor import Descriptor
@@ -60,6 +60,14 @@ class Image:
     name: str
     target: Descriptor
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+CheckReplaced: TypeAlias = Callable[[Image], None]
+"""Raises an error if an image must keep its name. It may be called in any thread, and several times."""
+
+
+def replace_any(existing: Image) -> None:
+    """Let any image lose its name to another one."""
 
 
 class ReaderAt(Protocol):
@@ -182,13 +190,19 @@ class ImageStore(Protocol):
         """All images, in the order of the store."""
         ...
 
-    async def put(self, image: Image) -> None:
+    async def put(self, image: Image, check: CheckReplaced = replace_any) -> None:
         """Create a name, or point it to another target, atomically, so that it is never missing.
 
         The content must be committed; the name keeps it from now on. The labels of `image` are set.
 
+        Args:
+            check: is called with the image that has the name, if there is one, and may refuse to replace it.
+                No other process can move the name between this call and the change. In containerd this holds
+                for new names only: its API has no conditional update, so an existing name is checked one
+                call before it is moved.
         Raises:
             UsageError: the name is not valid in this store.
+            NydusServiceError: `check` has raised it; nothing changed.
         """
         ...
 

@@ -57,12 +57,21 @@ from nydus_service.convert.result import (
 )
 from nydus_service.convert.rewrite import image_labels
 from nydus_service.convert.turns import Turns
-from nydus_service.convert.uptodate import VERIFIED, find_image_named, is_complete, is_finished, record
+from nydus_service.convert.uptodate import (
+    VERIFIED,
+    TargetExists,
+    find_image_named,
+    is_complete,
+    is_finished,
+    is_result,
+    record,
+)
 from nydus_service.convert.workdir import open_work_dir
 from nydus_service.errors import first_cause
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.options.hint import OptionHint
 
 
 async def convert_image(
@@ -91,6 +100,7 @@ async def convert_image(
         UnsupportedError, UsageError: the image cannot be converted, or not with these options.
         BuilderFailed: the builder failed.
         DiffersError: the result differs from the source.
+        TargetExists: another image has the target's name, at the start or when the name moves.
         NydusServiceError: by the stores and the operating system. Every message names the image, and the
             layer if the error is about one.
     """
@@ -153,6 +163,31 @@ class _Request:
     def in_one_store(self) -> bool:
         return self.source.stores.where == self.target.stores.where
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the target's name points to the source already."""
+        return self.existing is not None and self.existing.target.digest == self.image.target.digest
+
+    def check_replaceable(self, existing: Image) -> None:
+        """Check that the target's name may move away from the image that has it.
+
+        Only earlier results are replaced, and the source itself, if the target is its own name.
+
+        Raises: TargetExists: the image is neither, and the options do not say to replace it.
+        """
+        is_source_name = self.in_one_store and existing.name == self.image.name
+        is_source = is_source_name and existing.target.digest == self.image.target.digest
+        if self.options.replace or is_result(existing) or is_source:
+            return
+        if is_source_name:
+            raise TargetExists(
+                f"the name was moved to {existing.target.digest} during the conversion; convert it again"
+            )
+        raise TargetExists(
+            "an image with this name exists, and no earlier conversion made it",
+            hint=OptionHint("choose another name, or replace the image with {}", "replace"),
+        )
+
 
 async def _look_up(source: Location, target: Location, builder: Builder, options: ConvertOptions) -> _Request:
     started = anyio.current_time()
@@ -170,6 +205,9 @@ async def _look_up(source: Location, target: Location, builder: Builder, options
     with about(str(source)):
         plan = None if finished else await make_plan(source.stores.content, image.target, options)
     request = _Request(source, target, options, identity, fingerprint, started, image, existing, plan)
+    if existing and plan and (has_changes(plan) or not request.is_named):
+        with about(str(target)):
+            request.check_replaceable(existing)
     if plan and not request.in_one_store:
         await _check_copies(request, plan)
     return request
@@ -227,18 +265,16 @@ class _Conversion:
 
     async def _is_named(self) -> bool:
         """Whether the target's name points to the source already, and its content is complete."""
-        existing, source = self._request.existing, self._request.image.target
-        if existing is None or existing.target.digest != source.digest:
-            return False
-        return await is_complete(self._request.target.stores.content, source)
+        request = self._request
+        return request.is_named and await is_complete(request.target.stores.content, request.image.target)
 
     async def _pass_on(self, lease: Lease) -> ConvertResult:
         """Give the target's name to the unchanged source."""
-        source = self._request.image.target
-        if not self._request.in_one_store:
-            with about(f"copy {self._request.source}"):
-                await copy_image(self._request.source.stores.content, lease, source)
-        await self._name(source, {})
+        request, source = self._request, self._request.image.target
+        if not request.in_one_store:
+            with about(f"copy {request.source}"):
+                await copy_image(request.source.stores.content, lease, source)
+        await self._name(source, {} if request.is_named else self._record(source, verified="none"))
         return self._result(UNCHANGED, source)
 
     async def _convert(self, lease: Lease, plan: Plan, work_root: Path | None) -> ConvertResult:
@@ -255,8 +291,7 @@ class _Conversion:
         async with anyio.create_task_group() as tasks:
             for document in assembly.documents:
                 tasks.start_soon(self._write, lease, document)
-        made_of = record(request.image.target.digest, request.fingerprint, request.options.verify)
-        await self._name(assembly.root, made_of)
+        await self._name(assembly.root, self._record(assembly.root, verified=request.options.verify))
         results = [_describe(each, assembly, converted[each.descriptor.digest]) for each in images]
         return self._result(CONVERTED, assembly.root, results)
 
@@ -298,10 +333,27 @@ class _Conversion:
         labels = new.labels(old.labels)
         await write_document(lease.content, new.data, new.digest, labels=labels, job_id=lease.id)
 
+    def _record(self, target: Descriptor, *, verified: str) -> dict[str, str]:
+        request = self._request
+        return record(
+            request.target.name,
+            target.digest,
+            source=request.image.target.digest,
+            fingerprint=request.fingerprint,
+            verified=verified,
+        )
+
     async def _name(self, target: Descriptor, labels: Mapping[str, str]) -> None:
-        place, taken_over = self._request.target, image_labels(self._request.image.labels)
+        """Move the target's name, unless another program has given it to another image by now."""
+        request, place = self._request, self._request.target
+        taken_over = image_labels(request.image.labels)
+
+        def check(existing: Image) -> None:
+            if existing.target.digest != target.digest:
+                request.check_replaceable(existing)
+
         with about(str(place)):
-            await place.stores.images.put(Image(place.name, target, {**taken_over, **labels}))
+            await place.stores.images.put(Image(place.name, target, {**taken_over, **labels}), check)
         self._progress(Named(str(place), target))
 
     def _result(self, status: str, target: Descriptor, images: Iterable[ImageResult] = ()) -> ConvertResult:

@@ -1,14 +1,17 @@
-"""Check whether a target exists already, made from the same source with the same options, and complete.
+"""Check what a target's name refers to now: the wanted result, another result, or an image of somebody else.
 
 The source and options of a result are recorded in labels of its name, never in a document: the verdict of a
 verification must not change a digest.
+
+Such labels may be on another image: CRI keeps the labels of a name when it pulls another image to it, and
+`ctr images tag` copies them to another name. So the name and its digest are recorded, too.
 """
 
-from typing import Final
+from typing import ClassVar, Final
 
 from nydus_service.content.store import ContentNotFound, Image, ImageNotFound, Provider, Stores
 from nydus_service.content.walk import Node, children, filtered, walk
-from nydus_service.errors import FormatError
+from nydus_service.errors import FormatError, NotAllowedError
 from nydus_service.oci.annotations import OWN_PREFIX, is_attestation
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
@@ -22,11 +25,31 @@ FINGERPRINT: Final = f"{OWN_PREFIX}fingerprint"
 """Label: `fingerprint.image_fingerprint` of the conversion."""
 VERIFIED: Final = f"{OWN_PREFIX}verified"
 """Label: mode of the verification: none, tree or full."""
+NAMED: Final = f"{OWN_PREFIX}named"
+"""Label: NAME@DIGEST, as the conversion left it. The first versions did not record it."""
 
 
-def record(source: Digest, fingerprint: str, verified: str) -> dict[str, str]:
+class TargetExists(NotAllowedError):
+    """The target's name belongs to an image that no conversion has named, so it is not replaced."""
+
+    code: ClassVar[str] = "target_exists"
+
+
+def record(name: str, target: Digest, *, source: Digest, fingerprint: str, verified: str) -> dict[str, str]:
     """Labels for a target's name."""
-    return {SOURCE: source, FINGERPRINT: fingerprint, VERIFIED: verified}
+    return {
+        SOURCE: source,
+        FINGERPRINT: fingerprint,
+        VERIFIED: verified,
+        NAMED: f"{name}@{target}",
+    }
+
+
+def is_result(image: Image) -> bool:
+    """Whether a conversion gave an image its name, of any source, with any options and any builder."""
+    if NAMED in image.labels:
+        return image.labels[NAMED] == f"{image.name}@{image.target.digest}"
+    return SOURCE in image.labels and FINGERPRINT in image.labels
 
 
 async def find_image_named(stores: Stores, name: str) -> Image | None:
@@ -44,12 +67,19 @@ async def find_image_named(stores: Stores, name: str) -> Image | None:
 async def is_finished(stores: Stores, image: Image, source: Digest, fingerprint: str, verify: str) -> bool:
     """Whether an image is the complete result of a request, verified at least by the mode `verify`."""
     labels = image.labels
+    if _recorded_digest(image) != image.target.digest:
+        return False
     if labels.get(SOURCE) != source or labels.get(FINGERPRINT) != fingerprint:
         return False
     verified = labels.get(VERIFIED, "")
     if verified not in VERIFY_MODES or VERIFY_MODES.index(verified) < VERIFY_MODES.index(verify):
         return False
     return await is_complete(stores.content, image.target)
+
+
+def _recorded_digest(image: Image) -> str:
+    """The digest that a conversion gave the name; that of the image if none is recorded."""
+    return image.labels.get(NAMED, image.target.digest).rpartition("@")[2]
 
 
 async def is_complete(provider: Provider, root: Descriptor) -> bool:

@@ -4,9 +4,9 @@
                                                                    │ no requests, no triggers
                               journal closed ◄── servers ◄─────────┘ running jobs end, or are queued again
 
-A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers, options and the HTTP token
-again; all other settings stay as they were at the start. An error while the servers start ends the daemon
-with that one error. Afterwards only a bug ends it.
+A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers, options, the HTTP token and
+what HTTP allows again; all other settings stay as they were at the start. An error while the servers start
+ends the daemon with that one error. Afterwards only a bug ends it.
 """
 
 import logging
@@ -123,6 +123,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
                     ready=lambda: daemon.unready,
                     states=lambda: daemon.faults,
                     defaults=rules.defaults,
+                    match_rule=rules.match,
                 )
             )
         yield daemon
@@ -243,7 +244,7 @@ class Daemon:
             config = await anyio.to_thread.run_sync(reload)
             rules = RuleBook.of(config)
             if self.http is not None:
-                self.http.reload(rules.defaults)
+                self.http.reload(config.http, rules.defaults, rules.match)
         except NydusServiceError as exc:
             self.metrics.set_reloaded(well=False)
             log.error("the configuration stays as it was: %s", exc)

@@ -9,7 +9,7 @@ LONGEST_PAUSE_S: Final = 600.0
 """Longest pause in seconds, after which a job notices that a server is back or space is free."""
 
 
-_SURFACES: Final = {"label": Surface.LABEL, "cli": Surface.COMMAND_LINE}
+_SURFACES: Final = {"label": Surface.LABEL, "cli": Surface.COMMAND_LINE, "http": Surface.HTTP}
 """The surfaces on which jobs of these origins show their errors; others are shown as requests."""
 
 

@@ -89,6 +89,15 @@ class ConvertOptions:
             is_configurable=False,
         ),
     ] = False
+    replace: Annotated[
+        bool,
+        Option(
+            Flag(),
+            "replace an image that has the target's name and is not the result of an earlier conversion",
+            number=13,
+            group="how",
+        ),
+    ] = False
     max_manifests: Annotated[
         int,
         Option(

@@ -30,7 +30,7 @@ class OptionHint:
                 said = f"--{row.flag} {self.value}".rstrip()
             case Surface.LABEL:
                 said = f"{CONVERT_OPTIONS}={row.flag}={value}"
-            case Surface.REQUEST:
+            case Surface.REQUEST | Surface.HTTP:
                 said = f"the option {row.name}={value}"
         return self.template.format(said)
 
@@ -51,3 +51,21 @@ class SettingHint:
 
     def text(self, surface: Surface) -> str:
         return self.template.format(self.flag if surface is Surface.COMMAND_LINE else self.elsewhere)
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingHint:
+    """Names of existing images or namespaces, which may be meant. Clients of HTTP do not get them.
+
+    Attributes:
+        names: a clause that has the names.
+        setting: advice that follows; None without any.
+    """
+
+    names: str
+    setting: SettingHint | None = None
+
+    def text(self, surface: Surface) -> str:
+        if surface is Surface.HTTP:
+            return ""
+        return f"{self.names}: {self.setting.text(surface)}" if self.setting else self.names

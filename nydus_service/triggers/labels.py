@@ -32,6 +32,7 @@ from typing import Any, Final
 from nydus_service.content.imagenode import UnreadableImage
 from nydus_service.content.store import Image
 from nydus_service.convert.bounds import TooManyManifests
+from nydus_service.convert.references import check_target
 from nydus_service.convert.uptodate import FINGERPRINT
 from nydus_service.errors import NydusServiceError, Surface, UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobRequest, JobState
@@ -53,8 +54,6 @@ ERROR_SIZE_MAX: Final = 1024
 message of at most 16 MiB, which must have room for thousands of images with errors."""
 
 _REQUEST_ID_LENGTH: Final = 16
-_ROOM_FOR_DIGEST: Final = 160
-"""Bytes for the digest after the name in a result: "@sha512:" and its hex digits."""
 
 
 class Status(StrEnum):
@@ -303,8 +302,7 @@ def _request(namespace: str, image: Image, target: str, options: ConvertOptions)
         raise UsageError("the target means something else than an image in containerd")
     if reference.transport is Transport.CONTAINERD and reference.name == image.name:
         raise UsageError("the target is the source itself: give the result another name")
-    if len(target.encode()) + _ROOM_FOR_DIGEST > LABEL_SIZE_MAX:
-        raise UsageError("the target's name is too long for the answer to have it")
+    check_target(reference)
     return JobRequest(source=str(source), target=str(reference), namespace=namespace, options=options)
 
 

@@ -1,5 +1,6 @@
 """What tests ask a daemon by HTTP."""
 
+import json
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -36,12 +37,12 @@ async def finished(service: Service, source: str, target: str) -> Job:
     return job
 
 
-def http(service: Service, path: str) -> tuple[int, str]:
-    """The status and the text of an answer."""
+def http(service: Service, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
+    """The status and the text of an answer. A body is posted."""
     try:
-        with urlopen(
-            Request(url_of(service) + path, headers={"Authorization": f"Bearer {TOKEN}"}), timeout=30
-        ) as answer:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(url_of(service) + path, data, {"Authorization": f"Bearer {TOKEN}"})
+        with urlopen(request, timeout=90) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as exc:
         return exc.code, exc.read().decode()

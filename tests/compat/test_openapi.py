@@ -29,7 +29,7 @@ from tests.compat.test_serve import write_images
 from tests.containerd import running_daemon
 from tests.serving import Service, serving
 
-CONFIG = "version = 1\n[jobs]\nqueue = 1000000\n"
+CONFIG = 'version = 1\n[jobs]\nqueue = 1000000\n[http]\nallowed_targets = ["*"]\n'
 ENDLESS = ("followConversions",)
 
 

@@ -68,7 +68,8 @@ class Naming(Script):
         source, target = ImageReference.parse(job.request.source), job.request.target
         async with open_containerd(self.address, job.request.namespace, self.jobs_dir) as stores:
             image = await stores.images.get(source.name)
-            labels = record(image.target.digest, "f" * 64, "tree")
+            digest = image.target.digest
+            labels = record(target, digest, source=digest, fingerprint="f" * 64, verified="tree")
             await stores.images.put(Image(target, image.target, labels))
         return done
 

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from nydus_service.content.store import Image, ImageNotFound, Stores, find_image
-from nydus_service.errors import UsageError
+from nydus_service.errors import NotAllowedError, UsageError
 from nydus_service.oci.digest import Digest
 from tests.contract.location import Location, add_image, names, write_manifest
 
@@ -60,6 +60,49 @@ class ImagesContract:
                     await stores.images.put(Image("app", targets[turn % 2]))
                 done.set()
         assert seen <= {target.digest for target in targets}
+
+    async def test_a_check_keeps_a_name_where_it_is(self, stores: Stores) -> None:
+        seen: list[Digest] = []
+
+        def refuse(existing: Image) -> None:
+            seen.append(existing.target.digest)
+            raise NotAllowedError("it stays")
+
+        async with stores.leases.open_lease("checked") as lease:
+            old, new = [await write_manifest(lease.content, name) for name in ("old", "new")]
+            await stores.images.put(Image("app", old, {"nydus-service/a": "old"}), refuse)
+            assert seen == []  # a new name replaces nothing
+            with pytest.raises(NotAllowedError, match="it stays"):
+                await stores.images.put(Image("app", new, {"nydus-service/a": "new"}), refuse)
+            assert set(seen) == {old.digest}
+            found = await stores.images.get("app")
+            assert (found.target.digest, found.labels["nydus-service/a"]) == (old.digest, "old")
+            await stores.images.put(Image("app", new), lambda existing: seen.append(existing.target.digest))
+        assert set(seen) == {old.digest}
+        assert (await stores.images.get("app")).target.digest == new.digest
+
+    async def test_a_name_that_many_make_is_made_once(self, stores: Stores, place: Location) -> None:
+        """Each is for a new name only: one gets it, the others are refused, whoever is faster."""
+        made: list[Digest] = []
+        refused: list[Digest] = []
+
+        def refuse(existing: Image) -> None:
+            raise NotAllowedError(existing.target.digest)
+
+        async def make(number: int) -> None:
+            async with place.open() as other, other.leases.open_lease(f"making-{number}") as lease:
+                target = await write_manifest(lease.content, f"app-{number}")
+                try:
+                    await other.images.put(Image("app", target), refuse)
+                    made.append(target.digest)
+                except NotAllowedError as exc:
+                    refused.append(Digest(exc.message))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(6):
+                tasks.start_soon(make, number)
+        assert [(await stores.images.get("app")).target.digest] == made
+        assert refused == made * 5
 
     async def test_labels_come_back(self, stores: Stores) -> None:
         async with stores.leases.open_lease("labels") as lease:

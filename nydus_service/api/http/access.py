@@ -1,4 +1,4 @@
-"""Access control of the HTTP API: the token file, and the patterns of allowed sources."""
+"""Access control of the HTTP API: the token file, and what its holder may ask for."""
 
 import fnmatch
 import hmac
@@ -12,6 +12,7 @@ from typing import Final
 
 from nydus_service.errors import NotAllowedError, UsageError, from_os_error
 from nydus_service.observe.logs import conceal
+from nydus_service.oci.names import check_namespace
 from nydus_service.oci.reference import ImageReference, Transport
 
 TOKEN_LENGTH_MIN: Final = 16
@@ -88,14 +89,54 @@ class AllowedSources:
 
     def check(self, source: ImageReference) -> None:
         """Raises: NotAllowedError: no pattern matches the source."""
-        name = str(source).partition("@")[0] if source.digest else str(source)
-        names = {name, name.removeprefix("docker://")}
-        if self.patterns and not any(
-            fnmatch.fnmatchcase(each, pattern) for each in names for pattern in self.patterns
-        ):
+        if self.patterns and not _matches(source, self.patterns):
             raise NotAllowedError(
                 f"image {str(source)!r} may not be converted: http.allowed_sources has no pattern for it"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedTargets:
+    """The names that requests over HTTP may give to results, besides those that a rule gives.
+
+    Attributes:
+        patterns: as in `AllowedSources`, but empty allows none.
+        namespaces: containerd namespaces that requests may name. The first is that of a request without one.
+    """
+
+    patterns: Sequence[str] = ()
+    namespaces: Sequence[str] = ("default",)
+
+    def has(self, target: ImageReference) -> bool:
+        """Whether a pattern matches the target."""
+        return _matches(target, self.patterns)
+
+    def check(self, target: ImageReference) -> None:
+        """Raises: NotAllowedError: no pattern matches the target."""
+        if not self.has(target):
+            raise NotAllowedError(
+                f"target {str(target)!r} is not allowed: no rule names it for this source, and "
+                "http.allowed_targets has no pattern for it"
+            )
+
+    def namespace_of(self, asked: str) -> str:
+        """The namespace of a request, which may name none.
+
+        Raises:
+            UsageError: the text is not a namespace.
+            NotAllowedError: requests may not name it.
+        """
+        namespace = asked or self.namespaces[0]
+        check_namespace(namespace)
+        if namespace not in self.namespaces:
+            raise NotAllowedError(f"namespace {namespace!r} is not allowed: http.namespaces does not have it")
+        return namespace
+
+
+def _matches(image: ImageReference, patterns: Sequence[str]) -> bool:
+    name = str(image).partition("@")[0] if image.digest else str(image)
+    names = {name, name.removeprefix("docker://")}
+    return any(fnmatch.fnmatchcase(each, pattern) for each in names for pattern in patterns)
 
 
 def check_remote(what: str, reference: ImageReference) -> None:

@@ -173,6 +173,7 @@ _HTTP_STATUS: Final = {
     "usage": 400,
     "not_allowed": 403,
     "not_found": 404,
+    "target_exists": 409,
     "corrupt_input": 422,
     "differs": 422,
     "internal": 500,
@@ -206,7 +207,7 @@ def http_status(kind: type[NydusServiceError]) -> int:
 
 
 def error_answer(error: NydusServiceError) -> ErrorAnswer:
-    message = error.text(Surface.REQUEST)
+    message = error.text(Surface.HTTP)
     return ErrorAnswer(code=_acceld_code(error.code), message=message, error=error.code)
 
 

@@ -14,17 +14,17 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from nydus_service.api.http import answers, openapi
-from nydus_service.api.http.access import AllowedSources, TokenFile
+from nydus_service.api.http.access import AllowedSources, AllowedTargets, TokenFile
 from nydus_service.api.http.conversions import Conversions, json_response
 from nydus_service.api.http.page import Page
-from nydus_service.api.http.submissions import SubmissionReader
+from nydus_service.api.http.submissions import MatchRule, SubmissionReader
 from nydus_service.config.sections import HttpSection
 from nydus_service.convert.encoding import encode
 from nydus_service.errors import NydusServiceError, UsageError, from_os_error
@@ -90,13 +90,13 @@ class HttpServer:
     token: TokenFile
     conversions: Conversions
 
-    def reload(self, defaults: ConvertOptions) -> None:
-        """Read the token file again, and replace the default options of requests.
+    def reload(self, settings: HttpSection, defaults: ConvertOptions, match_rule: MatchRule) -> None:
+        """Read the token file again, and replace what requests may ask for and get where they set nothing.
 
         Raises: as `TokenFile.reload`; then nothing changes.
         """
         self.token.reload()
-        self.conversions.reader = replace(self.conversions.reader, defaults=defaults)
+        self.conversions.reader = _reader(settings, defaults, match_rule)
 
 
 @asynccontextmanager
@@ -108,7 +108,7 @@ async def open_http_server(
     ready: Callable[[], str],
     states: Callable[[], Mapping[str, str]],
     defaults: ConvertOptions,
-    namespace: str = "default",
+    match_rule: MatchRule,
     timeouts: Timeouts = Timeouts(),
 ) -> AsyncIterator[HttpServer]:
     """Serve until the block ends, which also ends requests that wait for a job or follow jobs.
@@ -119,7 +119,7 @@ async def open_http_server(
         ready: returns why the daemon cannot work, empty if it can; must not block. The text is public.
         states: returns what is wrong with each dependency, empty if nothing; as `ready`.
         defaults: options where a request sets none.
-        namespace: containerd namespace where a request sets none.
+        match_rule: finds the rule for a source.
     Raises:
         UsageError: no token file is configured, or its token is invalid.
         NydusServiceError: the address is in use, or not one of this machine.
@@ -127,10 +127,9 @@ async def open_http_server(
     if settings.token_file is None:
         raise UsageError("[http] address needs a token_file: a file with the token that clients have to show")
     token = TokenFile(settings.token_file)
-    reader = SubmissionReader(AllowedSources(settings.allowed_sources), defaults, namespace)
     conversions = Conversions(
         job_service,
-        reader,
+        _reader(settings, defaults, match_rule),
         max_body=settings.max_body,
         body_timeout_s=timeouts.body_s,
         beat_s=timeouts.beat_s,
@@ -150,6 +149,12 @@ async def open_http_server(
             yield HttpServer(addresses, app, token, conversions)
         finally:
             conversions.closing.set()
+
+
+def _reader(settings: HttpSection, defaults: ConvertOptions, match_rule: MatchRule) -> SubmissionReader:
+    sources = AllowedSources(settings.allowed_sources)
+    targets = AllowedTargets(settings.allowed_targets, settings.namespaces)
+    return SubmissionReader(sources, targets, defaults, match_rule)
 
 
 @asynccontextmanager

@@ -3,25 +3,34 @@
     Harbor's webhook    {"type": "PUSH_ARTIFACT", "event_data": {"resources": [{"resource_url": "…"}]}, …}
     by hand             {"source": "…", "target": "…", "namespace": "…", "options": {…}, "priority": 0}
 
+Without `target`, the rules of the configuration name it. Any other target needs a pattern in
+`http.allowed_targets`.
+
 Sources: goharbor/acceleration-service docs/api.md, pkg/model/model.go, pkg/router/task_create.go;
 goharbor.io, "Configure Webhook Notifications".
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias, TypeVar
 
 import msgspec
 
 from nydus_service.api.bounds import LIST_LENGTH_MAX, TEXT_SIZE_MAX, check_json
-from nydus_service.api.http.access import AllowedSources, check_remote
-from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.api.http.access import AllowedSources, AllowedTargets, check_remote
+from nydus_service.convert.references import check_target
+from nydus_service.errors import NotAllowedError, UnsupportedError, UsageError
 from nydus_service.jobs.job import JobRequest
-from nydus_service.oci.names import check_namespace
 from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import ConvertOptions
 
 PUSH_ARTIFACT: Final = "PUSH_ARTIFACT"
 PRIORITY_MAX: Final = 1000
+
+MatchRule: TypeAlias = Callable[[str, str, str], tuple[str, ConvertOptions] | None]
+"""Returns the target and the options that the rules have for an image; None if no rule matches.
+
+The arguments are the image's name, its namespace, and its digest, which may be empty."""
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
@@ -60,7 +69,7 @@ class ConversionRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A request by hand. Options that it does not set have the values of the daemon's configuration."""
 
     source: _Text
-    target: _Text
+    target: _Text = ""
     namespace: _Text = ""
     options: dict[str, Any] = {}
     priority: Annotated[int, msgspec.Meta(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0
@@ -87,20 +96,23 @@ class SubmissionReader:
     """Reads bodies with the daemon's defaults.
 
     Attributes:
-        defaults: options where a body sets none.
-        namespace: containerd namespace where a body sets none.
+        sources, targets: what bodies may name.
+        defaults: options where neither a body nor the rule that names the target sets any.
+        match_rule: finds the rule for a source.
     """
 
-    allowed: AllowedSources
+    sources: AllowedSources
+    targets: AllowedTargets
     defaults: ConvertOptions
-    namespace: str
+    match_rule: MatchRule
 
     def read(self, body: bytes) -> Submission:
         """Read a body.
 
         Raises:
             UsageError: the body is not JSON, a field is unknown or of a wrong type, or a reference invalid.
-            NotAllowedError: the source may not be converted, or a reference is a path on this machine.
+            NotAllowedError: the source, the target or the namespace is not allowed, a reference is a path on
+                this machine, or the body may not replace an image.
             UnsupportedError: the body has Harbor's CloudEvents format, an image is in a registry, or a
                 transport or an option's value is not supported.
         """
@@ -117,32 +129,45 @@ class SubmissionReader:
 
     def _read_by_hand(self, body: ConversionRequest) -> Submission:
         check_json(body.options)
-        source, target = _reference("source", body.source), _reference("target", body.target)
-        self.allowed.check(source)
+        source = _reference("source", body.source)
+        self.sources.check(source)
         check_remote("source", source)
+        if source.transport is Transport.REGISTRY:
+            raise _no_registry(source)
+        namespace = self.targets.namespace_of(body.namespace)
+        target, options = self._result_of(body, self.match_rule(source.name, namespace, source.digest or ""))
+        request = JobRequest(source=str(source), target=str(target), namespace=namespace, options=options)
+        return Submission(requests=(request,), priority=body.priority)
+
+    def _result_of(
+        self, body: ConversionRequest, match: tuple[str, ConvertOptions] | None
+    ) -> tuple[ImageReference, ConvertOptions]:
+        """The name of the result, and its options: those of the rule if the name is the rule's."""
+        rule_target, rule_options = match or ("", self.defaults)
+        if not body.target and not rule_target:
+            raise UsageError("the request names no target, and no rule has one for this source")
+        target = _reference("target", body.target or rule_target)
+        by_rule = bool(rule_target) and target == ImageReference.parse(rule_target)
         check_remote("target", target)
-        namespace = body.namespace or self.namespace
-        check_namespace(namespace)
-        registry = [each for each in (source, target) if each.transport is Transport.REGISTRY]
-        if registry:
-            raise _no_registry(*registry)
-        return Submission(
-            requests=(
-                JobRequest(
-                    source=str(source),
-                    target=str(target),
-                    namespace=namespace,
-                    options=ConvertOptions.from_json(body.options, base=self.defaults),
-                ),
-            ),
-            priority=body.priority,
-        )
+        check_target(target)
+        if target.transport is Transport.REGISTRY:
+            raise _no_registry(target)
+        if not by_rule:
+            self.targets.check(target)
+            return target, ConvertOptions.from_json(body.options, base=self.defaults)
+        options = ConvertOptions.from_json(body.options, base=rule_options)
+        if options.replace and not rule_options.replace and not self.targets.has(target):
+            raise NotAllowedError(
+                f"option replace is not allowed for target {str(target)!r}: the rule that names it does not "
+                "set it, and http.allowed_targets has no pattern for the target"
+            )
+        return target, options
 
     def _refuse_push(self, body: PushEvent) -> NoReturn:
         """Raise what is wrong with a webhook; if nothing else is, that its images are in a registry."""
         sources = pushed_images(body)
         for source in sources:
-            self.allowed.check(source)
+            self.sources.check(source)
         raise _no_registry(*sources)
 
 

@@ -66,7 +66,7 @@ class ConvertRequest(_message.Message):
     def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., namespace: _Optional[str] = ..., options: _Optional[_Union[ConvertOptions, _Mapping]] = ...) -> None: ...
 
 class ConvertOptions(_message.Message):
-    __slots__ = ("platforms", "fs_version", "compressor", "chunk_size", "digester", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer", "verify", "force", "compression_level", "max_manifests")
+    __slots__ = ("platforms", "fs_version", "compressor", "chunk_size", "digester", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer", "verify", "force", "compression_level", "replace", "max_manifests")
     PLATFORMS_FIELD_NUMBER: _ClassVar[int]
     FS_VERSION_FIELD_NUMBER: _ClassVar[int]
     COMPRESSOR_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class ConvertOptions(_message.Message):
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     COMPRESSION_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_FIELD_NUMBER: _ClassVar[int]
     MAX_MANIFESTS_FIELD_NUMBER: _ClassVar[int]
     platforms: Strings
     fs_version: str
@@ -92,8 +93,9 @@ class ConvertOptions(_message.Message):
     verify: str
     force: bool
     compression_level: int
+    replace: bool
     max_manifests: int
-    def __init__(self, platforms: _Optional[_Union[Strings, _Mapping]] = ..., fs_version: _Optional[str] = ..., compressor: _Optional[str] = ..., chunk_size: _Optional[int] = ..., digester: _Optional[str] = ..., prefetch_policy: _Optional[str] = ..., prefetch_patterns: _Optional[_Union[Strings, _Mapping]] = ..., oci: _Optional[bool] = ..., with_referrer: _Optional[bool] = ..., verify: _Optional[str] = ..., force: _Optional[bool] = ..., compression_level: _Optional[int] = ..., max_manifests: _Optional[int] = ...) -> None: ...
+    def __init__(self, platforms: _Optional[_Union[Strings, _Mapping]] = ..., fs_version: _Optional[str] = ..., compressor: _Optional[str] = ..., chunk_size: _Optional[int] = ..., digester: _Optional[str] = ..., prefetch_policy: _Optional[str] = ..., prefetch_patterns: _Optional[_Union[Strings, _Mapping]] = ..., oci: _Optional[bool] = ..., with_referrer: _Optional[bool] = ..., verify: _Optional[str] = ..., force: _Optional[bool] = ..., compression_level: _Optional[int] = ..., replace: _Optional[bool] = ..., max_manifests: _Optional[int] = ...) -> None: ...
 
 class Strings(_message.Message):
     __slots__ = ("values",)

@@ -19,6 +19,7 @@ is "nydus-service". The words, and the gRPC status that each one comes with:
   unsupported      UNIMPLEMENTED        this daemon cannot do it; the message says what it lacks
                                         (too_many_manifests: as well)
   not_allowed      PERMISSION_DENIED    the operating system or another server refuses it
+  target_exists    ALREADY_EXISTS       the target is an image that no conversion made; see `replace`
   unreachable      UNAVAILABLE          containerd does not answer
   queue_full       RESOURCE_EXHAUSTED   too much waits already; google.rpc.RetryInfo says when to ask again
   too_many_calls   RESOURCE_EXHAUSTED   too many watch already; as queue_full

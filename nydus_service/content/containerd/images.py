@@ -1,4 +1,8 @@
-"""Names of images in containerd. One Update moves a name, so that name and content are never missing."""
+"""Names of images in containerd. One Update moves a name, so that name and content are never missing.
+
+containerd has no conditional Update. A new name is made by Create, which fails if another program was faster.
+An existing name is looked up immediately before it is moved.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -20,12 +24,12 @@ from nydus_service.content.containerd.records import (
 )
 from nydus_service.content.containerd.rpc import AlreadyThere, Connection
 from nydus_service.content.imagenode import UnreadableImage
-from nydus_service.content.store import Image, ImageNotFound, Provider
+from nydus_service.content.store import CheckReplaced, Image, ImageNotFound, Provider, replace_any
 from nydus_service.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.names import check_label
-from nydus_service.options.hint import SettingHint
+from nydus_service.options.hint import ExistingHint, SettingHint
 
 _NAMES_TOLD = 5
 _TURNS = 5
@@ -44,12 +48,9 @@ class ContainerdImages:
         if not name:
             raise UsageError(f"which image of {self._connection}? Name one; `ctr images list` has them all")
         try:
-            image = _image(await self._get(name))
+            return self._readable(await self._get(name))
         except NotFoundError:
             raise await self._missing(name) from None
-        if isinstance(image, UnreadableImage):
-            raise type(image.error)(f"image {image.name} in {self._connection}: {image.error}")
-        return image
 
     async def list(self) -> list[Image]:
         return [image async for image in self.read_all() if isinstance(image, Image)]
@@ -91,7 +92,7 @@ class ContainerdImages:
         except NotFoundError as exc:
             raise ImageNotFound(str(exc)) from exc
 
-    async def put(self, image: Image) -> None:
+    async def put(self, image: Image, check: CheckReplaced = replace_any) -> None:
         """As `ImageStore.put`. Raises: UsageError: a label is too long for containerd."""
         for key, value in image.labels.items():
             check_label(key, value)
@@ -101,6 +102,7 @@ class ContainerdImages:
                 await self._create(image)
             except AlreadyThere:
                 try:
+                    check(self._readable(await self._get(image.name)))
                     await self._update(image)
                 except NotFoundError:
                     continue  # deleted in between
@@ -118,6 +120,13 @@ class ContainerdImages:
         method, request = self._connection.records.get_image, GetImageRequest(name=name)
         reply = await self._connection.call(method, request, f"look up {name}", namespace=namespace)
         return reply.record
+
+    def _readable(self, record: bytes) -> Image:
+        """Raises: FormatError, UnsupportedError: as `UnreadableImage.error` says."""
+        image = _image(record)
+        if isinstance(image, UnreadableImage):
+            raise type(image.error)(f"image {image.name} in {self._connection}: {image.error}")
+        return image
 
     async def _read_part(self, selected: str) -> Sequence[bytes]:
         method = self._connection.records.list_images
@@ -147,13 +156,15 @@ class ContainerdImages:
                 await self._get(name, namespace)
             except NotFoundError:
                 continue
-            hint = SettingHint("add {}", f"--namespace {namespace}", f"namespace {namespace} to the request")
-            return ImageNotFound(f"{missing}, but namespace {namespace} has", hint=hint)
+            setting = SettingHint(
+                "add {}", f"--namespace {namespace}", f"namespace {namespace} to the request"
+            )
+            return ImageNotFound(missing, hint=ExistingHint(f"namespace {namespace} has it", setting))
         names = [each.name for each in await self.list()]
-        if not names:
-            elsewhere = f"; namespaces there are: {', '.join(others)}" if others else ""
-            return ImageNotFound(f"{missing}; there are no images in it{elsewhere}")
-        return ImageNotFound(f"{missing}; there are: {', '.join(_nearest(name, names))}")
+        if names:
+            return ImageNotFound(missing, hint=ExistingHint(f"there are: {', '.join(_nearest(name, names))}"))
+        elsewhere = f"; namespaces there are: {', '.join(others)}" if others else ""
+        return ImageNotFound(missing, hint=ExistingHint(f"there are no images in it{elsewhere}"))
 
 
 def _nearest(name: str, names: list[str]) -> list[str]:

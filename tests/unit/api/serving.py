@@ -13,6 +13,7 @@ from nydus_service.config.sections import HttpSection
 from nydus_service.jobs.service import JobService
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.triggers.rules import RuleBook
 from tests.unit.api.openapi import checking
 
 TOKEN = "0123456789abcdef-token"
@@ -47,6 +48,8 @@ async def served(
     address: str = "127.0.0.1:0",
     allowed_sources: tuple[str, ...] = (),
     max_body: int = 1 << 20,
+    allowed_targets: tuple[str, ...] = ("*",),
+    rules: RuleBook | None = None,
     timeouts: Timeouts | None = None,
 ) -> AsyncIterator[Served]:
     token_file = folder / "token"
@@ -55,11 +58,14 @@ async def served(
     unready: list[str] = []
     async with open_http_server(
         job_service,
-        HttpSection(address, token_file, allowed_sources, max_body),
+        HttpSection(
+            address, token_file, allowed_sources, max_body, allowed_targets, namespaces=("default", "k8s.io")
+        ),
         metrics_text=lambda: METRICS,
         ready=lambda: unready[0] if unready else "",
         states=lambda: {"containerd": unready[0] if unready else "", "journal": ""},
         defaults=ConvertOptions(build=BuildOptions(compressor="lz4_block"), jobs=1),
+        match_rule=(rules or RuleBook()).match,
         timeouts=timeouts or Timeouts(),
     ) as server:
         url = f"http://{server.addresses[0]}"

@@ -13,9 +13,11 @@ import aiohttp
 import msgspec
 import pytest
 
+from nydus_service.api.http import answers
 from nydus_service.api.http.answers import job_details
 from nydus_service.api.http.server import Timeouts, open_http_server
 from nydus_service.config.sections import HttpSection
+from nydus_service.content.store import ImageNotFound
 from nydus_service.errors import (
     FormatError,
     NoSpaceError,
@@ -26,8 +28,11 @@ from nydus_service.errors import (
 )
 from nydus_service.jobs.job import Job, JobError, JobState
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
+from nydus_service.jobs.retry import describe
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.options.hint import ExistingHint
+from nydus_service.triggers.rules import RuleBook
 from tests.unit.api.jobservice import MemoryBoard, a_job
 from tests.unit.api.serving import CONVERSIONS, METRICS, TOKEN, Served, served
 
@@ -95,7 +100,7 @@ async def test_a_new_token_replaces_the_old_one(tmp_path: Path) -> None:
         at.token_file.write_text("another-token-0123456789")
         at.token_file.chmod(0o400)
         assert (await at.call("GET", CONVERSIONS))[0] == 200
-        at.server.reload(ConvertOptions())
+        at.server.reload(HttpSection(), ConvertOptions(), RuleBook().match)
         assert (await at.call("GET", CONVERSIONS))[0] == 401
         fresh = {"Authorization": "Bearer another-token-0123456789"}
         assert (await at.call("GET", CONVERSIONS, headers=fresh))[0] == 200
@@ -174,6 +179,25 @@ async def test_a_source_that_is_not_allowed_is_refused(tmp_path: Path) -> None:
             status, answer = await at.call("POST", CONVERSIONS, json=body)
             assert (status, answer["code"]) == (403, "ERR_NOT_ALLOWED")
     assert job_service.submitted == []
+
+
+async def test_what_may_be_asked_for_is_reloaded(tmp_path: Path) -> None:
+    async with served(MemoryBoard(), tmp_path, allowed_targets=()) as at:
+        status, answer = await at.call("POST", CONVERSIONS, json=REQUEST)
+        assert (status, answer["error"]) == (403, "not_allowed")
+        settings = HttpSection(allowed_targets=("*-nydus",), namespaces=("k8s.io",))
+        at.server.reload(settings, ConvertOptions(), RuleBook().match)
+        status, job = await at.call("POST", CONVERSIONS, json=REQUEST)
+        assert (status, job["namespace"]) == (202, "k8s.io")
+        at.server.reload(HttpSection(allowed_sources=("other/*",)), ConvertOptions(), RuleBook().match)
+        assert (await at.call("POST", CONVERSIONS, json=REQUEST))[0] == 403
+
+
+async def test_the_names_of_other_images_are_in_no_answer(tmp_path: Path) -> None:
+    error = ImageNotFound("there is no image 'x'", hint=ExistingHint("there are: pause:3.9"))
+    assert "pause:3.9" in str(error)
+    assert answers.error_answer(error).message == describe(error, "http").message == "there is no image 'x'"
+    assert "pause:3.9" in describe(error, "grpc").message
 
 
 async def test_health_as_acceld_has_it(tmp_path: Path) -> None:
@@ -549,6 +573,7 @@ def open_server(settings: HttpSection) -> Any:
         ready=lambda: "",
         states=dict,
         defaults=ConvertOptions(jobs=1),
+        match_rule=RuleBook().match,
     )
 
 

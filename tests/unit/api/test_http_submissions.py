@@ -1,25 +1,37 @@
 """What bodies ask for: Harbor's webhook, and requests by hand."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nydus_service.api.http.access import AllowedSources
+from nydus_service.api.http.access import AllowedSources, AllowedTargets
 from nydus_service.api.http.submissions import SubmissionReader
+from nydus_service.config.sections import DaemonConfig, RuleEntry
 from nydus_service.errors import NotAllowedError, NydusServiceError, UnsupportedError, UsageError
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
+from nydus_service.triggers.rules import RuleBook
 
 HARBOR = Path(__file__).parents[2] / "samples" / "harbor-push-artifact.json"
 DIGEST = "sha256:954b378c375d852eb3c63ab88978f640b4348b01c1b3456a024a81536dafbbf4"
 
 
-def reader(*allowed: str) -> SubmissionReader:
+def reader(*allowed: str, targets: Sequence[str] = ("*",), **rule: Any) -> SubmissionReader:
+    """A reader with a pattern for each target, and with a rule for images like other/*."""
     return SubmissionReader(
-        AllowedSources(allowed), ConvertOptions(build=BuildOptions(compressor="none"), jobs=1), "default"
+        AllowedSources(allowed),
+        AllowedTargets(targets, ("default", "k8s.io")),
+        ConvertOptions(build=BuildOptions(compressor="none"), jobs=1),
+        rules(**rule).match,
     )
+
+
+def rules(target: str = "{name}:{tag}-nydus", **options: Any) -> RuleBook:
+    entry = RuleEntry(source="other/*", target=target, namespaces=("default",), options=options)
+    return RuleBook.of(DaemonConfig(rules=(entry,)))
 
 
 def body(**fields: Any) -> bytes:
@@ -117,6 +129,11 @@ def test_what_a_request_by_hand_leaves_out() -> None:
         (body(target="docker-daemon:x"), UnsupportedError, "target: "),
         (body(source="docker://app:1"), UnsupportedError, "docker://docker.io/library/app:1"),
         (body(target="docker://harbor.example.com/a:1"), UnsupportedError, "harbor.example.com/a:1"),
+        (body(namespace="kube-system"), NotAllowedError, "'kube-system'.*http.namespaces"),
+        (body(namespace="späße"), UsageError, "is not a namespace"),
+        (body(target="x" * 4000), UsageError, "4000 bytes, at most 3936"),
+        (body(target=f"app:1@{DIGEST}"), UsageError, "digest of the result"),
+        (body(target=""), UsageError, "no target, and no rule has one"),
         (body(source="oci:/srv/images:1"), NotAllowedError, "source 'oci:/srv/images:1'"),
         (body(target="oci:/etc/cron.d:1"), NotAllowedError, "target 'oci:/etc/cron.d:1'"),
     ],
@@ -125,3 +142,64 @@ def test_bad_bodies(content: bytes, kind: type[NydusServiceError], said: str) ->
     with pytest.raises(kind, match=said) as refused:
         reader().read(content)
     assert type(refused.value) is kind
+
+
+# Targets: the names that rules give, and those that have a pattern.
+
+
+def by_rule(**fields: Any) -> bytes:
+    return body(**{"source": "other/app:1", "target": ""} | fields)
+
+
+@pytest.mark.parametrize("target", ["", "other/app:1-nydus", "containerd:other/app:1-nydus"])
+def test_a_target_that_a_rule_names_needs_no_pattern(target: str) -> None:
+    submission = reader(targets=(), oci=True).read(by_rule(target=target, options={"verify": "full"}))
+    (request,) = submission.requests
+    assert (request.target, request.namespace) == ("other/app:1-nydus", "default")
+    assert (request.options.oci, request.options.verify) == (True, "full")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (by_rule(target="pause:3.9"), NotAllowedError),
+        (by_rule(target="other/app:1"), NotAllowedError),  # in place
+        (
+            by_rule(target="other/app:1-nydus", namespace="k8s.io"),
+            NotAllowedError,
+        ),  # not the rule's namespace
+        (by_rule(namespace="k8s.io"), UsageError),
+        (body(target="app:1-nydus"), NotAllowedError),
+        (by_rule(source="other/app:1-nydus"), UsageError),  # a rule's result matches no rule
+    ],
+)
+def test_any_other_target_needs_a_pattern(content: bytes, kind: type[NydusServiceError]) -> None:
+    with pytest.raises(kind) as refused:
+        reader(targets=()).read(content)
+    assert type(refused.value) is kind
+
+
+def test_a_pattern_allows_targets() -> None:
+    (request,) = reader(targets=("team/*", "app:*")).read(body()).requests
+    assert request.target == "app:1-nydus"
+    with pytest.raises(NotAllowedError, match=r"'k8s/pause:1'.*http\.allowed_targets"):
+        reader(targets=("team/*", "app:*")).read(body(target="k8s/pause:1"))
+
+
+def test_a_rule_for_digests_needs_a_source_with_its_digest() -> None:
+    one = reader(targets=(), target="{name}:{hex}")
+    with pytest.raises(UsageError, match="no rule has one"):
+        one.read(by_rule())
+    (request,) = one.read(by_rule(source=f"other/app:1@{DIGEST}")).requests
+    assert request.target == f"other/app:{DIGEST.removeprefix('sha256:')}"
+
+
+def test_only_who_may_name_a_target_may_replace_it() -> None:
+    asked = by_rule(options={"replace": True})
+    with pytest.raises(NotAllowedError, match="option replace is not allowed for target 'other/app:1-nydus'"):
+        reader(targets=()).read(asked)
+    for one in (reader(targets=("other/*",)), reader(targets=(), replace=True)):
+        (request,) = one.read(asked).requests
+        assert request.options.replace
+    (request,) = reader(targets=(), replace=True).read(by_rule(options={"replace": False})).requests
+    assert not request.options.replace

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio.lowlevel
 
 from nydus_service.content.store import (
+    CheckReplaced,
     ContentInfo,
     ContentNotFound,
     ContentStore,
@@ -18,6 +19,7 @@ from nydus_service.content.store import (
     ReaderAt,
     Stores,
     UnexpectedContent,
+    replace_any,
 )
 from nydus_service.errors import NoSpaceError
 from nydus_service.oci.descriptor import Descriptor
@@ -138,8 +140,10 @@ class _Images:
     async def list(self) -> list[Image]:
         return [*self._memory.images.values()]
 
-    async def put(self, image: Image) -> None:
+    async def put(self, image: Image, check: CheckReplaced = replace_any) -> None:
         assert image.target.digest in self._memory.blobs
+        if image.name in self._memory.images:
+            check(self._memory.images[image.name])
         self._memory.images[image.name] = image
 
     async def delete(self, name: str) -> None:

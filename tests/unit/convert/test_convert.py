@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from nydus_service.builder.verification import (
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
-from nydus_service.content.store import ContentNotFound, Location, Stores, UnexpectedContent
+from nydus_service.content.store import ContentNotFound, Image, Location, Stores, UnexpectedContent
 from nydus_service.convert.encoding import encode
 from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.progress import (
@@ -53,6 +54,7 @@ from nydus_service.convert.progress import (
     VerifyStarted,
 )
 from nydus_service.convert.result import ConvertResult
+from nydus_service.convert.uptodate import TargetExists
 from nydus_service.convert.verification import ResultDiffers
 from nydus_service.errors import Surface
 from nydus_service.oci.descriptor import Descriptor
@@ -555,6 +557,122 @@ class TestAgain:
         assert shown["fingerprint"] == result.fingerprint
 
 
+class TestTakenName:
+    """A name that another image has: only earlier results and the source itself are replaced."""
+
+    @pytest.fixture
+    async def other(self, run: Run) -> Descriptor:
+        """The image of somebody else that has the target's name."""
+        make = Maker(run.source)
+        await make.name("app", await make.image(BASE))
+        return await make.name("app-nydus", await make.image(TOP), {"vendor/label": "other"})
+
+    async def test_is_refused_before_any_work(self, run: Run, other: Descriptor) -> None:
+        for force in (False, True):
+            with pytest.raises(TargetExists) as refused:
+                await run.convert(force=force)
+            assert (refused.value.code, refused.value.exit_code) == ("target_exists", 7)
+        places = Location(run.source, "app"), Location(run.target, "app-nydus")
+        with pytest.raises(TargetExists):
+            await preview_image(*places, run.builder, ConvertOptions())
+        assert (await run.target.images.get("app-nydus")).target == other
+        assert (run.builder.packed, run.events) == ([], [])
+        error = refused.value
+        assert "app-nydus: an image with this name exists, and no earlier conversion made it;" in str(error)
+        assert str(error).endswith("choose another name, or replace the image with --replace")
+        assert error.text(Surface.LABEL).endswith("with nydus-service/convert.options=replace=true")
+        assert error.text(Surface.HTTP).endswith("with the option replace=true")
+
+    async def test_is_replaced_if_asked_and_then_is_a_result(self, run: Run, other: Descriptor) -> None:
+        first = await run.convert(replace=True)
+        assert (await run.target.images.get("app-nydus")).target.digest == first.target.digest != other.digest
+        assert (await run.convert()).status == "unchanged"
+        second = await run.convert(compressor="none")
+        make = Maker(run.source)
+        await make.name("app", await make.image(TOP, EMPTY))
+        third = await run.convert()
+        assert len({first.target.digest, second.target.digest, third.target.digest}) == 3
+
+    async def test_of_a_result_of_the_first_versions(self, run: Run, memory: Memory) -> None:
+        make = Maker(run.source)
+        await make.name("app", await make.image(BASE))
+        await run.convert()
+        image = memory.images["app-nydus"]
+        labels = {key: value for key, value in image.labels.items() if key != "nydus-service/named"}
+        memory.images["app-nydus"] = replace(image, labels=labels)
+        assert (await run.convert()).status == "unchanged"
+        memory.images["app-nydus"] = replace(image, labels=labels | {"nydus-service/fingerprint": "older"})
+        assert (await run.convert()).status == "converted"
+
+    async def test_that_was_pulled_over_a_result(self, run: Run, memory: Memory, other: Descriptor) -> None:
+        """CRI keeps the labels of the result."""
+        await run.convert(replace=True)
+        memory.images["app-nydus"] = replace(memory.images["app-nydus"], target=other)
+        with pytest.raises(TargetExists):
+            await run.convert()
+        assert memory.images["app-nydus"].target == other
+
+    async def test_with_copied_labels_of_a_result(self, run: Run, memory: Memory) -> None:
+        """`ctr images tag` copies them."""
+        make = Maker(run.source)
+        await make.name("app", await make.image(BASE))
+        await run.convert()
+        memory.images["kept"] = replace(memory.images["app-nydus"], name="kept")
+        assert (await run.convert(to="kept")).status == "unchanged"
+        with pytest.raises(TargetExists):
+            await run.convert(to="kept", compressor="none")
+
+    @pytest.mark.parametrize("to", ["app-nydus", "app"])
+    @pytest.mark.parametrize("event", [Planned, VerifyFinished])
+    async def test_that_was_free_or_a_result_at_the_start(
+        self, run: Run, memory: Memory, to: str, event: type[Event]
+    ) -> None:
+        """Somebody gives the name to another image while the conversion runs."""
+        make = Maker(run.source)
+        source = await make.name("app", await make.image(BASE))
+        other = Image(to, Descriptor(await make.image(TOP)))
+
+        def progress(happened: Event) -> None:
+            if isinstance(happened, event):
+                memory.images[to] = other
+
+        async def convert(**options: Any) -> ConvertResult:
+            places = Location(run.source, "app", source.digest), Location(run.target, to)
+            wanted = ConvertOptions(**grouped(options))
+            return await convert_image(*places, run.builder, VerifierProcess(), wanted, progress=progress)
+
+        with pytest.raises(TargetExists) as refused:
+            await convert()
+        assert ("convert it again" in str(refused.value)) == (to == "app")
+        assert memory.images[to] == other
+        memory.images["app"] = Image("app", source)
+        if to != "app":
+            del memory.images[to]
+        assert (await convert(replace=True)).status == "converted"
+
+    async def test_of_the_source_in_another_store(self, run: Run, layout: Run, tmp_path: Path) -> None:
+        """The same name there is that of another image."""
+        for stores in (run.source, layout.target):
+            make = Maker(stores)
+            await make.name("app", await make.image(BASE))
+        with pytest.raises(TargetExists):
+            await Run(run.source, layout.target, tmp_path).convert(to="app")
+
+    async def test_of_an_image_that_needed_nothing(self, layout: Run) -> None:
+        """It got its name by a conversion, so the next one replaces it; somebody else's stays."""
+        make = Maker(layout.source)
+        await make.name("app", await make.image())
+        await layout.convert()
+        await make.name("app", await make.image(BASE))
+        assert (await layout.convert()).status == "converted"
+        await make.name("app", await make.image())
+        assert (await layout.convert()).reason == "it has no layers"
+        assert (await layout.convert()).reason == "it has no layers"
+        await make.name("other", await make.image(TOP))
+        with pytest.raises(TargetExists):
+            await layout.convert(to="other")
+
+
 class TestTwoStores:
     async def test_what_passes_is_copied_and_source_layers_are_not(
         self, layout: Run, run: Run, memory: Memory, tmp_path: Path
@@ -729,6 +847,7 @@ class TestLabels:
             "nydus-service/source": image["digest"],
             "nydus-service/fingerprint": result.fingerprint,
             "nydus-service/verified": "tree",
+            "nydus-service/named": f"app-nydus@{result.target.digest}",
         }
 
     async def test_labels_are_set_on_documents_that_are_there_already(self, run: Run, memory: Memory) -> None:

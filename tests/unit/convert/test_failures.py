@@ -430,7 +430,7 @@ async def test_a_name_that_is_taken_keeps_what_it_meant(scene: Scene, tmp_path: 
     before = await scene.make.name("app-nydus", await scene.make.image(TOP))
     await scene.make.name("app", await scene.make.image(BASE))
     with scene.left_as_it_was(), pytest.raises(BuilderFailed):
-        await scene.convert(fake_builder(tmp_path, "exit 1\n"))
+        await scene.convert(fake_builder(tmp_path, "exit 1\n"), replace=True)
     assert (await scene.stores.images.get("app-nydus")).target == before
 
 

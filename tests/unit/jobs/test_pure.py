@@ -64,7 +64,8 @@ class TestRecord:
         assert image.layers[0].source.to_json()["org.example.new"] == [1]
         again = pack(ended).data
         expected = data.replace(
-            b'"force":false}', b'"force":false,"compression_level":3,"max_manifests":128}'
+            b'"force":false}',
+            b'"force":false,"compression_level":3,"replace":false,"max_manifests":128}',
         )
         assert json.loads(again) == json.loads(expected)
         # A whole number of seconds was read as a float.

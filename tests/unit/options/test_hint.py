@@ -11,7 +11,7 @@ import nydus_service
 from nydus_service.errors import NotFoundError, Surface
 from nydus_service.oci.platform import Platform
 from nydus_service.options.convert import ConvertOptions
-from nydus_service.options.hint import OptionHint, SettingHint
+from nydus_service.options.hint import ExistingHint, OptionHint, SettingHint
 from nydus_service.triggers.labels import OPTIONS, parse_options
 
 PLATFORM = OptionHint("name it with {}", "platforms", "linux/arm64")
@@ -43,7 +43,7 @@ def test_an_option(surface: Surface, said: str) -> None:
 def test_a_flag() -> None:
     hint = OptionHint("try {}", "oci")
     texts = [hint.text(surface) for surface in Surface]
-    assert texts == ["try --oci", f"try {OPTIONS}=oci=true", "try the option oci=true"]
+    assert texts == ["try --oci", f"try {OPTIONS}=oci=true", *["try the option oci=true"] * 2]
 
 
 def test_what_labels_are_advised_is_what_they_take() -> None:
@@ -55,9 +55,16 @@ def test_a_setting() -> None:
     hint = SettingHint("let {} say it", "--address", "containerd.address")
     assert [hint.text(surface) for surface in Surface] == [
         "let --address say it",
-        "let containerd.address say it",
-        "let containerd.address say it",
+        *["let containerd.address say it"] * 3,
     ]
+
+
+def test_what_exists_is_not_for_clients_of_http() -> None:
+    setting = SettingHint("use {}", "--namespace a{b}", "namespace a{b}")
+    error = NotFoundError("gone", hint=ExistingHint("there is pause:{3}", setting))
+    assert str(error) == "gone; there is pause:{3}: use --namespace a{b}"
+    assert error.text(Surface.REQUEST) == "gone; there is pause:{3}: use namespace a{b}"
+    assert error.text(Surface.HTTP) == "gone"
 
 
 def test_advice_and_details_stay_when_a_subject_is_added() -> None:

@@ -32,6 +32,7 @@ OTHERS: dict[str, Any] = {
     "with_referrer": True,
     "verify": "full",
     "force": True,
+    "replace": True,
     "fs_version": "6",
     "max_manifests": 7,
 }

@@ -111,7 +111,7 @@ def test_a_request_is_digest_convert_and_options() -> None:
         ("containerd:oci:/tmp/x", "app:1", "something else"),
         ("x", "oci:/etc:1", "something else"),
         ("two words", "app:1", "white space"),
-        ("x" * 4000, "app:1", "too long"),
+        ("x" * 4000, "app:1", "4000 bytes, at most 3936"),
     ],
 )
 def test_names_that_make_no_job(target: str, name: str, reason: str) -> None:
