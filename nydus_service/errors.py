@@ -51,7 +51,7 @@ class NydusServiceError(Exception):
 
     @property
     def message(self) -> str:
-        """The text without advice and details."""
+        """The text without advice and details, as it was raised: secrets in it are not hidden."""
         return str(self.args[0]) if self.args else ""
 
     def add_subject(self, subject: str) -> None:
@@ -59,9 +59,11 @@ class NydusServiceError(Exception):
         self.args = (with_subject(self.message, subject),)
 
     def text(self, surface: Surface) -> str:
-        """The whole text, with advice for a surface."""
+        """The whole text, with advice for a surface and without secrets."""
+        from nydus_service.redaction import redact  # not needed to start a builder
+
         advice = self.hint.text(surface) if self.hint else ""
-        return f"{self.message}{'; ' if advice else ''}{advice}{self.details}"
+        return redact(f"{self.message}{'; ' if advice else ''}{advice}{self.details}")
 
     def __str__(self) -> str:
         return self.text(Surface.COMMAND_LINE)

@@ -32,7 +32,6 @@ from nydus_service.errors import (
     UsageError,
 )
 from nydus_service.jobs.queue import QueueFull, ShuttingDown
-from nydus_service.observe.secrets import hide_credentials
 
 DOMAIN: Final = "nydus-service"
 
@@ -135,7 +134,6 @@ def status_of(error: NydusServiceError, **metadata: str) -> Status:
 
 def _cut(message: str) -> str:
     """The beginning of a message that is too large for a status, and how much is missing."""
-    message = hide_credentials(message)
     data = message.encode("utf-8", "backslashreplace")
     if len(data) <= MESSAGE_SIZE_MAX:
         return data.decode()

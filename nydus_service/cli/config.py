@@ -15,6 +15,7 @@ from nydus_service.config.sections import DaemonConfig
 from nydus_service.config.writing import format_config
 from nydus_service.daemon.startup import startup_problems
 from nydus_service.errors import UsageError, from_os_error
+from nydus_service.redaction import redact
 from nydus_service.triggers.rules import RuleBook
 
 
@@ -57,7 +58,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.format == "json":
         print_json({"config": _plain(asdict(config))})
     else:
-        print_line(format_config(config).rstrip("\n"))
+        print_line(redact(format_config(config).rstrip("\n")))
     return 0
 
 
@@ -105,4 +106,4 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+    return redact(str(value)) if isinstance(value, str | Path) else value

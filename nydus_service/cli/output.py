@@ -11,6 +11,7 @@ from typing import Final
 
 from nydus_service.errors import from_os_error
 from nydus_service.oci.visible import visible
+from nydus_service.redaction import redact
 
 _NOT_ASCII: Final = re.compile(r"[^\n -~]")
 """What may have to be escaped in JSON, beyond what the encoder escapes."""
@@ -31,8 +32,8 @@ def print_line(line: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print on stderr."""
-    print(visible(text), file=sys.stderr, flush=True)
+    """Print on stderr, without secrets."""
+    print(visible(redact(text)), file=sys.stderr, flush=True)
 
 
 def _json(document: object, *, indent: int | None) -> str:

@@ -12,7 +12,7 @@ JSON has, in this order: time (RFC 3339, UTC), level, logger, message, the bound
 traceback) if present. The `extra` of a call is added to the fields.
 
 Secrets must not reach the logs: code keeps them in types that do not print them, fields with the name of
-a secret are left out, and the handler removes the secrets that `conceal` names and what looks like one.
+a secret are left out, and the handler passes each line through `redaction.redact`.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-from nydus_service.observe.secrets import Secrets
 from nydus_service.oci.visible import visible
+from nydus_service.redaction import redact
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "json", "console")
@@ -73,16 +73,9 @@ def configure_logs(format: str, level: str, stream: TextIO | None = None) -> Non
         handler.setFormatter(ConsoleFormatter(coloured=on_terminal))
     root = logging.getLogger()
     for before in _line_handlers():
-        handler.secrets = before.secrets
         root.removeHandler(before)
     root.addHandler(handler)
     logging.getLogger(_ROOT).setLevel(level.upper())  # for other packages, the root logger has level warning
-
-
-def conceal(secret: str) -> None:
-    """Remove this text from all later log lines of all loggers."""
-    for handler in _line_handlers():
-        handler.secrets.add(secret)
 
 
 def _line_handlers() -> list["_LineHandler"]:
@@ -95,7 +88,6 @@ class _LineHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__(stream)
         self._follows_stderr = stream is None
-        self.secrets = Secrets()
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._follows_stderr:
@@ -103,7 +95,7 @@ class _LineHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        return self.secrets.hide(super().format(record))
+        return redact(super().format(record))
 
 
 def _bind_context(record: logging.LogRecord) -> bool:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from nydus_service.errors import NydusServiceError, UsageError
+from nydus_service.redaction import redact
 from nydus_service.version import VERSION
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class _OtelJobTrace:
             if error is not None:
                 code = error.code if isinstance(error, NydusServiceError) else type(error).__name__
                 span.set_attribute("error.type", code)
-                span.set_status(Status(StatusCode.ERROR, str(error)))
+                span.set_status(Status(StatusCode.ERROR, redact(str(error))))
             span.end()
         self._open.clear()
 

@@ -15,7 +15,7 @@ import pytest
 PACKAGE = "nydus_service"
 PROJECT = Path(__file__).parents[2]
 
-FOUNDATION = {"errors", "version"}
+FOUNDATION = {"errors", "redaction", "version"}
 PURE = {"oci", "layertar", "tarsplit", "rafs"}
 TAR_PARSERS = {"layertar", "tarsplit"}
 """The builder's and the verification's: neither sees the other, or a mistake of one would be one of both."""
@@ -43,7 +43,8 @@ ALL_BELOW = (
 )
 
 MAY_IMPORT = {
-    "errors": set(),
+    "errors": {"redaction"},
+    "redaction": set(),
     "version": set(),
     "options": FOUNDATION | {"oci"},
     "config": FOUNDATION | {"oci", "options"},

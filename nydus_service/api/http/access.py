@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from nydus_service.errors import NotAllowedError, UsageError, from_os_error
-from nydus_service.observe.logs import conceal
 from nydus_service.oci.names import check_namespace
 from nydus_service.oci.reference import ImageReference, Transport
+from nydus_service.redaction import conceal
 
 TOKEN_LENGTH_MIN: Final = 16
 """Characters. A shorter token could be guessed, since attempts are not rate limited."""

@@ -6,10 +6,17 @@ import logging
 
 import pytest
 
-from nydus_service.observe.logs import conceal, configure_logs
-from nydus_service.observe.secrets import Secrets, hide_credentials
+from nydus_service import redaction
+from nydus_service.errors import NydusServiceError, Surface
+from nydus_service.observe.logs import configure_logs
+from nydus_service.redaction import conceal, redact
 
 SECRET = "s3cr3t-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_known_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_known", set())
 
 
 @pytest.mark.parametrize(
@@ -24,11 +31,18 @@ SECRET = "s3cr3t-0123456789abcdef"
         f"a bearer {SECRET} was refused",
         f"GET https://user:{SECRET}@registry.example/v2/: 401",
         f"http://{SECRET}@collector:4318",
+        f"image 'user:{SECRET}@registry.example/app:1' has no valid name",
+        f"GET /v2/?token={SECRET}&scope=x",
+        f"https://s3.example/blob?X-Amz-Signature={SECRET}",
+        json.dumps({"password": SECRET, "user": "me"}),
+        json.dumps(json.dumps({"identitytoken": SECRET})),
     ],
 )
 def test_what_looks_like_a_credential_is_hidden(text: str) -> None:
-    assert SECRET not in hide_credentials(text)
-    assert "[hidden]" in hide_credentials(text)
+    hidden = redact(text)
+    assert SECRET not in hidden
+    assert "[hidden]" in hidden
+    assert redact(hidden) == hidden
 
 
 @pytest.mark.parametrize(
@@ -38,17 +52,36 @@ def test_what_looks_like_a_credential_is_hidden(text: str) -> None:
         "the header Authorization needs the token: Bearer TOKEN",
         "http://127.0.0.1:4318/v1/traces",
         "basic features: tar-rafs",
+        "docker.io/library/app:1@sha256:" + "0" * 64,
+        "HTTP token file '/etc/token': everybody may write it",
+        "token_file = '/etc/nydus-service/token'",
+        '{"time": "2026-11-29T10:04:18Z", "message": "mail a@b.example"}',
     ],
 )
 def test_other_text_stays(text: str) -> None:
-    assert hide_credentials(text) == text
+    assert redact(text) == text
 
 
 def test_a_known_secret_is_hidden_anywhere() -> None:
-    secrets = Secrets()
-    secrets.add('with"quote\\and-more')
+    conceal('with"quote\\and-more')
     line = json.dumps({"message": 'x with"quote\\and-more y'})
-    assert json.loads(secrets.hide(line)) == {"message": "x [hidden] y"}
+    assert json.loads(redact(line)) == {"message": "x [hidden] y"}
+
+
+def test_no_error_shows_a_secret_on_any_surface() -> None:
+    error = NydusServiceError(f"https://me:{SECRET}@registry.example answers 401")
+    error.prefix(f"Authorization: Bearer {SECRET}")
+    error.details = f"\n  password={SECRET}"
+    for text in (str(error), *map(error.text, Surface)):
+        assert SECRET not in text
+        assert "registry.example answers 401" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["a:" * 50_000, "://" * 50_000, "-token" * 20_000, "bearer " * 20_000, "b" * 99_999]
+)
+def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
+    assert redact(text) == text
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
