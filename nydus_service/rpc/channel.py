@@ -25,7 +25,7 @@ _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a channel does not wait for the back-off of another channel
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # the time of an attempt: a busy server answers late
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _UNIX_OPTIONS: Final = (*_OPTIONS, ("grpc.default_authority", "localhost"))
