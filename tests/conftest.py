@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from nydus_service.config.environment import quiet_grpc
 from tests.containerd import VERSIONS, Daemon, running_daemon
 from tests.processes import let_children_have_signals, let_children_keep_bytecode
+
+quiet_grpc()
 
 # No deadline: a busy machine is no failure. Derandomised: the suite that runs on every change gives
 # the same verdict for the same code; the long tests are the ones that look for new examples.

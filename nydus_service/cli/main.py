@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from nydus_service.cli.output import finish_output, note, open_closed_streams, print_line
+from nydus_service.config.environment import quiet_grpc
 from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, UnsupportedError, from_os_error
 from nydus_service.version import VERSION
 
@@ -97,6 +98,7 @@ class _PrintCompletion(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     open_closed_streams()
+    quiet_grpc()
     words = list(sys.argv[1:] if argv is None else argv)
     verbose = False
     try:

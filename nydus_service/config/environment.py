@@ -72,6 +72,16 @@ def load_settings() -> Settings:
     return settings_from(os.environ)
 
 
+def quiet_grpc() -> None:
+    """Keep the notices of gRPC's core off stderr. GRPC_VERBOSITY, if it is set, decides what it writes.
+
+    The core writes to the descriptor itself, in its own format, and most of it is about the other side: a
+    connection that ends, a client without a certificate. Its errors and the last words of a crash remain.
+    Call this before gRPC is imported.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
 def search_path() -> str:
     """PATH, to search for programs by name."""
     return os.environ.get("PATH", os.defpath)

@@ -12,7 +12,8 @@ ARGV = [sys.executable, "-m", "nydus_service.cli.main"]
 
 def environment(tmp_path: Path | None = None, **more: str) -> dict[str, str]:
     """This process's environment without the variables that steer the program; `tmp_path` for its files."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("NYDUS_", "CONTAINERD_"))}
+    steering = ("NYDUS_", "CONTAINERD_", "GRPC_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
     return kept | ({"TMPDIR": str(tmp_path)} if tmp_path else {}) | more
 
 
