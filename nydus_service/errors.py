@@ -118,6 +118,17 @@ class UnreachableError(NydusServiceError):
     transient = True
 
 
+class ExhaustedError(NydusServiceError):
+    """This process or the machine has no open files, processes or memory left for now."""
+
+    code, exit_code = "exhausted", 8
+    transient = True
+
+
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""Numbers of such errors of the operating system."""
+
+
 class NoSpaceError(NydusServiceError):
     """A file system is full or over quota."""
 
@@ -149,6 +160,8 @@ def from_os_error(exc: OSError, doing: str) -> NydusServiceError:
     message = f"cannot {doing}: {reason}{where}"
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceError(f"{message}; free some space there and run it again")
+    if exc.errno in EXHAUSTED:
+        return ExhaustedError(f"{message}; run it again when less is in progress")
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return NotAllowedError(message)
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):

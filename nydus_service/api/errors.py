@@ -20,6 +20,7 @@ from nydus_service.convert.bounds import TooManyManifests
 from nydus_service.convert.uptodate import TargetExists
 from nydus_service.errors import (
     DiffersError,
+    ExhaustedError,
     FormatError,
     NoSpaceError,
     NotAllowedError,
@@ -61,6 +62,7 @@ _STATUS: Final = {
     "queue_full": StatusCode.RESOURCE_EXHAUSTED,
     "too_many_calls": StatusCode.RESOURCE_EXHAUSTED,
     "no_space": StatusCode.RESOURCE_EXHAUSTED,
+    "exhausted": StatusCode.RESOURCE_EXHAUSTED,
     "corrupt_input": StatusCode.DATA_LOSS,
     "differs": StatusCode.FAILED_PRECONDITION,
     "builder_failed": StatusCode.ABORTED,
@@ -82,6 +84,7 @@ _KINDS: Final[dict[str, type[NydusServiceError]]] = {
         NotAllowedError,
         UnreachableError,
         NoSpaceError,
+        ExhaustedError,
         BuilderFailed,
         QueueFull,
         ShuttingDown,

@@ -14,6 +14,7 @@
 """
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -59,6 +60,7 @@ _KINDS: dict[str, type[errors.NydusServiceError]] = {
         errors.FormatError,
         errors.NotAllowedError,
         errors.NoSpaceError,
+        errors.ExhaustedError,
         errors.SourceDiffersError,
     )
 } | {"killed": BuilderKilled}
@@ -193,6 +195,7 @@ async def open_child(
         limits: its priorities; the caller enforces the timeout.
         fork_server: starts the command if it is one of this project; None: a new interpreter starts.
     Raises:
+        ExhaustedError: the machine has no files, processes or memory left for it.
         BuilderFailed: no process can be started. A program that cannot be executed fails later, with
             exit status 126.
     """
@@ -246,7 +249,10 @@ async def _start(
     try:
         return started.result()
     except OSError as exc:
-        raise BuilderFailed(f"cannot start a process for {shlex.join(command.argv)}: {exc.strerror}") from exc
+        doing = f"start a process for {shlex.join(command.argv)}"
+        if exc.errno in errors.EXHAUSTED or exc.errno == errno.EAGAIN:  # the latter: too many processes
+            raise errors.ExhaustedError(f"cannot {doing}: {exc.strerror}") from exc
+        raise BuilderFailed(f"cannot {doing}: {exc.strerror}") from exc
 
 
 class _Process(Protocol):

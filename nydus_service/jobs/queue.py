@@ -55,7 +55,7 @@ from nydus_service.jobs.index import JobIndex
 from nydus_service.jobs.job import UNDER_WAY, Job, JobError, JobRequest, JobState
 from nydus_service.jobs.journal import Journal
 from nydus_service.jobs.record import pack, request_key
-from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, pause_s
+from nydus_service.jobs.retry import LONGEST_PAUSE_S, describe, known_error, pause_s
 from nydus_service.jobs.run import JobRun
 from nydus_service.jobs.service import Runner, Submitted
 from nydus_service.jobs.subscriptions import Subscriptions
@@ -434,9 +434,10 @@ class JobQueue:
         except Exception as exc:
             if is_cancelled():  # meanwhile, so the error does not matter
                 return None
-            if not isinstance(exc, NydusServiceError):
+            cause = known_error(exc)
+            if not isinstance(cause, NydusServiceError):
                 log.exception("a defect of nydus-service")
-            error = describe(exc, job.origin)
+            error = describe(cause, job.origin)
             outage = await self._dependencies.check(needs_of(job.request)) if error.retryable else None
             if outage:
                 log.warning("the try does not count, because %s: %s", outage.reason, error.message)

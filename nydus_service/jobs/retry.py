@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from nydus_service.errors import NydusServiceError, Surface
+from nydus_service.errors import EXHAUSTED, NydusServiceError, Surface, from_os_error
 from nydus_service.jobs.job import JobError
+from nydus_service.redaction import redact
 
 LONGEST_PAUSE_S: Final = 600.0
 """Longest pause in seconds, after which a job notices that a server is back or space is free."""
@@ -11,6 +12,13 @@ LONGEST_PAUSE_S: Final = 600.0
 
 _SURFACES: Final = {"label": Surface.LABEL, "cli": Surface.COMMAND_LINE, "http": Surface.HTTP}
 """The surfaces on which jobs of these origins show their errors; others are shown as requests."""
+
+
+def known_error(exc: Exception) -> Exception:
+    """The error of this project for an error of the operating system that can happen to any work."""
+    if isinstance(exc, OSError) and exc.errno in EXHAUSTED:
+        return from_os_error(exc, "go on with the job")
+    return exc
 
 
 def describe(exc: Exception, origin: str) -> JobError:
@@ -23,7 +31,7 @@ def describe(exc: Exception, origin: str) -> JobError:
         return JobError(code=exc.code, message=text, retryable=exc.transient)
     if isinstance(exc, MemoryError):
         return JobError(code="no_memory", message="the daemon had no memory left for it", retryable=True)
-    told = f"{type(exc).__name__}: {exc}".rstrip(": ")
+    told = redact(f"{type(exc).__name__}: {exc}".rstrip(": "))
     message = f"{told}; this is a defect of nydus-service, its log has the traceback"
     return JobError(code=NydusServiceError.code, message=message, retryable=False)
 

@@ -182,6 +182,7 @@ _HTTP_STATUS: Final = {
     "shutting_down": 503,
     "unreachable": 503,
     "no_space": 507,
+    "exhausted": 503,
 }
 """Keyed by the code of an error or of one of its base classes."""
 

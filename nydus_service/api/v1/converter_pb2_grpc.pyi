@@ -24,6 +24,7 @@ is "nydus-service". The words, and the gRPC status that each one comes with:
   queue_full       RESOURCE_EXHAUSTED   too much waits already; google.rpc.RetryInfo says when to ask again
   too_many_calls   RESOURCE_EXHAUSTED   too many watch already; as queue_full
   no_space         RESOURCE_EXHAUSTED   a file system is full
+  exhausted        RESOURCE_EXHAUSTED   the daemon has no files or memory left for now
   shutting_down    UNAVAILABLE          the daemon is about to end; ask the next one
   corrupt_input    DATA_LOSS            an image is damaged (source_differs, unexpected_content: as well)
   differs          FAILED_PRECONDITION  a nydus image is not what its source is
