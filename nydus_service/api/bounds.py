@@ -18,6 +18,7 @@ TEXT_SIZE_MAX: Final = REFERENCE_SIZE_MAX
 LIST_LENGTH_MAX: Final = 4096
 """Maximum entries of a list. Options may have lower limits of their own."""
 
+_JOB_ID_MAX: Final = 64
 _DEPTH_MAX: Final = 8
 
 
@@ -36,6 +37,11 @@ def check_message(message: Message, where: str = "") -> None:
 def check_json(fields: dict[str, object]) -> None:
     """Check all texts and lists of a decoded JSON object. Raises: UsageError: as `check_message`."""
     _check("", fields, 0)
+
+
+def job_field(job_id: str) -> dict[str, str]:
+    """The field `job` of log lines and errors. It is left out for a text that is too long to be an id."""
+    return {"job": job_id} if 0 < len(job_id) <= _JOB_ID_MAX else {}
 
 
 def _check(name: str, value: object, depth: int) -> None:

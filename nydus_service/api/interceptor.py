@@ -12,16 +12,15 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from nydus_service.api.bounds import check_message
+from nydus_service.api.bounds import check_message, job_field
 from nydus_service.api.errors import status_of
 from nydus_service.api.messages import refuse_unknown
 from nydus_service.errors import NydusServiceError, UsageError
+from nydus_service.observe.logs import log_context
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _MaybeHandler: TypeAlias = "_Handler | None"
 _Context: TypeAlias = "grpc.aio.ServicerContext[bytes, Any]"
-
-_JOB_ID_MAX: Final = 64
 
 _log: Final = logging.getLogger("nydus_service.api")
 
@@ -55,16 +54,18 @@ def _wrap(handler: _Handler, method: str, request_name: str) -> _Handler:
     decode: Any = handler.request_deserializer
 
     async def answer(data: bytes, context: _Context) -> Any:
-        request: Message | None = None
+        about: dict[str, str] = {}
         try:
             request = _decode(decode, data, request_name)
-            check_message(request)
-            refuse_unknown(request)
-            return await behaviour(request, context)
+            about = job_field(getattr(request, "id", ""))
+            with log_context(**about):
+                check_message(request)
+                refuse_unknown(request)
+                return await behaviour(request, context)
         except NydusServiceError as exc:
-            status = status_of(exc, **_metadata(request))
+            status = status_of(exc, **about)
         except Exception:
-            _log.exception("%s failed unexpectedly", method)
+            _log.exception("%s failed unexpectedly", method, extra=about)
             status = status_of(NydusServiceError("an unexpected error; the daemon's log has more"))
         return await _abort(context, status)
 
@@ -126,9 +127,3 @@ def _decode(decode: Callable[[bytes], Message], data: bytes, name: str) -> Messa
 
 async def _abort(context: _Context, status: Status) -> None:
     await context.abort_with_status(rpc_status.to_status(status))
-
-
-def _metadata(request: Message | None) -> dict[str, str]:
-    """The metadata of ErrorInfo: the job that a request names. A text too long for an id is left out."""
-    job_id = getattr(request, "id", "")
-    return {"job": job_id} if 0 < len(job_id) <= _JOB_ID_MAX else {}

@@ -28,6 +28,7 @@ from nydus_service.jobs.dependencies import Dependencies
 from nydus_service.jobs.job import Job, JobNotFound
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.jobs.service import JobService, Runner
+from nydus_service.observe.logs import log_context
 from nydus_service.oci.platform import Platform
 from nydus_service.options.convert import PLATFORMS_MAX, VERIFY_MODES
 from nydus_service.rpc.cancellation import await_rpc
@@ -78,7 +79,8 @@ class ConverterService(ConverterServicer):
             raise UsageError(f"priority {request.priority} is not from {-PRIORITY_MAX} to {PRIORITY_MAX}")
         asked = self.reader.read(request.request)
         submitted = await self._job_service.submit(asked, origin="grpc", priority=request.priority)
-        _log.info("job %s: %s", submitted.job.id, "joined" if submitted.joined else "accepted")
+        with log_context(job=submitted.job.id, image=asked.source):
+            _log.info("joined" if submitted.joined else "accepted")
         return pb.SubmitResponse(job=job_message(submitted.job), joined=submitted.joined)
 
     async def Get(self, request: pb.GetRequest, context: object) -> pb.Job:
@@ -121,12 +123,12 @@ class ConverterService(ConverterServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: object) -> pb.Job:
         job = await self._job_service.cancel(_whole(request.id))
-        _log.info("job %s: asked to cancel it", job.id)
+        _log.info("a client cancels the job")
         return job_message(job)
 
     async def Retry(self, request: pb.RetryRequest, context: object) -> pb.Job:
         job = await self._job_service.retry(_whole(request.id))
-        _log.info("job %s: asked to retry it", job.id)
+        _log.info("a client retries the job")
         return job_message(job)
 
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:

@@ -16,6 +16,7 @@ from nydus_service.errors import UsageError
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.jobs.service import JobService, Submitted
+from nydus_service.observe.logs import log_context
 
 LIMIT_DEFAULT: Final = 1000
 """Jobs in an answer. acceld returns all its jobs; few daemons have more than this."""
@@ -74,9 +75,8 @@ class Conversions:
             for each in submission.requests
         ]
         for each in submitted:
-            _log.info(
-                "job %s: %s for %s", each.job.id, "joined" if each.joined else "accepted", request.remote
-            )
+            with log_context(job=each.job.id, image=each.job.request.source):
+                _log.info("%s for %s", "joined" if each.joined else "accepted", request.remote)
         if submission.webhook:
             _log.info("event %r of %s: nothing to convert", submission.event, request.remote)
         jobs = [await self._finished(request, each.job) for each in submitted] if wait else []
@@ -106,7 +106,7 @@ class Conversions:
     async def cancel(self, request: web.Request) -> web.Response:
         _query(request, ())
         job = await self._job_service.cancel(request.match_info["id"])
-        _log.info("job %s: %s asks to cancel it", job.id, request.remote)
+        _log.info("%s cancels the job", request.remote)
         return json_response(answers.job_details(job))
 
     async def retry(self, request: web.Request) -> web.Response:
@@ -115,7 +115,7 @@ class Conversions:
             job = await self._job_service.retry(request.match_info["id"])
         except UsageError as exc:  # the request is valid, but not in this state of the job
             return json_response(answers.error_answer(exc), status=409)
-        _log.info("job %s: %s asks to retry it", job.id, request.remote)
+        _log.info("%s retries the job", request.remote)
         return json_response(answers.job_details(job), status=202)
 
     async def follow_all(self, request: web.Request) -> web.StreamResponse:
