@@ -22,6 +22,7 @@ class Service:
 
     Attributes:
         options: of `serve`, beside where things are.
+        wrapper: a command that runs the one that follows it, for the daemon.
         status: of the process that ended last.
     """
 
@@ -29,6 +30,7 @@ class Service:
     containerd: Path
     config: str = "version = 1\n"
     options: tuple[str, ...] = ()
+    wrapper: tuple[str, ...] = ()
     environ: dict[str, str] = field(default_factory=dict)
     status: int | None = None
     _process: "subprocess.Popen[bytes] | None" = None
@@ -65,7 +67,7 @@ class Service:
             manager.settimeout(0.05)
             with (self.place / "log").open("ab") as log:
                 self._process = subprocess.Popen(
-                    [*ARGV, "serve", *self.words(), *self.options],
+                    [*self.wrapper, *ARGV, "serve", *self.words(), *self.options],
                     env=environment(None, NOTIFY_SOCKET=str(notify), **self.environ),
                     stdout=log,
                     stderr=log,

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from nydus_service.api.errors import error_from
 from nydus_service.api.messages import job_from, options_message, outage_from, state_name
@@ -76,6 +77,7 @@ class ApiClient:
             address: the daemon's, for error messages.
         """
         self._stub = ConverterStub(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
         self.address = address
 
     async def submit(
@@ -153,6 +155,12 @@ class ApiClient:
         )
         answer = await self._call(self._stub.Check, request, timeout_s=None)
         return decode(answer.json, CheckResult)
+
+    async def serves(self, service: str) -> bool:
+        """Ask a health check. Raises: NotFoundError: the daemon does not know the service."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = await self._call(self._health.Check, request)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def _call(
         self,

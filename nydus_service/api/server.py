@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
+from nydus_service.api.health import CONFIGURATION, LIVENESS
 from nydus_service.api.interceptor import StatusInterceptor
 from nydus_service.api.listening import binding, placed
 from nydus_service.api.requests import DEFAULT_NAMESPACE, RequestReader
@@ -35,17 +36,23 @@ CALLS_MAX: Final = 1024
 STREAMS_MAX: Final = 256
 """Concurrent calls on one connection; the client's gRPC queues further ones."""
 
-LIVENESS: Final = "liveness"
-"""The service of health checks that asks only whether the daemon answers."""
+CONNECTIONS_MAX: Final = 512
+"""Connections of a listener at a time. One more is closed at once, and its client tries again."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _KEEPALIVE_MS = 60_000
+_HANDSHAKE_MS = 10_000
+"""For TLS and the first bytes of HTTP/2. A connection without them is closed."""
+_IDLE_MS = 300_000
+"""Without a call. The client's gRPC connects again for its next call."""
 _SERVICES = (SERVICE.full_name, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
 _OPTIONS = (
     ("grpc.max_receive_message_length", REQUEST_SIZE_MAX),
     ("grpc.max_concurrent_streams", STREAMS_MAX),
     ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+    ("grpc.max_connection_idle_ms", _IDLE_MS),
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),  # ends the watches of a vanished machine
     ("grpc.so_reuseport", 0),
 )
@@ -79,6 +86,7 @@ class ApiSettings:
         defaults: options where a request sets none.
         namespace: containerd namespace where a request sets none.
         grace_s: seconds that calls in progress may still take when the server ends.
+        connections: the number of connections that each listener accepts at a time.
     """
 
     socket: Path
@@ -87,6 +95,7 @@ class ApiSettings:
     defaults: ConvertOptions = field(default_factory=ConvertOptions)
     namespace: str = DEFAULT_NAMESPACE
     grace_s: float = 5.0
+    connections: int = CONNECTIONS_MAX
 
 
 class _HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no types
@@ -133,6 +142,10 @@ class ApiServer:
             await self.report_health()
             await changed.wait()
 
+    async def report_reload(self, *, well: bool) -> None:
+        """Report to health checks whether the last reload of the configuration was applied."""
+        await self._health.set(CONFIGURATION, _SERVING if well else _NOT_SERVING)
+
     def set_defaults(self, defaults: ConvertOptions) -> None:
         """Replace the default options of later conversions."""
         self._service.reader = replace(self._service.reader, defaults=defaults)
@@ -168,7 +181,9 @@ async def open_api_server(
     reader = RequestReader(settings.defaults, settings.namespace)
     service = ConverterService(job_service, runner, reader, dependencies)
     server = grpc.aio.server(
-        interceptors=[StatusInterceptor(SERVICE)], options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX
+        interceptors=[StatusInterceptor(SERVICE)],
+        options=(*_OPTIONS, ("grpc.max_allowed_incoming_connections", settings.connections)),
+        maximum_concurrent_rpcs=CALLS_MAX,
     )
     add_ConverterServicer_to_server(service, server)
     checks = _HealthService()
@@ -184,6 +199,7 @@ async def open_api_server(
     try:
         api = ApiServer(port, service, checks, dependencies)
         await api.report_health()
+        await api.report_reload(well=True)
         await server.start()
         _log.info("listening at %s%s", settings.socket, f" and port {port}" if port else "")
         try:

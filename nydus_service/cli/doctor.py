@@ -15,7 +15,7 @@ from nydus_service.builder.builder import BuilderFailed
 from nydus_service.builder.embedded import EmbeddedBuilder
 from nydus_service.builder.locate import EMBEDDED, find_builder
 from nydus_service.builder.probe import ProbeCache
-from nydus_service.cli.options import add_common, add_containerd
+from nydus_service.cli.options import add_common, add_containerd, add_socket
 from nydus_service.cli.output import print_json
 from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
@@ -50,6 +50,7 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_containerd(parser)
+    add_socket(parser.add_argument_group("daemon"))
     add_common(parser)
 
 
@@ -60,6 +61,7 @@ async def run(args: argparse.Namespace) -> int:
         *await _builders(settings),
         *_kernel(),
         *await _containerd(choose_daemon(args)),
+        *await _daemon(args),
         *_scratch(settings),
     ]
     if args.format == "json":
@@ -150,6 +152,23 @@ async def _followed(daemon: ContainerdEndpoint) -> list[Finding]:
 
     async with open_image_node(daemon.address) as node:
         return [_daemons(await node.daemons()), await _images(node)]
+
+
+async def _daemon(args: argparse.Namespace) -> list[Finding]:
+    """The daemon at the socket, and whether the settings of its configuration file are in effect."""
+    from nydus_service.api.health import CONFIGURATION
+    from nydus_service.cli.remote import open_daemon  # gRPC: slow to import
+
+    try:
+        async with open_daemon(args) as client:
+            found = [Finding("daemon", "ok", f"it answers at {client.address}")]
+            if not await client.serves(CONFIGURATION):
+                detail = "the last reload failed, the old settings are in effect"
+                advice = "its log has the reason; correct the file (`config check`), then reload it"
+                found.append(Finding("daemon's settings", "warning", detail, advice))
+            return found
+    except NydusServiceError as exc:
+        return [Finding("daemon", "missing", str(exc), "needed only for `--remote`, labels and rules")]
 
 
 def _daemons(signs: Sequence[DaemonSign]) -> Finding:

@@ -27,8 +27,10 @@ from nydus_service.config.environment import Settings, environment, temporary_ro
 from nydus_service.config.sections import DaemonConfig, TriggersSection
 from nydus_service.content.containerd.events import open_image_node
 from nydus_service.content.containerd.probe import ContainerdProbe
+from nydus_service.daemon.files import connections_max, raise_file_limit
 from nydus_service.daemon.identity import open_identity
 from nydus_service.daemon.instrument import count_job, watch_triggers
+from nydus_service.daemon.looplag import measure_loop_lag
 from nydus_service.daemon.notify import Notifier
 from nydus_service.daemon.probes import make_probes
 from nydus_service.daemon.worker import Worker
@@ -75,6 +77,7 @@ async def serve(config: DaemonConfig, settings: Settings, reload: Callable[[], D
 async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterator["Daemon"]:
     """Open the journal and the servers in order, and close them in reverse order."""
     cores = len(os.sched_getaffinity(0))
+    connections = connections_max(raise_file_limit())
     rules = RuleBook.of(config)
     metrics = Metrics()
     tracing = open_tracing(config.tracing.endpoint)
@@ -99,7 +102,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
         metrics.watch_jobs(lambda state: queue.count(JobState(state)), lambda: queue.queued)
         metrics.watch_dependencies(lambda: dependencies.states)
         api = await stack.enter_async_context(
-            open_api_server(queue, worker, _api_settings(config, rules), dependencies)
+            open_api_server(queue, worker, _api_settings(config, rules, connections), dependencies)
         )
         triggers = ImageTriggers(
             queue,
@@ -124,6 +127,7 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
                     states=lambda: daemon.faults,
                     defaults=rules.defaults,
                     match_rule=rules.match,
+                    connections=connections,
                 )
             )
         yield daemon
@@ -164,12 +168,14 @@ def _limits(config: DaemonConfig, settings: Settings, cores: int) -> QueueLimits
     )
 
 
-def _api_settings(config: DaemonConfig, rules: RuleBook) -> ApiSettings:
+def _api_settings(config: DaemonConfig, rules: RuleBook, connections: int) -> ApiSettings:
     grpc = config.grpc
     tls = None
     if grpc.certificate and grpc.key and grpc.client_ca:
         tls = TlsListener(grpc.address, grpc.certificate, grpc.key, grpc.client_ca)
-    return ApiSettings(config.daemon.socket, config.daemon.group, tls, rules.defaults)
+    return ApiSettings(
+        config.daemon.socket, config.daemon.group, tls, rules.defaults, connections=connections
+    )
 
 
 @dataclass(slots=True)
@@ -209,6 +215,7 @@ class Daemon:
                 tasks.start_soon(self.queue.run)
                 tasks.start_soon(self.notifier.keep_alive)
                 tasks.start_soon(self.triggers.run)
+                tasks.start_soon(measure_loop_lag, self.metrics.loop_lagged)
                 self.notifier.ready(f"listening on {self.config.daemon.socket}")
                 log.info("ready on %s", self.config.daemon.socket)
                 async for number in signals:
@@ -246,13 +253,17 @@ class Daemon:
             if self.http is not None:
                 self.http.reload(config.http, rules.defaults, rules.match)
         except NydusServiceError as exc:
-            self.metrics.set_reloaded(well=False)
             log.error("the configuration stays as it was: %s", exc)
+            await self._report_reload(well=False)
         else:
             self.config = replace(self.config, triggers=config.triggers)
             self.api.set_defaults(rules.defaults)
             self.dependencies.require(_required(config.triggers))
             self.triggers.reload(rules, config.triggers)
-            self.metrics.set_reloaded(well=True)
             log.info("rules, triggers, options and token are read anew")
+            await self._report_reload(well=True)
         self.notifier.ready(f"listening on {self.config.daemon.socket}")
+
+    async def _report_reload(self, *, well: bool) -> None:
+        self.metrics.set_reloaded(well=well)
+        await self.api.report_reload(well=well)

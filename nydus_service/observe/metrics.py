@@ -30,6 +30,7 @@ DIRECTIONS: Final = ("in", "out")
 ORIGINS: Final = ("grpc", "http", "label", "event", "cli")
 
 _JOB_BUCKETS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+_LAG_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STAGE_BUCKETS: Final = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 
 
@@ -58,6 +59,9 @@ class Metrics:
         self._make_job_series()
         self._make_work_series()
         self._make_trigger_series()
+        self._loop_lag = self._histogram(
+            "event_loop_lag_seconds", "How late the event loop is, at even moments.", _LAG_BUCKETS
+        )
 
     def set_build(self, version: str, python: str) -> None:
         """Set the version of this program and of Python."""
@@ -155,6 +159,10 @@ class Metrics:
     def set_damaged_jobs(self, count: int) -> None:
         """Set the number of the journal's records that could not be read at the start."""
         self._damaged_jobs.set(count)
+
+    def loop_lagged(self, duration_s: float) -> None:
+        """Record how late the event loop is."""
+        self._loop_lag.observe(duration_s)
 
     def text(self) -> bytes:
         """All values in Prometheus' text format, for a scrape."""

@@ -37,11 +37,14 @@ async def finished(service: Service, source: str, target: str) -> Job:
     return job
 
 
-def http(service: Service, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
+def http(
+    service: Service, path: str, body: dict[str, Any] | None = None, *, method: str | None = None
+) -> tuple[int, str]:
     """The status and the text of an answer. A body is posted."""
     try:
         data = None if body is None else json.dumps(body).encode()
-        request = Request(url_of(service) + path, data, {"Authorization": f"Bearer {TOKEN}"})
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        request = Request(url_of(service) + path, data, headers, method=method)
         with urlopen(request, timeout=90) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as exc:

@@ -12,7 +12,7 @@ import pytest
 from nydus_service.api.client import open_client
 from nydus_service.errors import NydusServiceError
 from tests.compat.requests import CONVERT, import_image, labels_of, until_answered
-from tests.compat.serving import TOKEN, http, with_http
+from tests.compat.serving import TOKEN, http, url_of, with_http
 from tests.containerd import Daemon, new_namespace, running_daemon
 from tests.serving import Service, serving
 from tests.unit.builder.fakes import fake_program
@@ -44,8 +44,7 @@ def daemon() -> Iterator[Daemon]:
 
 def post(service: Service, body: dict[str, str]) -> str:
     """The text of the answer to a request for a conversion."""
-    (said,) = (each["message"] for each in service.records if each["message"].startswith("HTTP on "))
-    url = f"http://{said.removeprefix('HTTP on ')}/api/v1/conversions"
+    url = f"{url_of(service)}/api/v1/conversions"
     try:
         headers = {"Authorization": f"Bearer {TOKEN}"}
         with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=60) as answer:

@@ -129,7 +129,8 @@ def alerts() -> list[dict[str, Any]]:
 def test_alerts_ask_for_series_that_there_are() -> None:
     text = Metrics().text().decode()
     there = set(re.findall(r"(?m)^# TYPE (\w+) (?:counter|gauge)", text))
-    there |= {f"{name}_count" for name in re.findall(r"(?m)^# TYPE (\w+) histogram", text)} | {"up"}
+    histograms = re.findall(r"(?m)^# TYPE (\w+) histogram", text)
+    there |= {f"{name}_{part}" for name in histograms for part in ("count", "bucket")} | {"up"}
     for alert in alerts():
         used = set(re.findall(r"\b(?:nydus_service|process)_\w+\b|\bup\b", alert["expr"]))
         assert used, alert["alert"]

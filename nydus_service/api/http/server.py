@@ -6,9 +6,11 @@
     with the token            all others, including those that do not exist
 
 A client has limited time to send each head (`Timeouts.head_s`) and body, and to receive what it was sent. The
-kernel closes the connection of a client that does not receive in time (TCP_USER_TIMEOUT).
+kernel closes the connection of a client that does not receive in time (TCP_USER_TIMEOUT). The number of
+connections has a limit, see connections.py.
 """
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -20,15 +22,19 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from nydus_service.api.bounds import job_field
 from nydus_service.api.http import answers, openapi
 from nydus_service.api.http.access import AllowedSources, AllowedTargets, TokenFile
+from nydus_service.api.http.connections import Connections
 from nydus_service.api.http.conversions import Conversions, json_response
+from nydus_service.api.http.events import is_gone
 from nydus_service.api.http.page import Page
 from nydus_service.api.http.submissions import MatchRule, SubmissionReader
 from nydus_service.config.sections import HttpSection
 from nydus_service.convert.encoding import encode
 from nydus_service.errors import NydusServiceError, UsageError, from_os_error
 from nydus_service.jobs.service import JobService
+from nydus_service.observe.logs import log_context
 from nydus_service.options.convert import ConvertOptions
 
 METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
@@ -36,6 +42,12 @@ METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 
 HEALTH_PATHS: Final = ("/livez", "/readyz", "/healthz", "/api/v1/health")
 """Whether the daemon answers; whether it is ready, by dependency, in a word, and as acceld says it."""
+
+CONNECTIONS_MAX: Final = 512
+
+_CLIENT_GONE: Final = 499
+"""The status of a request whose client has closed the connection. It is sent to no one. If the error were
+raised, aiohttp would log it with a traceback."""
 
 _LINGERING_S: Final = 2
 """Seconds to read the rest of a refused body; without that the client might miss the answer."""
@@ -110,6 +122,7 @@ async def open_http_server(
     defaults: ConvertOptions,
     match_rule: MatchRule,
     timeouts: Timeouts = Timeouts(),
+    connections: int = CONNECTIONS_MAX,
 ) -> AsyncIterator[HttpServer]:
     """Serve until the block ends, which also ends requests that wait for a job or follow jobs.
 
@@ -120,6 +133,7 @@ async def open_http_server(
         states: returns what is wrong with each dependency, empty if nothing; as `ready`.
         defaults: options where a request sets none.
         match_rule: finds the rule for a source.
+        connections: the number of connections at a time; half of them may be without the token.
     Raises:
         UsageError: no token file is configured, or its token is invalid.
         NydusServiceError: the address is in use, or not one of this machine.
@@ -136,14 +150,14 @@ async def open_http_server(
     )
     access = Access(token)
     app = web.Application(
-        middlewares=[_answer_errors, access.demand_token, _bound_unread(timeouts.unread_s)],
+        middlewares=[_name_job, _answer_errors, access.demand_token, _bound_unread(timeouts.unread_s)],
         client_max_size=settings.max_body,
     )
     app.on_response_prepare.append(_add_headers)
     access.add_open_routes(app, Page(), ready, states)
     conversions.add_routes(app)
     app.router.add_get("/metrics", _metrics(metrics_text))
-    async with _listening(app, settings.address, timeouts) as addresses:
+    async with _listening(app, settings.address, timeouts, access, connections) as addresses:
         _log.info("HTTP on %s", ", ".join(addresses))
         try:
             yield HttpServer(addresses, app, token, conversions)
@@ -159,7 +173,7 @@ def _reader(settings: HttpSection, defaults: ConvertOptions, match_rule: MatchRu
 
 @asynccontextmanager
 async def _listening(
-    app: web.Application, address: str, timeouts: Timeouts
+    app: web.Application, address: str, timeouts: Timeouts, access: "Access", connections: int
 ) -> AsyncIterator[tuple[str, ...]]:
     runner = web.AppRunner(
         app,
@@ -174,12 +188,19 @@ async def _listening(
     _PROTOCOL_LOG.addFilter(_log_briefly)
     await runner.setup()
     try:
+        assert runner.server is not None  # made by `setup`
+        access.connections = Connections(runner.server, connections)
         host, _, port = address.rpartition(":")
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            listener = await asyncio.get_running_loop().create_server(
+                access.connections, host.strip("[]"), int(port)
+            )
         except OSError as exc:
             raise from_os_error(exc, f"listen for HTTP on {address}") from exc
-        yield tuple(map(_printed, runner.addresses))
+        try:
+            yield tuple(_printed(each.getsockname()) for each in listener.sockets)
+        finally:
+            listener.close()
     finally:
         await runner.cleanup()
 
@@ -206,6 +227,8 @@ class Access:
     def __init__(self, token: TokenFile) -> None:
         self._token = token
         self._open: set[Any] = set()
+        self.connections: Connections | None = None
+        """Set once the server listens."""
 
     def add_open_routes(
         self,
@@ -226,7 +249,10 @@ class Access:
         is_open = (
             request.match_info.http_exception is None and request.match_info.route.resource in self._open
         )
-        if is_open or self._token.matches(request.headers.get("Authorization", "")):
+        has_token = self._token.matches(request.headers.get("Authorization", ""))
+        if has_token and self.connections is not None:
+            self.connections.trust(request)
+        if is_open or has_token:
             return await handler(request)
         response = _refuse(401)
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -302,6 +328,13 @@ def _bound_unread(unread_s: float) -> Any:
 
 
 @web.middleware
+async def _name_job(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Give the log lines of a request the job in its path."""
+    with log_context(**job_field(request.match_info.get("id", ""))):
+        return await handler(request)
+
+
+@web.middleware
 async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Answer all errors as JSON. An unexpected error is logged and its text is kept from the client."""
     try:
@@ -323,9 +356,9 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
         if status == 503:
             response.headers["Retry-After"] = "5"
         return response
-    except (ConnectionError, TimeoutError):
-        raise  # the client closed the connection, so there is no one to answer
-    except Exception:
+    except Exception as exc:
+        if isinstance(exc, ConnectionError | TimeoutError) and is_gone(request):
+            return web.Response(status=_CLIENT_GONE)
         _log.exception("%s %s failed", request.method, request.path)
         return _refuse(500)
 

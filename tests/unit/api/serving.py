@@ -51,6 +51,7 @@ async def served(
     allowed_targets: tuple[str, ...] = ("*",),
     rules: RuleBook | None = None,
     timeouts: Timeouts | None = None,
+    connections: int = 512,
 ) -> AsyncIterator[Served]:
     token_file = folder / "token"
     token_file.write_text(f"{TOKEN}\n")
@@ -67,6 +68,7 @@ async def served(
         defaults=ConvertOptions(build=BuildOptions(compressor="lz4_block"), jobs=1),
         match_rule=(rules or RuleBook()).match,
         timeouts=timeouts or Timeouts(),
+        connections=connections,
     ) as server:
         url = f"http://{server.addresses[0]}"
         headers = {"Authorization": f"Bearer {TOKEN}"}
