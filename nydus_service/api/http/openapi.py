@@ -16,6 +16,7 @@ from nydus_service.api.http import answers, conversions, events
 from nydus_service.api.http.page import FILES
 from nydus_service.api.http.submissions import PUSH_ARTIFACT, ConversionRequest, PushEvent
 from nydus_service.errors import (
+    ExhaustedError,
     NoSpaceError,
     NotAllowedError,
     NydusServiceError,
@@ -59,7 +60,13 @@ _LAST_EVENT: Final[_Json] = {
 
 _ACCESS: Final = (401, 500)
 _BODY: Final = (408, 413, 415)
-_JOURNAL: Final[tuple[_Error, ...]] = (NoSpaceError, NotAllowedError, JournalDamaged, JournalInUse)
+_JOURNAL: Final[tuple[_Error, ...]] = (
+    NoSpaceError,
+    ExhaustedError,
+    NotAllowedError,
+    JournalDamaged,
+    JournalInUse,
+)
 _QUEUES: Final[tuple[_Error, ...]] = (QueueFull, ShuttingDown, *_JOURNAL)
 _BY_ID: Final = (UsageError, JobNotFound, 404)
 
