@@ -70,7 +70,7 @@ def test_a_known_secret_is_hidden_anywhere() -> None:
 
 def test_no_error_shows_a_secret_on_any_surface() -> None:
     error = NydusServiceError(f"https://me:{SECRET}@registry.example answers 401")
-    error.prefix(f"Authorization: Bearer {SECRET}")
+    error.add_subject(f"Authorization: Bearer {SECRET}")
     error.details = f"\n  password={SECRET}"
     for text in (str(error), *map(error.text, Surface)):
         assert SECRET not in text
