@@ -155,6 +155,16 @@ class LayerTarReader:
                 yield entry
         self.end = min(self._next, self._base + self._end)
 
+    @property
+    def wanted(self) -> int:
+        """Bytes from the end of the last piece to the end of what it belongs to: a header, an entry's data,
+        or the padding behind that. With pieces of this size, no data is read before it is asked for.
+        """
+        reached = self._base + self._end
+        if reached < self._data_end:
+            return self._data_end - reached
+        return self._next - reached or BLOCK_SIZE
+
     def read_whole(self) -> bytes:
         """Read the rest of the current entry's content into memory; holes become zeros."""
         entry = self._entry
@@ -390,6 +400,7 @@ class LayerTarReader:
     def _pull(self) -> bool:
         """Go to the next piece; False at the end of the stream, where `_base` is its length."""
         self._base += self._end
+        self._end = 0  # for `wanted`
         self._view = memoryview(self._read())
         self._end = len(self._view)
         self._pos = 0

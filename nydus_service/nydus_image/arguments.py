@@ -13,12 +13,12 @@ from nydus_service.options.arguments import add_argument
 from nydus_service.options.build import BUILD_ROWS
 
 TAR_TYPES = ("tar-rafs", "targz-rafs", "estargz-rafs")
+REFERENCE_TYPE = "targz-ref"
 _OTHER_TYPES = (
     "directory",
     "dir-rafs",
     "estargz-ref",
     "estargztoc-ref",
-    "targz-ref",
     "stargz_index",
     "tar-tarfs",
 )
@@ -161,10 +161,11 @@ def _add_create(commands: Any) -> None:
         "--source-type",
         dest="type",
         action=_Once,
-        choices=(*TAR_TYPES, *_OTHER_TYPES),
+        choices=(*TAR_TYPES, REFERENCE_TYPE, *_OTHER_TYPES),
         default="dir-rafs",
         metavar="type",
-        help=f"conversion type [possible values: {', '.join(TAR_TYPES)}]; compression is detected",
+        help=f"conversion type [possible values: {', '.join((*TAR_TYPES, REFERENCE_TYPE))}]; compression is "
+        f"detected; {REFERENCE_TYPE} needs gzip, and stores only tables",
     )
     option(
         "-B", "--bootstrap", action=_Once, type=Path, metavar="PATH", help="file to write the bootstrap to"

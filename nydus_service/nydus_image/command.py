@@ -26,6 +26,7 @@ from nydus_service.nydus_image.arguments import (
     BUILD_OPTIONS,
     LATER_COMMANDS,
     LEVELS,
+    REFERENCE_TYPE,
     TAR_TYPES,
     build_parser,
 )
@@ -77,10 +78,14 @@ def _source_options(args: argparse.Namespace) -> tuple[Any, Any]:
 def _create(args: argparse.Namespace) -> object:
     from nydus_service.nydus_image.create import CreateOptions, create
 
-    if args.type not in TAR_TYPES:
-        raise UnsupportedError(f"--type {args.type} is not there yet; {', '.join(TAR_TYPES)} are")
+    types = (*TAR_TYPES, REFERENCE_TYPE)
+    if args.type not in types:
+        raise UnsupportedError(f"--type {args.type} is not there yet; {', '.join(types)} are")
     if args.fs_version != "6":
         raise UnsupportedError(f"--fs-version {args.fs_version} is not there: this builder writes version 6")
+    refers = args.type == REFERENCE_TYPE
+    if refers:
+        _settle_reference(args)
     build = build_options_of(args, BUILD_OPTIONS)
     if args.blob is None and args.blob_dir is None:
         raise UsageError("either --blob or --blob-dir is needed")
@@ -102,6 +107,7 @@ def _create(args: argparse.Namespace) -> object:
             blob_toc=args.features == "blob-toc",
             blob_id=args.blob_id,
             build=build,
+            refers=refers,
             repeatable=args.repeatable,
             prefetch=_patterns(args),
             check=check,
@@ -109,8 +115,24 @@ def _create(args: argparse.Namespace) -> object:
         )
     )
     more = {"single_layer": result.single_layer, "diff_id": result.diff_id}
-    _finish(args, result.blob_ids, result.bootstrap, build.compressor, started, result.counters, more)
+    compressor = "gzip" if refers else build.compressor
+    _finish(args, result.blob_ids, result.bootstrap, compressor, started, result.counters, more)
     return result.root
+
+
+def _settle_reference(args: argparse.Namespace) -> None:
+    """Set what tables about a gzip layer do not leave open, as the native builder does.
+
+    Raises: UsageError: an option contradicts the type.
+    """
+    if args.blob_id or args.prefetch_policy == "blob":
+        wrong = "--blob-id" if args.blob_id else "--prefetch-policy blob"
+        raise UsageError(
+            f"--type {REFERENCE_TYPE} conflicts with {wrong}: the layer's bytes stay as they are"
+        )
+    if args.compressor is not None or args.digester not in (None, "sha256"):
+        _log(args, "info", f"--type {REFERENCE_TYPE}: the compressor is gzip, and the digester sha256")
+    args.digester = "sha256"
 
 
 def _merge(args: argparse.Namespace) -> object:

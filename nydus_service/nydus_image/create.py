@@ -1,32 +1,48 @@
 """`create`: convert one layer's tar to a nydus blob, or to a data blob and a separate bootstrap."""
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from nydus_service.layertar.reader import LayerTarReader
-from nydus_service.nydus_image.layertree import ESTARGZ_ENTRIES, LayerTree, record_file_offsets
+from nydus_service.errors import UnsupportedError
+from nydus_service.layertar.reader import LayerTarReader, TarEntry
+from nydus_service.nydus_image.gzipsource import GzipSource
+from nydus_service.nydus_image.layertree import (
+    ESTARGZ_ENTRIES,
+    LayerTree,
+    entry_error,
+    record_file_offsets,
+)
 from nydus_service.nydus_image.output import BlobOutput, write_file
-from nydus_service.nydus_image.pipeline import ChunkPipeline, Data
+from nydus_service.nydus_image.pipeline import ChunkList, ChunkPipeline, Data
 from nydus_service.nydus_image.prefetch import find_inodes
 from nydus_service.nydus_image.recording import TarSplitOptions
 from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_source
 from nydus_service.options.build import BuildOptions
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import pack_header
-from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1
+from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1, pack_v2
 from nydus_service.rafs.codecs import open_compressor
 from nydus_service.rafs.constants import (
     BLOB_ALIGNED,
     BLOB_CAP_TAR_TOC,
+    BLOB_CHUNK_INFO_V2,
     BLOB_HAS_TAR_HEADER,
     BLOB_HAS_TOC,
     BLOB_INLINED_CHUNK_DIGEST,
     BLOB_INLINED_FS_META,
+    BLOB_SEPARATE,
+    BLOB_ZRAN,
+    CHUNK_COMPRESSED,
 )
 from nydus_service.rafs.toc import TocEntry
 from nydus_service.rafs.tree import NO_CHUNKS, Blob, Chunk, Inode
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
+from nydus_service.rafs.zran import pack_contexts
 
 INLINE_BLOB_ID = "x" * 64
 """The placeholder in an inline bootstrap for the digest of the blob that contains it."""
@@ -38,6 +54,8 @@ class CreateOptions:
 
     Attributes:
         build: the build options except the prefetch patterns, which come on standard input.
+        refers: store no content, but tables that refer to the gzip layer `source`. The digester must be
+            sha256; there is no compressor.
         prefetch: the prefetch patterns, each as a tuple of components.
     """
 
@@ -49,6 +67,7 @@ class CreateOptions:
     blob_toc: bool = False
     blob_id: str = ""
     build: BuildOptions = BuildOptions()
+    refers: bool = False
     repeatable: bool = False
     prefetch: tuple[tuple[bytes, ...], ...] = ()
     check: SourceCheck = field(default_factory=SourceCheck)
@@ -79,11 +98,23 @@ def create(options: CreateOptions) -> CreateResult:
         SourceDiffersError: its digest or size differs from `options.check`.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
-    source = LayerSource(open_source(options.source), options.check, options.tar_split)
+    fd = open_source(options.source)
+    if options.refers:
+        gzip_source = GzipSource(fd, options.check, options.tar_split, options.build.chunk_size)
+        return _build(gzip_source, options, partial(_ReferenceBuilder, options, gzip_source))
+    source = LayerSource(fd, options.check, options.tar_split)
+    return _build(source, options, partial(_ContentBuilder, options, source))
+
+
+def _build(
+    source: LayerSource | GzipSource,
+    options: CreateOptions,
+    open_builder: Callable[[BlobOutput], "_LayerBuilder"],
+) -> CreateResult:
     try:
         output = BlobOutput(options.blob, options.blob_dir)
         try:
-            return _LayerBuilder(options, source, output).build()
+            return open_builder(output).build()
         except BaseException:
             output.abandon()
             raise
@@ -91,16 +122,43 @@ def create(options: CreateOptions) -> CreateResult:
         source.close()
 
 
-class _LayerBuilder:
-    """Builds one layer: first the tree and the chunks, then the blob's sections after the chunks."""
+class _Table(NamedTuple):
+    """A plain chunk-info table. `contexts` is the number of contexts at `contexts_at`, both 0 without any."""
 
-    def __init__(self, options: CreateOptions, source: LayerSource, output: BlobOutput) -> None:
+    data: bytes
+    contexts_at: int = 0
+    contexts: int = 0
+
+
+class _LayerBuilder(ABC):
+    """Builds one layer: first the tree and the chunks, then the blob's sections after the chunks.
+
+    Subclasses define what becomes of the content.
+    """
+
+    own_features = 0
+    """Features of the blob in addition to those of all blobs."""
+
+    def __init__(
+        self,
+        options: CreateOptions,
+        source: LayerSource | GzipSource,
+        output: BlobOutput,
+        compressor: str,
+        table_compressor: str,
+    ) -> None:
+        """
+        Args:
+            compressor: of the chunks.
+            table_compressor: of the chunk-info table.
+        """
         self.options = options
         self.source = source
         self.output = output
+        self.table_compressor = table_compressor
         self.framed = options.inline_meta or options.blob_toc
         self.toc: list[TocEntry] = []
-        features = BLOB_ALIGNED | BLOB_CAP_TAR_TOC
+        features = BLOB_ALIGNED | BLOB_CAP_TAR_TOC | self.own_features
         if options.inline_meta:
             features |= BLOB_INLINED_FS_META
         if options.blob_toc:
@@ -108,9 +166,8 @@ class _LayerBuilder:
         if self.framed:
             features |= BLOB_HAS_TAR_HEADER
         build = options.build
-        self.blob = Blob("", build.chunk_size, build.compressor, build.digester, features)
+        self.blob = Blob("", build.chunk_size, compressor, build.digester, features)
         self.tree = LayerTree(own_ids=not options.repeatable)
-        self.data_digest = hashlib.sha256()
 
     def build(self) -> CreateResult:
         if chunks := self._store_content():
@@ -134,10 +191,126 @@ class _LayerBuilder:
             "source_size": self.source.bytes_read,
             "source_plain_size": self.source.bytes_plain,
         }
-        blob_ids = [blob_id] if chunk_count or self.options.inline_meta else []
+        blob_ids = [self._id_of(blob_id)] if chunk_count or self.options.inline_meta else []
         return CreateResult(
             blob_ids, path, self.tree.single_layer, self.source.diff_id, counters, self.tree.root
         )
+
+    @abstractmethod
+    def _store_content(self) -> list[Chunk]:
+        """Read the whole tar. Entries go to the tree. Returns the chunks of the content."""
+
+    @abstractmethod
+    def _end_data(self) -> None:
+        """Write what follows the chunks."""
+
+    @abstractmethod
+    def _pack_table(self, chunks: list[Chunk]) -> _Table:
+        """Pack the chunk-info table."""
+
+    @abstractmethod
+    def _identify(self) -> None:
+        """Set the blob's id and size for the bootstrap inside the blob, of which all before is written."""
+
+    @abstractmethod
+    def _identify_complete(self, blob_id: str) -> None:
+        """Set the blob's id and size for a separate bootstrap."""
+
+    @abstractmethod
+    def _id_of(self, blob_id: str) -> str:
+        """The id in the bootstrap of the blob with this digest, or this given id."""
+
+    def _section(self, name: str, size: int) -> None:
+        """End a section with the tar header after its data."""
+        if self.framed:
+            self.output.write(pack_header(name, size))
+
+    def _write_sections(self, chunks: list[Chunk]) -> None:
+        """Write the sections after the data: the chunk-info table and the chunk digests."""
+        self._end_data()
+        blob, output = self.blob, self.output
+        table = self._pack_table(chunks)
+        size = len(table.data)
+        stored = open_compressor(self.table_compressor)([table.data])[0]
+        blob.ci_compressor = self.table_compressor if len(stored) < size else "none"
+        blob.ci_offset = output.position
+        blob.ci_compressed_size, blob.ci_uncompressed_size = len(stored), size
+        ci_header = ChunkInfoHeader(
+            blob.features,
+            blob.ci_compressor,
+            len(chunks),
+            blob.ci_offset,
+            len(stored),
+            size,
+            table.contexts_at,
+            size - table.contexts_at if table.contexts else 0,
+            table.contexts,
+        ).pack()
+        self._add_to_toc(sections.META, blob.ci_compressor, table.data, stored)
+        output.write(stored)
+        self._add_to_toc(sections.META_HEADER, "none", ci_header, ci_header)
+        output.write(ci_header)
+        self._section(sections.META, len(stored) + len(ci_header))
+
+        if self.options.blob_toc:
+            digests = b"".join(chunk.digest for chunk in chunks)
+            self._add_to_toc(sections.CHUNK_DIGESTS, "none", digests, digests)
+            output.write(digests)
+            self._section(sections.CHUNK_DIGESTS, len(digests))
+
+    def _add_to_toc(self, name: str, compressor: str, plain: Data, stored: Data) -> None:
+        """Add a TOC entry for data that is about to be written at the output's position."""
+        digest = hashlib.sha256(plain).digest()
+        self.toc.append(TocEntry(name, compressor, digest, self.output.position, len(stored), len(plain)))
+
+    def _bootstrap(self) -> memoryview:
+        options, build = self.options, self.options.build
+        image = ImageFormat(build.chunk_size, self.blob.compressor, build.digester, not options.repeatable)
+        blobs = [self.blob] if self.blob.chunk_count else []
+        prefetch = find_inodes(self.tree.root, options.prefetch)
+        data, _ = write_bootstrap(self.tree.root, image, blobs, prefetch)
+        return memoryview(data)
+
+    def _inline_bootstrap(self) -> memoryview:
+        self._identify()
+        stored = bootstrap = self._bootstrap()
+        if self.options.blob_toc:
+            stored = memoryview(open_compressor("zstd")([bootstrap])[0])
+        compressor = "zstd" if len(stored) < len(bootstrap) else "none"
+        self._add_to_toc(sections.BOOTSTRAP, compressor, bootstrap, stored)
+        self.output.write(stored)
+        self._section(sections.BOOTSTRAP, len(stored))
+        return bootstrap
+
+    def _write_toc(self) -> bytes:
+        """Write the TOC. Returns its bytes, entries and tar header; b"" without sections or --features."""
+        if not self.options.blob_toc or not self.toc:
+            return b""
+        entries = b"".join(entry.pack() for entry in self.toc)
+        toc = entries + pack_header(sections.TOC, len(entries))
+        self.output.write(toc)
+        return toc
+
+    def _name_blob(self, toc: bytes) -> str:
+        """Complete the blob's row for a separate bootstrap. Returns the blob id."""
+        blob_id = self.options.blob_id or self.output.hexdigest()
+        if not self.options.inline_meta:
+            self._identify_complete(blob_id)
+            if toc:
+                self.blob.toc_size = len(toc)
+                self.blob.toc_digest = hashlib.sha256(toc).digest()
+        return blob_id
+
+
+class _ContentBuilder(_LayerBuilder):
+    """Stores the content in the blob."""
+
+    source: LayerSource
+
+    def __init__(self, options: CreateOptions, source: LayerSource, output: BlobOutput) -> None:
+        compressor = options.build.compressor
+        super().__init__(options, source, output, compressor, compressor)
+        self.data_digest = hashlib.sha256()
 
     def _store_content(self) -> list[Chunk]:
         """Read the whole tar. Entries go to the tree, content to the blob."""
@@ -169,84 +342,82 @@ class _LayerBuilder:
         self.data_digest.update(data)
         self.output.write(data)
 
-    def _section(self, name: str, size: int) -> None:
-        """End a section with the tar header after its data."""
+    def _end_data(self) -> None:
+        data_size = self.output.position
         if self.framed:
-            self.output.write(pack_header(name, size))
+            self._write_data(pack_header(sections.DATA, data_size))
+        digest, cache_size = self.data_digest.digest(), self.blob.uncompressed_size
+        self.toc.append(TocEntry(sections.DATA, "none", digest, 0, data_size, cache_size))
 
-    def _write_sections(self, chunks: list[Chunk]) -> None:
-        """Write the sections after the data: its header, the chunk-info table, the chunk digests."""
-        blob, output = self.blob, self.output
-        data_size = output.position
-        if self.framed:
-            header = pack_header(sections.DATA, data_size)
-            self._write_data(header)
-        entry = TocEntry(
-            sections.DATA, "none", self.data_digest.digest(), 0, data_size, blob.uncompressed_size
-        )
-        self.toc.append(entry)
+    def _pack_table(self, chunks: list[Chunk]) -> _Table:
+        return _Table(pack_v1(chunks))
 
-        table = pack_v1(chunks)
-        stored = open_compressor(blob.compressor)([table])[0]
-        blob.ci_compressor = blob.compressor if len(stored) < len(table) else "none"
-        blob.ci_offset = output.position
-        blob.ci_compressed_size, blob.ci_uncompressed_size = len(stored), len(table)
-        ci_header = ChunkInfoHeader(
-            blob.features, blob.ci_compressor, len(chunks), blob.ci_offset, len(stored), len(table)
-        ).pack()
-        self._add_to_toc(sections.META, blob.ci_compressor, table, stored)
-        output.write(stored)
-        self._add_to_toc(sections.META_HEADER, "none", ci_header, ci_header)
-        output.write(ci_header)
-        self._section(sections.META, len(stored) + len(ci_header))
-
-        if self.options.blob_toc:
-            digests = b"".join(chunk.digest for chunk in chunks)
-            self._add_to_toc(sections.CHUNK_DIGESTS, "none", digests, digests)
-            output.write(digests)
-            self._section(sections.CHUNK_DIGESTS, len(digests))
-
-    def _add_to_toc(self, name: str, compressor: str, plain: Data, stored: Data) -> None:
-        """Add a TOC entry for data that is about to be written at the output's position."""
-        digest = hashlib.sha256(plain).digest()
-        self.toc.append(TocEntry(name, compressor, digest, self.output.position, len(stored), len(plain)))
-
-    def _bootstrap(self) -> memoryview:
-        options, build = self.options, self.options.build
-        image = ImageFormat(build.chunk_size, build.compressor, build.digester, not options.repeatable)
-        blobs = [self.blob] if self.blob.chunk_count else []
-        prefetch = find_inodes(self.tree.root, options.prefetch)
-        data, _ = write_bootstrap(self.tree.root, image, blobs, prefetch)
-        return memoryview(data)
-
-    def _inline_bootstrap(self) -> memoryview:
+    def _identify(self) -> None:
         self.blob.blob_id = INLINE_BLOB_ID
         self.blob.compressed_size = self.output.position
-        stored = bootstrap = self._bootstrap()
-        if self.options.blob_toc:
-            stored = memoryview(open_compressor("zstd")([bootstrap])[0])
-        compressor = "zstd" if len(stored) < len(bootstrap) else "none"
-        self._add_to_toc(sections.BOOTSTRAP, compressor, bootstrap, stored)
-        self.output.write(stored)
-        self._section(sections.BOOTSTRAP, len(stored))
-        return bootstrap
 
-    def _write_toc(self) -> bytes:
-        """Write the TOC. Returns its bytes, entries and tar header; b"" without sections or --features."""
-        if not self.options.blob_toc or not self.toc:
-            return b""
-        entries = b"".join(entry.pack() for entry in self.toc)
-        toc = entries + pack_header(sections.TOC, len(entries))
-        self.output.write(toc)
-        return toc
+    def _identify_complete(self, blob_id: str) -> None:
+        self.blob.blob_id = blob_id
+        self.blob.compressed_size = self.output.position
 
-    def _name_blob(self, toc: bytes) -> str:
-        """Complete the blob's row for a separate bootstrap. Returns the blob id."""
-        blob_id = self.options.blob_id or self.output.hexdigest()
-        if not self.options.inline_meta:
-            self.blob.blob_id = blob_id
-            self.blob.compressed_size = self.output.position
-            if toc:
-                self.blob.toc_size = len(toc)
-                self.blob.toc_digest = hashlib.sha256(toc).digest()
+    def _id_of(self, blob_id: str) -> str:
         return blob_id
+
+
+class _ReferenceBuilder(_LayerBuilder):
+    """Refers to the content in the gzip layer: the blob has only tables."""
+
+    source: GzipSource
+    own_features = BLOB_CHUNK_INFO_V2 | BLOB_ZRAN | BLOB_SEPARATE
+
+    def __init__(self, options: CreateOptions, source: GzipSource, output: BlobOutput) -> None:
+        super().__init__(options, source, output, compressor="gzip", table_compressor="zstd")
+        self._places: list[tuple[int, int]] = []
+
+    def _store_content(self) -> list[Chunk]:
+        source, chunks = self.source, ChunkList(self.blob)
+        reader = LayerTarReader(lambda: source.read(reader.wanted))
+        for entry in reader:
+            if entry.path not in ESTARGZ_ENTRIES:
+                self.tree.add(entry, tuple(self._chunks_of(entry, reader, chunks)))
+        source.finish()
+        if chunks.reused_elsewhere:
+            record_file_offsets(self.tree.root, self.options.build.chunk_size)
+        return chunks.chunks
+
+    def _chunks_of(self, entry: TarEntry, reader: LayerTarReader, chunks: ChunkList) -> Iterator[Chunk]:
+        if entry.sparse is not None:
+            raise UnsupportedError(
+                str(entry_error(entry, "a sparse file, whose content the layer does not have as it is"))
+            )
+        scanner, chunk_size = self.source.scanner, self.options.build.chunk_size
+        pieces = reader.chunks(chunk_size)
+        for file_offset in range(0, entry.size, chunk_size):
+            scanner.begin()
+            data = next(pieces)
+            place = scanner.end()
+            chunk, is_new = chunks.find(data, file_offset)
+            if is_new:
+                chunk.compressed_offset, chunk.compressed_size = place.in_offset, place.in_size
+                chunk.flags |= CHUNK_COMPRESSED
+                self._places.append((place.context, place.offset))
+            yield chunk
+
+    def _end_data(self) -> None:
+        pass
+
+    def _pack_table(self, chunks: list[Chunk]) -> _Table:
+        rows, contexts = pack_v2(chunks, self._places), self.source.scanner.contexts
+        return _Table(rows + pack_contexts(contexts), len(rows), len(contexts))
+
+    def _identify(self) -> None:
+        self.blob.blob_id = self.source.stored_digest.removeprefix("sha256:")
+        self.blob.compressed_size = self.source.bytes_read
+
+    def _identify_complete(self, blob_id: str) -> None:
+        self._identify()
+        self.blob.meta_digest = bytes.fromhex(blob_id)
+        self.blob.meta_size = self.output.position
+
+    def _id_of(self, blob_id: str) -> str:
+        return self.source.stored_digest.removeprefix("sha256:")

@@ -57,7 +57,56 @@ class _Batch:
         self.done.acquire()
 
 
-class ChunkPipeline:
+class ChunkList:
+    """The chunks of one blob: content is digested, and chunks with the same content are one.
+
+    `chunks` lists all chunks by index.
+    """
+
+    def __init__(self, blob: Blob) -> None:
+        """
+        Args:
+            blob: the row of the chunks; its chunk count and uncompressed size are updated.
+        """
+        self._blob = blob
+        self._hasher = _HASHERS[blob.digester]
+        self._known: dict[bytes, Chunk] = {}
+        self.chunks: list[Chunk] = []
+        self.reused_elsewhere = False
+        """Whether a chunk was reused at another offset of a file than its first one."""
+
+    def find(self, data: Data, file_offset: int) -> tuple[Chunk, bool]:
+        """Find or make the chunk of some content. Returns it, and whether it is new.
+
+        Args:
+            data: 1 byte up to the chunk size.
+            file_offset: its offset in the file, in bytes.
+        Raises:
+            FormatError: the blob has too many chunks, or is too large.
+        """
+        digest: bytes = self._hasher(data).digest()
+        size = len(data)
+        blob = self._blob
+        known = self._known.get(digest)
+        if known is not None and known.uncompressed_size == size:
+            self.reused_elsewhere |= known.file_offset != file_offset
+            return known, False
+        index = blob.chunk_count
+        offset = blob.uncompressed_size
+        if index >= MAX_CHUNKS or offset + size > MAX_UNCOMPRESSED_BLOB_SIZE:
+            raise FormatError(
+                f"one layer with more than {index} chunks or {offset} bytes does not fit a blob"
+            )
+        checksum = crc32c(bytes(data))  # it does not accept views
+        chunk = Chunk(blob, index, digest, CHUNK_HAS_CRC32, 0, size, 0, offset, file_offset, checksum)
+        blob.chunk_count = index + 1
+        blob.uncompressed_size = (offset + size + BLOCK_SIZE - 1) & -BLOCK_SIZE
+        self._known[digest] = chunk
+        self.chunks.append(chunk)
+        return chunk, True
+
+
+class ChunkPipeline(ChunkList):
     """Converts pieces of content to chunks of one blob.
 
     Args of the constructor:
@@ -66,8 +115,8 @@ class ChunkPipeline:
         level: level of the compressor, if it is zstd.
         threads: number of compressing threads; by default one per core.
 
-    `chunks` lists all chunks by index. `finish` waits until everything is written. `close` ends the threads
-    in any state; without `finish`, the output is incomplete.
+    `finish` waits until everything is written. `close` ends the threads in any state; without `finish`, the
+    output is incomplete.
     """
 
     def __init__(
@@ -78,18 +127,13 @@ class ChunkPipeline:
         level: int = ZSTD_LEVEL,
         threads: int | None = None,
     ) -> None:
-        self._blob = blob
+        super().__init__(blob)
         self._level = level
         self._write = write
-        self._hasher = _HASHERS[blob.digester]
         self._batch = _Batch()
-        self._known: dict[bytes, Chunk] = {}
         self._last: tuple[Data, Chunk] | None = None
         self._error: BaseException | None = None
-        self.chunks: list[Chunk] = []
         self.stored_size = 0
-        self.reused_elsewhere = False
-        """Whether a chunk was reused at another offset of a file than its first one."""
         count = threads or len(os.sched_getaffinity(0))
         self._work: Channel[_Batch] = Channel(count + 2)
         self._order: Channel[_Batch] = Channel(count + 2)
@@ -114,33 +158,16 @@ class ChunkPipeline:
             chunk = last[1]
             self.reused_elsewhere |= chunk.file_offset != file_offset
             return chunk
-        digest: bytes = self._hasher(data).digest()
+        chunk, is_new = self.find(data, file_offset)
         size = len(data)
-        blob = self._blob
-        known = self._known.get(digest)
-        if known is not None and known.uncompressed_size == size:
-            chunk = known
-            self.reused_elsewhere |= chunk.file_offset != file_offset
-        else:
-            index = blob.chunk_count
-            offset = blob.uncompressed_size
-            if index >= MAX_CHUNKS or offset + size > MAX_UNCOMPRESSED_BLOB_SIZE:
-                raise FormatError(
-                    f"one layer with more than {index} chunks or {offset} bytes does not fit a blob"
-                )
-            checksum = crc32c(bytes(data))  # it does not accept views
-            chunk = Chunk(blob, index, digest, CHUNK_HAS_CRC32, 0, size, 0, offset, file_offset, checksum)
-            blob.chunk_count = index + 1
-            blob.uncompressed_size = (offset + size + BLOCK_SIZE - 1) & -BLOCK_SIZE
-            self._known[digest] = chunk
-            self.chunks.append(chunk)
+        if is_new:
             batch = self._batch
             batch.chunks.append(chunk)
             batch.pieces.append(data)
             batch.size += size
             if batch.size >= _BATCH_BYTES or len(batch.chunks) >= _BATCH_CHUNKS:
                 self._send()
-        if size == blob.chunk_size:
+        if size == self._blob.chunk_size:
             self._last = (data, chunk)
         return chunk
 

@@ -15,10 +15,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nydus_service.errors import FormatError, SourceDiffersError, from_os_error
+from nydus_service.errors import FormatError, SourceDiffersError, UnsupportedError, from_os_error
 from nydus_service.nydus_image.channel import Channel, Closed
 from nydus_service.nydus_image.recording import TarSplitOptions, record_tar_split
-from nydus_service.oci.compression import open_decompressor, sniff
+from nydus_service.oci.compression import Compression, open_decompressor, sniff
 
 _READ_SIZE = 1 << 18
 _PIECES_AHEAD = 4
@@ -46,6 +46,14 @@ def open_source(path: str) -> int:
         raise from_os_error(exc, f"open the layer {path}") from exc
 
 
+def _require_gzip(kind: Compression) -> Compression:
+    """The way to read a gzip layer as it is stored. Raises: UnsupportedError: it is no gzip layer."""
+    if kind != "gzip":
+        found = "plain" if kind == "none" else kind
+        raise UnsupportedError(f"the layer is {found}, and only a gzip layer can be referred to")
+    return "none"
+
+
 class LayerSource:
     """Returns the decompressed bytes of a layer piece by piece, by `read`.
 
@@ -54,7 +62,18 @@ class LayerSource:
     `diff_id` is set when the whole source was read: the digest of its decompressed bytes, "sha256:…".
     """
 
-    def __init__(self, fd: int, check: SourceCheck, tar_split: TarSplitOptions | None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        check: SourceCheck,
+        tar_split: TarSplitOptions | None,
+        *,
+        keeps_gzip: bool = False,
+    ) -> None:
+        """
+        Args:
+            keeps_gzip: return the bytes of a gzip layer as they are stored, and refuse any other layer.
+        """
         try:
             self._tar_split = None if tar_split is None else record_tar_split(tar_split, check.size)
         except BaseException:
@@ -66,6 +85,7 @@ class LayerSource:
         for each in (fd, self._end_read):
             self._poll.register(each, select.POLLIN)
         self._check = check
+        self._keeps_gzip = keeps_gzip
         self._pieces: Channel[bytes] = Channel(_PIECES_AHEAD)
         self._error: BaseException | None = None
         self._ended = False
@@ -135,6 +155,8 @@ class LayerSource:
                 break
             head += data
         kind = sniff(head)
+        if self._keeps_gzip:
+            kind = _require_gzip(kind)
         self._is_plain = kind == "none"
         try:
             decompressor = open_decompressor(kind)

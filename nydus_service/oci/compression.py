@@ -171,7 +171,7 @@ class _Plain:
 class _Gzip:
     """Decompresses gzip members.
 
-    `_gzip_header_size` parses headers; isal decompresses the rest, and verifies CRC and length. isal can also
+    `gzip_header_size` parses headers; isal decompresses the rest, and verifies CRC and length. isal can also
     parse headers, but loses its position in a header that has, for example, a name and is split between two
     pieces. At a member's end, isal copies all input after it. Layers of eStargz have one member per small
     file, so a member after another one first gets a small slice, then larger ones.
@@ -226,7 +226,7 @@ class _Gzip:
                 raise FormatError(f"gzip data goes on with something else after offset {self._offset}")
             self._offset += len(rest)
             return
-        size = _gzip_header_size(bytes(rest[:_GZIP_HEADER_MAX]), self._offset)
+        size = gzip_header_size(bytes(rest[:_GZIP_HEADER_MAX]), self._offset)
         if size == 0:
             self._header = bytes(rest)
             self._offset += len(rest)
@@ -254,7 +254,7 @@ class _Gzip:
         return part
 
 
-def _gzip_header_size(data: bytes, offset: int) -> int:
+def gzip_header_size(data: bytes, offset: int) -> int:
     """Bytes of a member's header; 0 if `data` has too little of it.
 
     Args:

@@ -16,6 +16,7 @@ from nydus_service.rafs.constants import (
     CHUNK_HAS_CRC32,
     CHUNK_V2_COMPRESSED,
     CHUNK_V2_HAS_CRC32,
+    CHUNK_V2_ZRAN,
     COMPRESSORS,
     MAX_CHUNKS,
     align,
@@ -99,6 +100,11 @@ class ChunkInfoHeader:
             raise FormatError("chunk-info table that grows when it is compressed")
         if self.contexts_offset + self.contexts_size > self.ci_uncompressed_size:
             raise FormatError("contexts of the chunk-info table lie outside of it")
+        if self.features & BLOB_ZRAN and (
+            self.contexts_offset != ENTRY_V2_SIZE * self.chunk_count
+            or not 0 < self.contexts_count <= self.chunk_count
+        ):
+            raise FormatError(f"{self.contexts_count} contexts at {self.contexts_offset} of the table")
 
 
 def check_table_size(features: int, chunk_count: int, size: int) -> None:
@@ -136,7 +142,7 @@ def pack_v1(chunks: Sequence[Chunk]) -> bytes:
     return _pack_words(words)
 
 
-def pack_v2(chunks: Sequence[Chunk]) -> bytes:
+def pack_v2(chunks: Sequence[Chunk], places: Sequence[tuple[int, int]] = ()) -> bytes:
     """Pack the version 2 table: 24 bytes per chunk, three little-endian words. Columns: word, bits, field.
 
     0  0-31   uncompressed_offset >> 12
@@ -144,19 +150,29 @@ def pack_v2(chunks: Sequence[Chunk]) -> bytes:
     0 56-63   flags, constants.CHUNK_V2_*
     1  0-39   compressed_offset
     1 40-63   compressed_size
-    2  0-63   CRC-32C with its flag, otherwise 0
+    2  0-63   zran: context << 32 | offset in its plain bytes; CRC-32C with its flag; otherwise 0
 
-    A CRC of 0 is stored without its flag, because readers refuse the flag with a zero value. Raises:
-    FormatError: a value does not fit.
+    A CRC of 0 is stored without its flag, because readers refuse the flag with a zero value.
+
+    Args:
+        places: for zran chunks, the context and the offset of each.
+    Raises:
+        FormatError: a value does not fit.
     """
     words: list[int] = []
-    for chunk in chunks:
+    for number, chunk in enumerate(chunks):
         flags = CHUNK_V2_COMPRESSED if chunk.flags & CHUNK_COMPRESSED else 0
-        if chunk.flags & CHUNK_HAS_CRC32 and chunk.crc32:
+        data = 0
+        if places:
+            flags |= CHUNK_V2_ZRAN
+            context, offset = places[number]
+            data = context << 32 | offset
+        elif chunk.flags & CHUNK_HAS_CRC32 and chunk.crc32:
             flags |= CHUNK_V2_HAS_CRC32
+            data = chunk.crc32
         words.append(flags << 56 | (chunk.uncompressed_size - 1) << 32 | chunk.uncompressed_offset >> 12)
         words.append(chunk.compressed_size << 40 | chunk.compressed_offset)
-        words.append(chunk.crc32 if flags & CHUNK_V2_HAS_CRC32 else 0)
+        words.append(data)
     return _pack_words(words)
 
 
@@ -176,10 +192,10 @@ def unpack_table(table: bytes | memoryview, header: ChunkInfoHeader, blob: Blob)
         blob: the blob of the chunks, whose sizes bound them.
     Raises:
         FormatError: a chunk lies outside of the blob, or overlaps the slot of another chunk.
-        UnsupportedError: the table has batch or zran chunks.
+        UnsupportedError: the table has batch chunks.
     """
-    if header.features & (BLOB_BATCH | BLOB_ZRAN):
-        raise UnsupportedError("reading batch or zran chunk-info tables is not there yet")
+    if header.features & BLOB_BATCH:
+        raise UnsupportedError("reading batch chunk-info tables is not there yet")
     if len(table) != header.ci_uncompressed_size:
         raise FormatError(f"chunk-info table of {len(table)} bytes, not {header.ci_uncompressed_size}")
     if header.features & BLOB_CHUNK_INFO_V2:
@@ -199,6 +215,19 @@ def unpack_table(table: bytes | memoryview, header: ChunkInfoHeader, blob: Blob)
             raise FormatError(f"chunk {chunk.index} is stored plain, in another size")
         end = align(chunk.uncompressed_offset + chunk.uncompressed_size, 4096)
     return chunks
+
+
+def unpack_places(table: bytes | memoryview, header: ChunkInfoHeader) -> list[tuple[int, int]]:
+    """Read the context of each zran chunk, and its offset in the plain bytes of that.
+
+    Raises: FormatError: a chunk is not a zran chunk, or its context does not exist.
+    """
+    words = Struct(f"<{3 * header.chunk_count}Q").unpack_from(table)
+    places = [(word >> 32, word & 0xFFFFFFFF) for word in words[2::3]]
+    for index, (context, _) in enumerate(places):
+        if not words[3 * index] >> 56 & CHUNK_V2_ZRAN or context >= header.contexts_count:
+            raise FormatError(f"chunk {index} is in context {context} of {header.contexts_count}, or in none")
+    return places
 
 
 def _unpack_v1(table: bytes | memoryview, count: int, blob: Blob) -> list[Chunk]:
