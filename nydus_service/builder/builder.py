@@ -27,6 +27,7 @@ class PackRequest:
         output_json: file to which the process that reads the layer writes its result.
         build: the options that, together with the layer, decide the blob's bytes.
         tar_split: file to write the tar-split of the plain tar to (tarsplit/recorder.py), for verification.
+        refers: the blob has only tables about the layer, which must be gzip.
     """
 
     source_digest: "Digest"
@@ -34,6 +35,7 @@ class PackRequest:
     output_json: Path
     build: BuildOptions = BuildOptions()
     tar_split: Path | None = None
+    refers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +61,31 @@ class PackOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobToMerge:
+    """What a merge needs to know of the nydus blob of a layer. Sizes in bytes.
+
+    Attributes:
+        toc_digest, toc_size: of the table of contents with its header.
+    """
+
+    digest: "Digest"
+    size: int
+    toc_digest: "Digest"
+    toc_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class MergeRequest:
     """Merge the bootstraps of layers into the bootstrap of the image.
 
     Attributes:
         bootstraps: one per layer, lowest first. The file's name up to its first dot is the hex digest of
-            the layer's blob, because builders take the blob id from it.
+            the layer's blob, because builders take the blob id from it; for a blob that refers to a gzip
+            layer, that of the layer.
         target: file to write the image's bootstrap to.
         output_json: file to which the builder writes its result.
         build: the options that the layers were packed with.
+        blobs: one per layer, if a blob refers to its layer; otherwise empty.
         single_layer: the only bootstrap belongs to a layer with `PackOutcome.single_layer`, packed by this
             builder with the same prefetch.
     """
@@ -76,6 +94,7 @@ class MergeRequest:
     target: Path
     output_json: Path
     build: BuildOptions = BuildOptions()
+    blobs: tuple[BlobToMerge, ...] = ()
     single_layer: bool = False
 
 

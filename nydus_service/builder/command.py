@@ -31,7 +31,8 @@ def pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
     first, version = ("prefetch_policy", "fs_version")
     rest = [name for name in BUILD_ROWS if name not in (first, version)]
     arguments = ["create", *_QUIET, *options.argv(first), "--blob", blob, "--whiteout-spec", "none"]
-    arguments += [*options.argv(version), "--type", "tar-rafs", "--blob-inline-meta"]
+    kind = "targz-ref" if request.refers else "tar-rafs"
+    arguments += [*options.argv(version), "--type", kind, "--blob-inline-meta"]
     if options.fs_version == "6":
         arguments += ["--features", "blob-toc"]
     return [*arguments, *options.argv(*rest), source]
@@ -59,7 +60,21 @@ def merge_arguments(request: MergeRequest) -> list[str]:
         *("--output-json", os.fspath(request.output_json), "--bootstrap", os.fspath(request.target)),
         *request.build.argv(*rest),
         *map(operand, request.bootstraps),
+        *_blob_lists(request),
     ]
+
+
+def _blob_lists(request: MergeRequest) -> list[str]:
+    blobs = request.blobs
+    if not blobs:
+        return []
+    lists = {
+        "--blob-digests": [blob.digest.hex for blob in blobs],
+        "--blob-sizes": [str(blob.size) for blob in blobs],
+        "--blob-toc-digests": [blob.toc_digest.hex for blob in blobs],
+        "--blob-toc-sizes": [str(blob.toc_size) for blob in blobs],
+    }
+    return [argument for name, items in lists.items() for argument in (name, ",".join(items))]
 
 
 def promote_arguments(request: MergeRequest) -> list[str]:

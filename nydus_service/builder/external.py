@@ -80,6 +80,11 @@ class ExternalBuilder:
     async def pack(
         self, request: PackRequest, source: AsyncIterable[bytes] | Path, sink: Sink
     ) -> PackOutcome:
+        if request.refers:
+            raise UnsupportedError(
+                f"the builder {self._program} gets plain tars only, and cannot refer to gzip layers: take "
+                "--nydus-image embedded for oci ref"
+            )
         await self._require(features_needed(request))
         with ExitStack() as descriptors:
             patterns = descriptors.enter_context(open_input(prefetch_input(request.build)))

@@ -32,7 +32,7 @@ from nydus_service.options.arguments import add_argument
 from nydus_service.options.convert import TABLE, ConvertOptions
 
 LATER = (
-    "--oci-ref", "--chunk-dict", "--batch-size", "--encrypt", "--encrypt-recipient", "--decryption-key",
+    "--chunk-dict", "--batch-size", "--encrypt", "--encrypt-recipient", "--decryption-key",
     "--merge-platform", "--os-features", "--append-file", "--keep-estargz-index",
     "--backend-type", "--backend-config", "--backend-config-file", "--backend-force-push",
     "--cache", "--hosts-dir", "--insecure-registry",

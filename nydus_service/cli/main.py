@@ -103,7 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = False
     try:
         _refuse_later(words)
-        args = build_parser(words).parse_args(words)
+        from nydus_service.options.arguments import with_implied_values
+
+        args = build_parser(words).parse_args(with_implied_values(words))
         verbose = args.verbose
         status = _run(args)
     except SystemExit as exc:  # argparse: --help, or a usage error that it has reported

@@ -19,6 +19,8 @@ from nydus_service.cli.options import (
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table
+from nydus_service.errors import from_os_error
+from nydus_service.oci.compression import HEAD_SIZE, sniff
 from nydus_service.oci.digest import Digester
 from nydus_service.options.arguments import build_options_of
 
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     OptionGroups(parser).add(build_rows())
     add_builder(parser)
     add_common(parser)
-    add_later(parser, "--batch-size", "--chunk-dict", "--encrypt", "--oci-ref")
+    add_later(parser, "--batch-size", "--chunk-dict", "--encrypt")
 
 
 async def run(args: argparse.Namespace) -> int:
@@ -42,7 +44,9 @@ async def run(args: argparse.Namespace) -> int:
     source_digest, source_size = await anyio.to_thread.run_sync(digest_file, args.source)
     digester = Digester()
     with TemporaryDirectory(prefix="nydus-service-") as scratch, open_replacement(args.target) as file:
-        request = PackRequest(source_digest, source_size, Path(scratch, "create.json"), build)
+        output_json = Path(scratch, "create.json")
+        refers = await anyio.to_thread.run_sync(_refers, build.oci_ref, args.source)
+        request = PackRequest(source_digest, source_size, output_json, build, refers=refers)
 
         def keep(piece: bytes | memoryview) -> None:
             digester.update(piece)
@@ -54,6 +58,17 @@ async def run(args: argparse.Namespace) -> int:
         outcome = await builder.pack(request, args.source, sink)
     _report(args, request, digester, identity, outcome, time.monotonic() - begun)
     return 0
+
+
+def _refers(oci_ref: str, source: Path) -> bool:
+    """Whether the blob is to refer to the layer; with "auto", if that is gzip."""
+    if oci_ref != "auto":
+        return oci_ref == "yes"
+    try:
+        with source.open("rb") as file:
+            return sniff(file.read(HEAD_SIZE)) == "gzip"
+    except OSError as exc:
+        raise from_os_error(exc, f"read the layer {source}") from exc
 
 
 def _report(

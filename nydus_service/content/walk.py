@@ -31,11 +31,12 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
 from nydus_service.content.documents import decode_document, read_bytes
-from nydus_service.content.store import Provider
+from nydus_service.content.store import ContentNotFound, Provider
 from nydus_service.errors import FormatError
+from nydus_service.oci.annotations import referred_layer
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Index, Manifest
-from nydus_service.oci.mediatypes import is_index, is_manifest
+from nydus_service.oci.mediatypes import OCI_LAYER_GZIP, is_index, is_manifest
 
 R = TypeVar("R")
 
@@ -71,7 +72,8 @@ Handler: TypeAlias = Callable[[Node], Awaitable[Sequence[Descriptor]]]
 def children(provider: Provider) -> Handler:
     """Read indexes and manifests, and verify their digests. All other content has no children.
 
-    The children of an index are its entries; those of a manifest are its config, then its layers. The
+    The children of an index are its entries; those of a manifest are its config, then its layers, then the
+    gzip layers to which nydus blobs refer, if the provider has them: another manifest may bring them. The
     subject of a manifest is not a child: a referrer is not a part of its subject.
 
     The handler raises:
@@ -85,9 +87,21 @@ def children(provider: Provider) -> Handler:
             return ()
         node.data = await read_bytes(provider, desc)
         node.document = await decode_document(node.data, desc.digest, kind)
-        return node.document.children
+        inner = node.document.children
+        return [*inner, *await _referred_layers(provider, inner)]
 
     return read
+
+
+async def _referred_layers(provider: Provider, layers: Sequence[Descriptor]) -> list[Descriptor]:
+    found = []
+    for digest in dict.fromkeys(filter(None, map(referred_layer, layers))):
+        try:
+            size = (await provider.info(digest)).size
+        except ContentNotFound:
+            continue
+        found.append(Descriptor.of(OCI_LAYER_GZIP, digest, size))
+    return found
 
 
 def filtered(handler: Handler, keep: Callable[[Node, Descriptor], bool]) -> Handler:

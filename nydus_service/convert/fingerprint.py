@@ -38,10 +38,12 @@ def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
 
 
 def _layer_fields(options: BuildOptions, builder: BuilderIdentity) -> dict[str, Any]:
-    return options.fingerprint_fields() | {
-        "builder": {"name": builder.name, "version": builder.version},
-        "oci_ref": False,  # no option yet; fingerprints have had it from the start
-    }
+    default = {"oci_ref": False}  # fingerprints have had it from the start, before the option
+    return (
+        default
+        | options.fingerprint_fields()
+        | {"builder": {"name": builder.name, "version": builder.version}}
+    )
 
 
 def _digest(fields: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from nydus_service.convert.progress import LayerFinished, LayerProgress, LayerSt
 from nydus_service.convert.rewrite import blob_descriptor
 from nydus_service.errors import FormatError, from_os_error
 from nydus_service.oci.annotations import UNCOMPRESSED
+from nydus_service.oci.compression import HEAD_SIZE, sniff
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.options.convert import ConvertOptions
@@ -42,6 +43,7 @@ class PackedLayer:
         warnings: the end of the builder's stderr.
         single_layer: as in `builder.PackOutcome`.
         diff_id: digest of the layer's plain tar; None if the layer is a nydus blob already.
+        refers: whether the blob refers to the layer for the content.
     """
 
     source: Descriptor
@@ -51,6 +53,12 @@ class PackedLayer:
     warnings: str
     single_layer: bool = False
     diff_id: Digest | None = None
+    refers: bool = False
+
+    @property
+    def blob_id(self) -> Digest:
+        """The digest that the bootstrap names: of what has the content."""
+        return self.source.digest if self.refers else self.blob.digest
 
 
 class LayerPacker:
@@ -120,8 +128,10 @@ class LayerPacker:
         ref = f"nydus-service-layer-{layer.digest}-{self._fingerprint}-{self._lease.id}"
         async with self._lease.content.open_ingest(ref) as ingest:
             flow = _Flow(layer, ingest, self._progress)
-            outcome = await self._run_builder(layer, directory, tar_split, flow)
-            blob = blob_descriptor(ingest.digest, outcome.bytes_out)
+            refers = await self._refers(layer)
+            outcome = await self._run_builder(layer, directory, tar_split, flow, refers)
+            named = layer.digest if refers else ingest.digest
+            blob = blob_descriptor(ingest.digest, outcome.bytes_out, layer.digest if refers else None)
             with _blaming_builder(outcome):
                 is_in_tail = check_end(flow.tail)
             async with AsyncExitStack() as readers:
@@ -130,7 +140,7 @@ class LayerPacker:
                     await _commit(ingest, blob)
                     reader = await readers.enter_async_context(self._lease.content.open_reader(blob))
                 with _blaming_builder(outcome):
-                    metadata = await extract(reader, flow.tail, blob.digest.hex, directory)
+                    metadata = await extract(reader, flow.tail, named.hex, directory)
             yield PackedLayer(
                 layer,
                 blob,
@@ -139,12 +149,23 @@ class LayerPacker:
                 outcome.stderr_tail,
                 outcome.single_layer,
                 outcome.diff_id,
+                refers,
             )
             if is_in_tail:
                 await _commit(ingest, blob)
+            if refers:
+                await copy_image(self._source, self._lease, layer)
+
+    async def _refers(self, layer: Descriptor) -> bool:
+        """Whether the blob of a layer is to refer to it. The builder refuses a layer that is not gzip."""
+        wanted = self._options.build.oci_ref
+        if wanted != "auto":
+            return wanted == "yes"
+        async with self._source.open_reader(layer) as reader:
+            return sniff(await reader.read_at(0, HEAD_SIZE)) == "gzip"
 
     async def _run_builder(
-        self, layer: Descriptor, directory: Path, tar_split: Path | None, flow: "_Flow"
+        self, layer: Descriptor, directory: Path, tar_split: Path | None, flow: "_Flow", refers: bool
     ) -> PackOutcome:
         """Raises: as `Builder.pack`."""
         request = PackRequest(
@@ -153,6 +174,7 @@ class LayerPacker:
             output_json=directory / "create.json",
             build=self._options.build,
             tar_split=tar_split,
+            refers=refers,
         )
         async with self._source.open_reader(layer) as reader:
             source = reader.local_path or flow.pieces(reader)

@@ -9,6 +9,7 @@ import anyio
 import anyio.to_thread
 
 from nydus_service.builder.builder import (
+    BlobToMerge,
     BootstrapLayerOutcome,
     BootstrapLayerRequest,
     Builder,
@@ -58,7 +59,8 @@ async def merge_layers(
         target=bootstrap,
         output_json=directory / "merge.json",
         build=build,
-        single_layer=len(layers) == 1 and layers[0].single_layer,
+        blobs=_blobs_to_merge(layers),
+        single_layer=len(layers) == 1 and layers[0].single_layer and not layers[0].refers,
     )
     with _naming_layers(layers):
         outcome = await builder.merge(request)
@@ -98,6 +100,22 @@ async def commit_bootstrap_layer(
     return BootstrapLayer(written.digest, written.size, written.diff_id)
 
 
+def _blobs_to_merge(layers: Sequence[PackedLayer]) -> tuple[BlobToMerge, ...]:
+    """What the bootstrap must have of the blobs, if one refers to its layer: readers find its tables by it.
+
+    Raises: BuilderFailed: a blob has no table of contents.
+    """
+    if not any(layer.refers for layer in layers):
+        return ()
+    blobs = []
+    for layer in layers:
+        toc_digest, toc_size = layer.metadata.toc_digest, layer.metadata.toc_size
+        if toc_digest is None:
+            raise BuilderFailed(f"the nydus blob {layer.blob.digest} has no table of contents")
+        blobs.append(BlobToMerge(layer.blob.digest, layer.blob.size, toc_digest, toc_size))
+    return tuple(blobs)
+
+
 @contextmanager
 def _naming_layers(layers: Sequence[PackedLayer]) -> Iterator[None]:
     """Replace the paths of bootstraps in an error by the digests of their layers."""
@@ -113,7 +131,7 @@ def _naming_layers(layers: Sequence[PackedLayer]) -> Iterator[None]:
 
 def _check_blobs(outcome: MergeOutcome, layers: Sequence[PackedLayer]) -> None:
     """Refuse a bootstrap with blobs that are not in the layers: the image could not be mounted."""
-    strange = set(outcome.blobs) - {layer.blob.digest.hex for layer in layers}
+    strange = set(outcome.blobs) - {layer.blob_id.hex for layer in layers}
     if strange:
         raise BuilderFailed(
             f"the merged bootstrap refers to blobs that are no layers: {', '.join(sorted(strange))}",

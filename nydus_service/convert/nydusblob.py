@@ -14,6 +14,7 @@ import anyio.to_thread
 
 from nydus_service.content.store import ReaderAt
 from nydus_service.errors import FormatError, from_os_error
+from nydus_service.oci.digest import Digest
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import Range, Section
 from nydus_service.rafs.constants import BLOCK_SIZE, align
@@ -95,13 +96,16 @@ class BlobMetadata:
     """Files with the metadata of a blob.
 
     Attributes:
-        bootstrap: named by the blob's hex digest, as `merge` requires.
+        bootstrap: named by the hex digest of what has the content, as `merge` requires.
         chunk_table: as the runtime caches it: `blob.meta`, padded to whole blocks of 4096 bytes, then
             `blob.meta.header`. None for a blob without chunks.
+        toc_digest, toc_size: of the table of contents with its header, in bytes; None and 0 without one.
     """
 
     bootstrap: Path
     chunk_table: Path | None
+    toc_digest: Digest | None = None
+    toc_size: int = 0
 
 
 async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, directory: Path) -> BlobMetadata:
@@ -110,6 +114,7 @@ async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, dire
     Args:
         reader: of the blob; None if all needed bytes are in the tail.
         tail: the kept end of the blob; may be empty.
+        hex_digest: digest that the bootstrap's file is named by.
         directory: for the files of this blob.
     Raises:
         FormatError: the blob is damaged, or not a nydus blob.
@@ -126,7 +131,11 @@ async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, dire
         header = await blob.search(sections.read_entry(sections.META_HEADER, blob.size))
         padding = bytes(align(len(chunks), BLOCK_SIZE) - len(chunks))
         await anyio.to_thread.run_sync(_write, table, [chunks, padding, header])
-    return BlobMetadata(bootstrap, table)
+    if not toc:
+        return BlobMetadata(bootstrap, table)
+    toc_size = ENTRY_SIZE * len(toc) + sections.HEADER_SIZE
+    stored_toc = await blob.read(Range(blob.size - toc_size, toc_size))
+    return BlobMetadata(bootstrap, table, Digest.of(stored_toc), toc_size)
 
 
 async def unpack_entry(reader: ReaderAt, name: str) -> bytes:
@@ -154,9 +163,9 @@ class _Blob:
             step = await anyio.to_thread.run_sync(_advance, search, data)
             if not isinstance(step, Range):
                 return step.value
-            data = await self._read(step)
+            data = await self.read(step)
 
-    async def _read(self, where: Range) -> bytes:
+    async def read(self, where: Range) -> bytes:
         if self._reader is None or self._tail.has(where):
             return self._tail.read(where.offset, where.size)
         data = await self._reader.read_at(where.offset, where.size)

@@ -232,7 +232,7 @@ class Pipeline:
             verified = await verification.conclude(
                 self._lease.content,
                 merged.bootstrap,
-                [layer.blob for layer in layers],
+                [layer.blob for layer in layers] + [layer.source for layer in layers if layer.refers],
                 builder=self._builders.identity,
                 work_dir=directory,
             )

@@ -52,13 +52,15 @@ class NydusLayers:
     bootstrap: BootstrapLayer
 
 
-def blob_descriptor(digest: Digest, size: int) -> Descriptor:
-    """The descriptor of a nydus blob in a manifest. It takes nothing from the source layer's descriptor.
+def blob_descriptor(digest: Digest, size: int, refers_to: Digest | None = None) -> Descriptor:
+    """The descriptor of a nydus blob in a manifest. It takes nothing else from the source layer's descriptor.
 
     Args:
         size: in bytes.
+        refers_to: the gzip layer that has the content of the blob's files; None if the blob has it.
     """
-    return Descriptor.of(mediatypes.NYDUS_BLOB, digest, size, {keys.NYDUS_BLOB: "true"})
+    annotations = {keys.NYDUS_BLOB: "true"} | ({keys.NYDUS_REF: refers_to} if refers_to else {})
+    return Descriptor.of(mediatypes.NYDUS_BLOB, digest, size, annotations)
 
 
 def bootstrap_descriptor(

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 from nydus_service.content.store import ContentNotFound, Image, ImageNotFound, Provider, Stores
 from nydus_service.content.walk import Node, children, filtered, walk
 from nydus_service.errors import FormatError, NotAllowedError
-from nydus_service.oci.annotations import OWN_PREFIX, is_attestation
+from nydus_service.oci.annotations import OWN_PREFIX, is_attestation, referred_layer
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Index
@@ -92,6 +92,8 @@ async def is_complete(provider: Provider, root: Descriptor) -> bool:
             desc = node.descriptor
             if node.document is None and (await provider.info(desc.digest)).size != desc.size:
                 return False
+            if layer := referred_layer(desc):
+                await provider.info(layer)
     except (ContentNotFound, FormatError):
         return False
     return True

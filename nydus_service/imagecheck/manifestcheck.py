@@ -1,6 +1,7 @@
 """Check one nydus image: its parts, its bootstrap, and its source if one is given."""
 
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
 from nydus_service.imagecheck.manifests import FoundManifest
 from nydus_service.imagecheck.recording import record_tar_split
 from nydus_service.imagecheck.result import Checked
+from nydus_service.oci.annotations import referred_layer
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest, Digester
+from nydus_service.oci.mediatypes import OCI_LAYER_GZIP
 
 
 class ManifestCheck:
@@ -153,11 +156,23 @@ class ManifestCheck:
                     limits=self._limits,
                 )
 
+    async def _referred_layers(self, blobs: Sequence[Descriptor]) -> list[Descriptor]:
+        """The gzip layers that have the content of some blobs.
+
+        Raises: ContentNotFound: the store does not have one.
+        """
+        digests = filter(None, map(referred_layer, blobs))
+        return [
+            Descriptor.of(OCI_LAYER_GZIP, digest, (await self._target.info(digest)).size)
+            for digest in digests
+        ]
+
     async def _blobs(self, manifest: FoundManifest, readers: AsyncExitStack) -> dict[str, str | None]:
         """Hex ids of the image's blobs; in mode full with files of their bytes, verified by digest."""
         assert manifest.manifest is not None
         blobs: dict[str, str | None] = {}
-        for layer in manifest.manifest.layers:
+        layers = manifest.manifest.layers
+        for layer in [*layers, *await self._referred_layers(layers)]:
             if layer == manifest.bootstrap_layer or layer.digest.hex in blobs:
                 continue
             blobs[layer.digest.hex] = None

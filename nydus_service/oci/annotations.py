@@ -4,11 +4,12 @@ Sources: OCI image-spec annotations.md; containerd `docs/garbage-collection.md` 
 `ChildGCLabels`; nydus-snapshotter `pkg/label` and `pkg/converter/constant.go`; BuildKit attestations.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
+from nydus_service.oci.digest import Digest
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 """On an entry of a layout's index.json: its tag."""
@@ -58,16 +59,17 @@ GC_EXPIRE: Final = "containerd.io/gc.expire"
 GC_SNAPSHOT_PREFIX: Final = "containerd.io/gc.ref.snapshot."
 GC_CONTENT: Final = "containerd.io/gc.ref.content"
 GC_CONFIG: Final = f"{GC_CONTENT}.config"
+GC_REF: Final = f"{GC_CONTENT}.nydus-ref."
 
 
-def gc_labels(children: Iterable[Descriptor]) -> dict[str, str]:
+def gc_labels(children: Sequence[Descriptor]) -> dict[str, str]:
     """The labels of a document that protect its children from containerd's garbage collection.
 
     Args:
         children: the entries of an index, or the config and then the layers of a manifest.
     Returns:
         Digests of the children by `containerd.io/gc.ref.content.` + `config`, `l.<i>`, `m.<i>` or `<i>`;
-        each kind is counted from 0.
+        each kind is counted from 0. Gzip layers to which nydus blobs refer have `nydus-ref.<i>`.
     """
     labels: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -77,7 +79,17 @@ def gc_labels(children: Iterable[Descriptor]) -> dict[str, str]:
         counts[kind] = index + 1
         numbered = kind.endswith(".") or index > 0
         labels[f"{kind}{index}" if numbered else kind] = child.digest
-    return labels
+    referred = dict.fromkeys(filter(None, map(referred_layer, children)))
+    return labels | {f"{GC_REF}{index}": digest for index, digest in enumerate(referred)}
+
+
+def referred_layer(blob: Descriptor) -> Digest | None:
+    """The digest of the gzip layer to which a nydus blob refers; None if it has its own content.
+
+    Raises: FormatError: the annotation is no digest.
+    """
+    digest = blob.annotations.get(NYDUS_REF)
+    return None if digest is None else Digest.parse(digest)
 
 
 def _gc_kind(media_type: str) -> str:

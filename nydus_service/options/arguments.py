@@ -33,6 +33,19 @@ def add_argument(parser: "argparse._ActionsContainer", row: Row, **special: Any)
     parser.add_argument(f"--{row.flag}", **(derived | special))
 
 
+def with_implied_values(words: Iterable[str]) -> list[str]:
+    """Complete the options on a command line that are given without their value, by the one that they imply.
+
+    argparse would take the next argument for the value.
+    """
+    implied = {
+        f"--{row.flag}": row.option.kind.to_text(row.option.kind.implied)
+        for row in BUILD_ROWS.values()
+        if row.option.kind.implied is not None and not isinstance(row.option.kind, Flag)
+    }
+    return [f"{word}={implied[word]}" if word in implied else word for word in words]
+
+
 def build_options_of(args: argparse.Namespace, names: Iterable[str] = BUILD_ROWS) -> BuildOptions:
     """Read the build options from the arguments. An option that is not given has its default.
 

@@ -123,16 +123,32 @@ class BuildOptions(NamedTuple):
         ),
     ] = 3
 
+    oci_ref: Annotated[
+        str,
+        Option(
+            Choice("no", "yes", "auto", implied="yes"),
+            "leave gzip layers as they are, and refer to them instead of storing their content again; yes "
+            "refuses other layers, auto packs them",
+            number=15,
+            group=_LAYERS,
+            argv="never",  # the request for a layer says what becomes of it
+            needs=("digester", "sha256"),
+        ),
+    ] = "no"
+
     @classmethod
     def of(cls, given: Mapping[str, Any], base: "BuildOptions | None" = None) -> "BuildOptions":
         """Construct options from the given values, and check them.
 
         Args:
             given: values by name. A value whose required option is not set is refused, even at its default.
+                `oci_ref` sets the digester that it requires, unless one is given.
             base: provides the other values; None: the defaults. An option of `base` whose required option
                 is no longer set is reset to its default.
         Raises: as for `check`.
         """
+        if given.get("oci_ref", "no") != "no" and "digester" not in given:
+            given = {"digester": "sha256", **given}
         options = (base or cls())._replace(**given)
         rest = [row for name, row in BUILD_ROWS.items() if name not in given]
         lost = {row.name: row.default for row in rest if not has_needs(row, options.__getattribute__)}

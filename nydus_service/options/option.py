@@ -23,6 +23,7 @@ class Kind(Generic[T]):
         metavar: the placeholder of a value in help; empty if `choices` take its place.
         choices: all valid values; empty: too many to list.
         proto: type of the field in the API.
+        implied: the value of an option that is given without a value; None if it must have one.
         is_list: whether an option of this kind may be given several times.
     """
 
@@ -30,6 +31,7 @@ class Kind(Generic[T]):
     choices: tuple[str, ...] = ()
     proto = "optional string"
     is_list = False
+    implied: T | None = None
 
     def read(self, name: str, value: object) -> T:
         """Take a value from JSON or TOML. Raises: UsageError: it has another type."""
@@ -68,6 +70,7 @@ class Flag(Kind[bool]):
     """True or false."""
 
     proto = "optional bool"
+    implied = True
 
     def read(self, name: str, value: object) -> bool:
         if not isinstance(value, bool):
@@ -93,12 +96,14 @@ class Flag(Kind[bool]):
 class Choice(Kind[str]):
     """One of a few words."""
 
-    def __init__(self, *choices: str, noun: str = "") -> None:
+    def __init__(self, *choices: str, noun: str = "", implied: str = "") -> None:
         """
         Args:
             noun: the name of the value in messages, if it differs from the option's name.
+            implied: the value of the option without a value on the command line and in labels.
         """
         self.choices = choices
+        self.implied = implied or None
         self._noun = noun
 
     def read(self, name: str, value: object) -> str:

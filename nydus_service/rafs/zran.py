@@ -13,14 +13,22 @@ Source: nydus storage/src/meta/zran.rs and utils/src/compress/zlib_random.rs; RF
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from nydus_service.errors import FormatError
 from nydus_service.oci.compression import gzip_header_size
+from nydus_service.rafs.chunkinfo import (
+    HEADER_SIZE,
+    ChunkInfoHeader,
+    unpack_places,
+    unpack_table,
+)
+from nydus_service.rafs.codecs import decompress
 from nydus_service.rafs.libz import RAW, WINDOW_SIZE, Inflater
+from nydus_service.rafs.tree import Blob, Chunk
 
 CONTEXT_SIZE: Final = 40
 MAX_OUT_SIZE: Final = 1 << 24
@@ -100,6 +108,62 @@ def unpack_contexts(data: bytes | memoryview, count: int, layer_size: int) -> li
         contexts.append(Context(in_at, out_at, byte, bits, window, in_size, out_size))
         before = out_at
     return contexts
+
+
+class ZranTable(NamedTuple):
+    """The contexts of a layer, and for each chunk its context and the offset in the plain bytes of that."""
+
+    contexts: list[Context]
+    places: list[tuple[int, int]]
+
+
+def read_zran_table(blob: Blob, read: Callable[[int, int], bytes]) -> ZranTable:
+    """Read the table of a blob that refers to a gzip layer.
+
+    Args:
+        blob: its row of the blob table.
+        read: reads `size` bytes at `offset` of the nydus blob (`read(offset, size)`).
+    Raises:
+        FormatError: the table is damaged, or differs from the row.
+    """
+    header = ChunkInfoHeader.unpack(read(blob.ci_offset + blob.ci_compressed_size, HEADER_SIZE))
+    row = (blob.ci_compressor, blob.chunk_count, blob.ci_offset, blob.ci_compressed_size)
+    if (*row, blob.ci_uncompressed_size) != (
+        header.ci_compressor,
+        header.chunk_count,
+        header.ci_offset,
+        header.ci_compressed_size,
+        header.ci_uncompressed_size,
+    ):
+        raise FormatError(f"the chunk-info table of blob {blob.blob_id} is not the one of its row")
+    stored = read(blob.ci_offset, blob.ci_compressed_size)
+    table = decompress(blob.ci_compressor, stored, blob.ci_uncompressed_size)
+    unpack_table(table, header, blob)
+    contexts_end = header.contexts_offset + header.contexts_size
+    rows = memoryview(table)[header.contexts_offset : contexts_end]
+    contexts = unpack_contexts(rows, header.contexts_count, blob.compressed_size)
+    return ZranTable(contexts, unpack_places(table, header))
+
+
+def read_chunk(table: ZranTable, chunk: Chunk, read: Callable[[int, int], bytes]) -> bytes:
+    """Read the plain bytes of one chunk from the gzip layer, without what is before its context.
+
+    Args:
+        read: reads `size` bytes at `offset` of the layer (`read(offset, size)`).
+    Raises:
+        FormatError: the layer or the table is damaged. The digest is not verified.
+    """
+    number, _ = table.places[chunk.index]
+    context = table.contexts[number]
+    return cut_chunk(table, chunk, decode_context(context, read(context.in_offset, context.in_size)))
+
+
+def cut_chunk(table: ZranTable, chunk: Chunk, plain: bytes) -> bytes:
+    """Cut a chunk out of the plain bytes of its context. Raises: FormatError: it lies outside of them."""
+    _, offset = table.places[chunk.index]
+    if offset + chunk.uncompressed_size > len(plain):
+        raise FormatError(f"chunk {chunk.index} lies outside of its context of {len(plain)} bytes")
+    return plain[offset : offset + chunk.uncompressed_size]
 
 
 def decode_context(context: Context, data: bytes) -> bytes:

@@ -40,7 +40,6 @@ from nydus_service.oci.annotations import CONVERT_OPTIONS, OWN_PREFIX
 from nydus_service.oci.names import LABEL_SIZE_MAX, excerpt
 from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import TABLE, ConvertOptions, find_row
-from nydus_service.options.option import Flag
 from nydus_service.triggers.rules import RuleBook
 
 CONVERT: Final = f"{OWN_PREFIX}convert"
@@ -237,7 +236,8 @@ def refusal_of(exc: NydusServiceError, request: str, daemon: str = "") -> Answer
 def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:
     """Parse options in a label: those of the command line, without the dashes, separated by commas.
 
-    A list option may be repeated (`platform=linux/amd64,platform=linux/arm64`). A flag needs no value.
+    A list option may be repeated (`platform=linux/amd64,platform=linux/arm64`). A flag needs no value, nor
+    does any other option that implies one.
 
     Raises: UsageError, UnsupportedError: an option is invalid; the message names it.
     """
@@ -251,8 +251,9 @@ def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:
         if row.name in values:
             raise UsageError(f"option {key} is there twice")
         try:
-            is_bare_flag = isinstance(row.option.kind, Flag) and not equals
-            values[row.name] = True if is_bare_flag else row.option.kind.parse(value)
+            kind = row.option.kind
+            is_bare = kind.implied is not None and not equals
+            values[row.name] = kind.implied if is_bare else kind.parse(value)
         except ValueError as exc:
             raise UsageError(f"option {key}: {exc}") from None
     return ConvertOptions.from_json(values, base=defaults)
