@@ -157,6 +157,8 @@ def _reader_of(kind: option.Kind[Any]) -> Callable[[Any], Any]:
         return _flag
     if isinstance(kind, option.Number):
         return _whole
+    if kind.implied is not None:
+        return lambda value: kind.implied if _flag(value) else kind.choices[0]
     return _listed("\n") if kind.is_list else str
 
 
@@ -190,7 +192,6 @@ _GONE: Final[dict[str, tuple[frozenset[str], str]]] = {
     "provider.containerd.snapshotter": (frozenset(), "not needed: layers are not unpacked"),
     "converter.harbor_annotation": (_OFF, "no counterpart: the job and the labels say what was converted"),
     f"{_DRIVER}fs_version": (frozenset(("6",)), "only RAFS 6 is written"),
-    f"{_DRIVER}oci_ref": (_OFF, "no counterpart yet"),
     f"{_DRIVER}merge_manifest": (_OFF, "no counterpart yet"),
     f"{_DRIVER}chunk_dict_ref": (_OFF, "no counterpart yet"),
     f"{_DRIVER}fs_align_chunk": (_OFF, "of RAFS 5 alone"),

@@ -22,8 +22,8 @@ from nydus_service.convert.classify import is_nydus
 from nydus_service.convert.failures import about
 from nydus_service.convert.nydusblob import BlobMetadata, BlobTail, check_end, extract
 from nydus_service.convert.progress import LayerFinished, LayerProgress, LayerStarted, Progress
-from nydus_service.convert.rewrite import blob_descriptor
-from nydus_service.errors import FormatError, from_os_error
+from nydus_service.convert.rewrite import blob_descriptor, content_digest
+from nydus_service.errors import FormatError, UnsupportedError, from_os_error
 from nydus_service.oci.annotations import UNCOMPRESSED
 from nydus_service.oci.compression import HEAD_SIZE, sniff
 from nydus_service.oci.descriptor import Descriptor
@@ -43,7 +43,6 @@ class PackedLayer:
         warnings: the end of the builder's stderr.
         single_layer: as in `builder.PackOutcome`.
         diff_id: digest of the layer's plain tar; None if the layer is a nydus blob already.
-        refers: whether the blob refers to the layer for the content.
     """
 
     source: Descriptor
@@ -53,12 +52,16 @@ class PackedLayer:
     warnings: str
     single_layer: bool = False
     diff_id: Digest | None = None
-    refers: bool = False
+
+    @property
+    def refers(self) -> bool:
+        """Whether the blob refers to a gzip layer for the content."""
+        return content_digest(self.blob) != self.blob.digest
 
     @property
     def blob_id(self) -> Digest:
-        """The digest that the bootstrap names: of what has the content."""
-        return self.source.digest if self.refers else self.blob.digest
+        """The digest that the bootstrap names."""
+        return content_digest(self.blob)
 
 
 class LayerPacker:
@@ -129,8 +132,13 @@ class LayerPacker:
         async with self._lease.content.open_ingest(ref) as ingest:
             flow = _Flow(layer, ingest, self._progress)
             refers = await self._refers(layer)
-            outcome = await self._run_builder(layer, directory, tar_split, flow, refers)
-            named = layer.digest if refers else ingest.digest
+            try:
+                outcome = await self._run_builder(layer, directory, tar_split, flow, refers)
+            except UnsupportedError:
+                if not refers or self._options.build.oci_ref != "auto" or ingest.size:
+                    raise
+                refers = False
+                outcome = await self._run_builder(layer, directory, tar_split, flow, refers)
             blob = blob_descriptor(ingest.digest, outcome.bytes_out, layer.digest if refers else None)
             with _blaming_builder(outcome):
                 is_in_tail = check_end(flow.tail)
@@ -140,7 +148,7 @@ class LayerPacker:
                     await _commit(ingest, blob)
                     reader = await readers.enter_async_context(self._lease.content.open_reader(blob))
                 with _blaming_builder(outcome):
-                    metadata = await extract(reader, flow.tail, named.hex, directory)
+                    metadata = await extract(reader, flow.tail, content_digest(blob).hex, directory)
             yield PackedLayer(
                 layer,
                 blob,
@@ -149,7 +157,6 @@ class LayerPacker:
                 outcome.stderr_tail,
                 outcome.single_layer,
                 outcome.diff_id,
-                refers,
             )
             if is_in_tail:
                 await _commit(ingest, blob)
@@ -157,7 +164,11 @@ class LayerPacker:
                 await copy_image(self._source, self._lease, layer)
 
     async def _refers(self, layer: Descriptor) -> bool:
-        """Whether the blob of a layer is to refer to it. The builder refuses a layer that is not gzip."""
+        """Whether the blob of a layer is to refer to it.
+
+        The builder refuses a layer that is not gzip, or has a sparse file, before it writes anything. So with
+        "auto" such a layer is packed instead.
+        """
         wanted = self._options.build.oci_ref
         if wanted != "auto":
             return wanted == "yes"

@@ -63,6 +63,14 @@ def blob_descriptor(digest: Digest, size: int, refers_to: Digest | None = None) 
     return Descriptor.of(mediatypes.NYDUS_BLOB, digest, size, annotations)
 
 
+def content_digest(blob: Descriptor) -> Digest:
+    """The digest of what has the content of a nydus blob's files: the blob, or a gzip layer.
+
+    Raises: FormatError: the annotation that names the layer is no digest.
+    """
+    return keys.referred_layer(blob) or blob.digest
+
+
 def bootstrap_descriptor(
     bootstrap: BootstrapLayer, *, fs_version: str, builder: BuilderIdentity, docker: bool
 ) -> Descriptor:

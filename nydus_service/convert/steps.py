@@ -34,6 +34,7 @@ from nydus_service.convert.progress import Progress, silent
 from nydus_service.convert.rewrite import (
     BootstrapLayer,
     NydusLayers,
+    content_digest,
     rewrite_config,
     rewrite_index,
     rewrite_manifest,
@@ -193,7 +194,7 @@ async def _take_apart(store: Provider, blob: Descriptor, work_dir: Path) -> Pack
     directory = await _make_directory(work_dir / blob.digest.hex)
     with about(f"blob {blob.digest}"):
         async with store.open_reader(blob) as reader:
-            metadata = await extract(reader, BlobTail(), blob.digest.hex, directory)
+            metadata = await extract(reader, BlobTail(), content_digest(blob).hex, directory)
     return PackedLayer(blob, blob, metadata, 0, "")
 
 

@@ -129,8 +129,10 @@ class BuildOptions(NamedTuple):
             Choice("no", "yes", "auto", implied="yes"),
             "leave gzip layers as they are, and refer to them instead of storing their content again; yes "
             "refuses other layers, auto packs them",
+            "alone it means yes",
             number=15,
             group=_LAYERS,
+            acceld="oci_ref",
             argv="never",  # the request for a layer says what becomes of it
             needs=("digester", "sha256"),
         ),

@@ -85,11 +85,6 @@ def _load() -> ctypes.CDLL:
     return library
 
 
-def require_libz() -> None:
-    """Raises: UnsupportedError: the library is not here, or is too old."""
-    _load()
-
-
 class Inflater:
     """A deflate decoder.
 

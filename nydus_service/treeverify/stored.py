@@ -1,8 +1,8 @@
 """Reads the chunks of an image back from its blobs, decompresses them and checks their digests.
 
-A blob is read once, front to back, so that it may be a pipe. Only a blob that refers to a gzip layer, and that
-layer, must be files: the ranges of contexts overlap. Threads decompress and digest: both release the GIL for
-large chunks, and small chunks are batched.
+A blob is read once, front to back, so that it may be a pipe. Only a blob that refers to a gzip layer, and
+that layer, must be files: the ranges of contexts overlap. Threads decompress and digest: both release the GIL
+for large chunks, and small chunks are batched.
 """
 
 import os
