@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from nydus_service.errors import FormatError, UnsupportedError
+from nydus_service.oci.compression import GZIP_MAGIC
 from nydus_service.rafs.libz import GZIP, Inflater
 from nydus_service.rafs.zran import MAX_IN_SIZE, MAX_OUT_SIZE, Context
 
@@ -87,7 +88,10 @@ class GzipScanner:
         return self._view[:filled].tobytes()
 
     def begin(self) -> None:
-        """Begin a chunk: its bytes are read next. It gets a context."""
+        """Begin a chunk: its bytes are read next. It gets a context.
+
+        Some bytes must be read before the first chunk, as a tar begins with a header.
+        """
         block, chunk_size = self._block, self._chunk_size
         if not self.contexts:
             self.contexts.append(block)
@@ -148,7 +152,7 @@ class GzipScanner:
     def _is_padding(self) -> bool:
         """Read zeros after the last member. Raises: FormatError: something else is there."""
         rest = self._inflater.rest()
-        if rest[:1] != b"\0":
+        if rest[:1] == GZIP_MAGIC[:1]:
             return False
         offset = self._position()
         while rest:

@@ -31,7 +31,7 @@ ones are refused. Only the filled part of a window uses memory."""
 GZIP_LEVEL: Final = 6
 """libdeflate's level for `gzip_deterministic`; another level changes the digests of all results."""
 
-_GZIP_MAGIC = b"\x1f\x8b\x08"
+GZIP_MAGIC = b"\x1f\x8b\x08"
 _GZIP_FIXED = 10
 _GZIP_HEADER_CRC, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT, _GZIP_RESERVED = 0x02, 0x04, 0x08, 0x10, 0xE0
 _GZIP_HEADER_MAX = 1 << 17
@@ -73,7 +73,7 @@ HEAD_SIZE: Final = _LZMA_HEADER
 
 def sniff(head: bytes) -> Compression:
     """Detect the compression of a stream by its first bytes, at least four; "none" if unknown."""
-    if head[:3] == _GZIP_MAGIC:
+    if head[:3] == GZIP_MAGIC:
         return "gzip"
     if head[:4] == _ZSTD_MAGIC or _is_skippable(head):
         return "zstd"
@@ -263,7 +263,7 @@ def gzip_header_size(data: bytes, offset: int) -> int:
         FormatError: no member begins here, or its header is invalid.
     Source: RFC 1952, section 2.3.
     """
-    if data[:3] != _GZIP_MAGIC[: len(data)]:
+    if data[:3] != GZIP_MAGIC[: len(data)]:
         raise FormatError(f"gzip data goes on with something else at offset {offset}")
     if len(data) < _GZIP_FIXED:
         return 0

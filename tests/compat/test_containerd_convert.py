@@ -166,6 +166,21 @@ async def test_the_target_outlives_the_source(node: Node, tmp_path: Path) -> Non
         assert node.listed("content", "ls", "-q") == []
 
 
+async def test_gzip_layers_that_are_referred_to_outlive_the_source(node: Node, tmp_path: Path) -> None:
+    node.convert(APP, NYDUS, "--oci-ref=auto", "--verify", "full")
+    async with open_containerd(node.daemon.address, node.namespace, tmp_path / "jobs") as stores:
+        parts = await image_of(stores, NYDUS)
+        referred = set(filter(None, map(keys.referred_layer, parts)))
+        assert referred
+        node.ctr("images", "rm", "--sync", APP)
+        node.daemon.collect(node.namespace)
+        assert set(node.listed("content", "ls", "-q")) == {part.digest for part in parts} | referred
+        assert run("check", NYDUS, "--verify", "full", env=node.env).returncode == 0
+        node.ctr("images", "rm", "--sync", NYDUS)
+        node.daemon.collect(node.namespace)
+        assert node.listed("content", "ls", "-q") == []
+
+
 async def test_labels_of_the_documents(node: Node, tmp_path: Path) -> None:
     async with open_containerd(node.daemon.address, node.namespace, tmp_path / "jobs") as stores:
         for part in await image_of(stores, APP):
