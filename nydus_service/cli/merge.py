@@ -25,8 +25,11 @@ from nydus_service.content.layout import LayoutReader
 from nydus_service.convert.failures import about
 from nydus_service.convert.nydusblob import BlobMetadata, BlobTail, extract
 from nydus_service.convert.workdir import open_work_dir
+from nydus_service.errors import UnsupportedError
 from nydus_service.oci.digest import Digest
 from nydus_service.options.arguments import build_options_of
+from nydus_service.rafs.constants import BLOB_SEPARATE
+from nydus_service.rafs.records import read_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ async def take_apart(path: Path, work_dir: Path) -> LayerBlob:
 
     Raises:
         FormatError: the file is not a nydus blob, or is damaged.
+        UnsupportedError: it refers to a gzip layer.
         NydusServiceError: the blob cannot be read, or the files cannot be written.
     """
     digest, size = await anyio.to_thread.run_sync(digest_file, path)
@@ -93,9 +97,20 @@ async def take_apart(path: Path, work_dir: Path) -> LayerBlob:
     try:
         with about(str(path)):
             metadata = await extract(LayoutReader(fd, path, size), BlobTail(), digest.hex, work_dir)
+            await anyio.to_thread.run_sync(_require_content, metadata.bootstrap)
     finally:
         os.close(fd)
     return LayerBlob(path, digest, size, metadata)
+
+
+def _require_content(bootstrap: Path) -> None:
+    """Raises: UnsupportedError: the blob of a bootstrap refers to a gzip layer."""
+    blobs = read_tables(bootstrap.read_bytes(), None).blobs
+    if any(blob.features & BLOB_SEPARATE for blob in blobs):
+        raise UnsupportedError(
+            "it refers to a gzip layer, and merging such blobs is not there yet; `nydus-service convert "
+            "--oci-ref` merges them"
+        )
 
 
 async def _bootstrap_layer(

@@ -81,7 +81,7 @@ def test_pack_failures(
     assert [path.name for path in tmp_path.iterdir()] == ["lower.tar.gz"]
 
 
-@pytest.mark.parametrize("option", ["--batch-size=0x100000", "--chunk-dict", "--encrypt", "--oci-ref"])
+@pytest.mark.parametrize("option", ["--batch-size=0x100000", "--chunk-dict", "--encrypt"])
 def test_options_of_later_versions_fail_by_name(tmp_path: Path, lower: Path, option: str) -> None:
     done = run("pack", lower, tmp_path / "out", option)
     assert (done.returncode, done.stderr) == (

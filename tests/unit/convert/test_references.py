@@ -3,7 +3,7 @@
 import gzip
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 import zstandard
@@ -22,13 +22,15 @@ from nydus_service.imagecheck.image import check_image
 from nydus_service.imagecheck.result import CheckResult
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
-from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Manifest
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
 from tests.layers import file, gnu_sparse, layer
 from tests.unit.convert.makers import BASE, DOCKER, EMPTY, OCI, TOP, Maker, Types, config_of
 from tests.unit.convert.memory import Memory
+
+if TYPE_CHECKING:
+    from nydus_service.oci.descriptor import Descriptor
 
 BUILDER = EmbeddedBuilder()
 LARGE = layer(file("etc/large", os.urandom(200_000) + bytes(3_000_000)))

@@ -80,6 +80,7 @@ OPTIONS = st.builds(
         batch_size=st.just(0),
         encrypt=st.just(False),
         compression_level=st.sampled_from([3, 9]),
+        oci_ref=st.sampled_from(["no", "yes", "auto"]),
     ).map(lambda build: BuildOptions.of({}, build)),
     oci=st.booleans(),
     with_referrer=st.booleans(),

@@ -35,6 +35,7 @@ OTHERS: dict[str, Any] = {
     "replace": True,
     "fs_version": "6",
     "max_manifests": 7,
+    "oci_ref": "auto",
 }
 """For each option a value, another than the default where there is one."""
 
