@@ -101,6 +101,18 @@ def test_older_results_keep_their_fingerprints(options: ConvertOptions, layer: s
 
 def test_a_later_option_is_left_out_at_its_default() -> None:
     fields = BuildOptions().fingerprint_fields()
-    assert {name for name, row in BUILD_ROWS.items() if not row.option.from_start} == {"compression_level"}
-    assert "compression_level" not in fields
+    later = {name for name, row in BUILD_ROWS.items() if not row.option.from_start}
+    assert later == {"compression_level", "oci_ref"}
+    assert not later & fields.keys()
     assert BuildOptions(compression_level=9).fingerprint_fields() == fields | {"compression_level": 9}
+    sha256 = fields | {"digester": "sha256"}
+    assert BuildOptions.of({"oci_ref": "auto"}).fingerprint_fields() == sha256 | {"oci_ref": "auto"}
+
+
+def test_references_are_in_both_fingerprints() -> None:
+    """Fingerprints have had a field for them from the start."""
+    plain, yes, auto = (
+        fingerprints(ConvertOptions(BuildOptions.of({"digester": "sha256", "oci_ref": how})))
+        for how in ("no", "yes", "auto")
+    )
+    assert len({*plain, *yes, *auto}) == 6

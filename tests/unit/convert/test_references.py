@@ -3,12 +3,15 @@
 import gzip
 import os
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
 
+from nydus_service.builder.builder import PackRequest
 from nydus_service.builder.embedded import EmbeddedBuilder
+from nydus_service.builder.external import ExternalBuilder
+from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
@@ -22,6 +25,7 @@ from nydus_service.imagecheck.image import check_image
 from nydus_service.imagecheck.result import CheckResult
 from nydus_service.oci import annotations as keys
 from nydus_service.oci import mediatypes
+from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Manifest
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
@@ -149,6 +153,17 @@ async def test_a_layer_with_a_sparse_file() -> None:
     first, second, _ = (await manifest_of(stores, result)).layers
     assert keys.NYDUS_REF in first.annotations
     assert keys.NYDUS_REF not in second.annotations
+
+
+async def test_another_builder_is_refused_by_name() -> None:
+    builder = ExternalBuilder(Path("/bin/false"), ProbeCache())
+    request = PackRequest(Digest.of(b""), 0, Path("unused.json"), refers=True)
+
+    async def sink(piece: bytes | memoryview) -> None:
+        raise AssertionError
+
+    with pytest.raises(UnsupportedError, match=r"the builder /bin/false .* cannot refer to gzip layers"):
+        await builder.pack(request, Path("unused"), sink)
 
 
 async def test_a_check_reads_the_gzip_layers(tmp_path: Path) -> None:

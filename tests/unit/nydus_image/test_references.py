@@ -14,10 +14,20 @@ from nydus_service.rafs.blob import read_entry, read_toc, run
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
 from nydus_service.rafs.tree import Blob, walk
 from nydus_service.rafs.zran import read_chunk, read_zran_table
-from tests.compat.builders import Builder, Packed
+from tests.compat.builders import (
+    INLINE,
+    OURS,
+    TOC,
+    Builder,
+    Packed,
+    assert_same,
+    bootstrap_of,
+    clear_marks,
+)
 from tests.layers import directory, file, gnu_sparse, layer, symlink
 from tests.tools import require_tool
 
+SHA256 = ("--digester", "sha256")
 OPTIONS = ("--type", "targz-ref", "--blob-inline-meta", "--features", "blob-toc", "--log-level", "warn")
 
 
@@ -141,6 +151,28 @@ def test_the_reference_reads_every_chunk(kind: str, tmp_path: Path) -> None:
     (blobs / hashlib.sha256(stored).hexdigest()).write_bytes(stored)
     (blobs / packed.blob_id).write_bytes(packed.blob)
     oracle.succeed("check", str(blobs / packed.blob_id), "--blob-dir", str(blobs))
+
+
+def test_merged_bootstraps_equal_those_of_the_reference(tmp_path: Path) -> None:
+    """Of a layer that is referred to, one that is packed, and one that is referred to and has no content."""
+    oracle = Builder(str(require_tool("rafs-reference").path), "--log-level", "error")
+    plain = OURS.create(
+        tmp_path / "plain", layer(directory(""), file("p", b"packed")), *SHA256, *INLINE, *TOC
+    )
+    nothing = gzip.compress(layer(directory(""), directory("e")), mtime=0)
+    blobs = [create(STORED["level 6"], tmp_path), plain.blob, create(nothing, tmp_path)]
+    ids = [hashlib.sha256(each).hexdigest() for each in (STORED["level 6"], plain.blob, nothing)]
+    sources = [tmp_path / f"{blob_id}.boot" for blob_id in ids]
+    for source, blob in zip(sources, blobs, strict=True):
+        source.write_bytes(clear_marks(bootstrap_of(blob)))
+    digests = [hashlib.sha256(blob).hexdigest() for blob in blobs]
+    lists = ["--blob-digests", ",".join(digests), "--blob-sizes", ",".join(str(len(blob)) for blob in blobs)]
+    lists += ["--blob-toc-digests", ",".join(digests), "--blob-toc-sizes", "1,2,3"]
+    ours, found = OURS.merge(tmp_path / "ours", sources, *lists)
+    theirs, wanted = oracle.merge(tmp_path / "theirs", sources, *lists)
+    assert found == wanted
+    assert {*found} == {*ids[:2]}
+    assert_same(ours, theirs)
 
 
 def test_a_separate_bootstrap_names_the_tables(tmp_path: Path) -> None:
