@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nydus_service.errors import UnsupportedError
 from nydus_service.layertar.reader import LayerTarReader, TarEntry
-from nydus_service.nydus_image.gzipsource import GzipSource
 from nydus_service.nydus_image.layertree import (
     ESTARGZ_ENTRIES,
     LayerTree,
@@ -42,7 +41,9 @@ from nydus_service.rafs.constants import (
 from nydus_service.rafs.toc import TocEntry
 from nydus_service.rafs.tree import NO_CHUNKS, Blob, Chunk, Inode
 from nydus_service.rafs.writer import ImageFormat, write_bootstrap
-from nydus_service.rafs.zran import pack_contexts
+
+if TYPE_CHECKING:
+    from nydus_service.nydus_image.gzipsource import GzipSource
 
 INLINE_BLOB_ID = "x" * 64
 """The placeholder in an inline bootstrap for the digest of the blob that contains it."""
@@ -100,6 +101,9 @@ def create(options: CreateOptions) -> CreateResult:
     """
     fd = open_source(options.source)
     if options.refers:
+        # Imported only here, since most layers are packed: ctypes takes time to load.
+        from nydus_service.nydus_image.gzipsource import GzipSource
+
         gzip_source = GzipSource(fd, options.check, options.tar_split, options.build.chunk_size)
         return _build(gzip_source, options, partial(_ReferenceBuilder, options, gzip_source))
     source = LayerSource(fd, options.check, options.tar_split)
@@ -107,7 +111,7 @@ def create(options: CreateOptions) -> CreateResult:
 
 
 def _build(
-    source: LayerSource | GzipSource,
+    source: "LayerSource | GzipSource",
     options: CreateOptions,
     open_builder: Callable[[BlobOutput], "_LayerBuilder"],
 ) -> CreateResult:
@@ -142,7 +146,7 @@ class _LayerBuilder(ABC):
     def __init__(
         self,
         options: CreateOptions,
-        source: LayerSource | GzipSource,
+        source: "LayerSource | GzipSource",
         output: BlobOutput,
         compressor: str,
         table_compressor: str,
@@ -367,10 +371,10 @@ class _ContentBuilder(_LayerBuilder):
 class _ReferenceBuilder(_LayerBuilder):
     """Refers to the content in the gzip layer: the blob has only tables."""
 
-    source: GzipSource
+    source: "GzipSource"
     own_features = BLOB_CHUNK_INFO_V2 | BLOB_ZRAN | BLOB_SEPARATE
 
-    def __init__(self, options: CreateOptions, source: GzipSource, output: BlobOutput) -> None:
+    def __init__(self, options: CreateOptions, source: "GzipSource", output: BlobOutput) -> None:
         super().__init__(options, source, output, compressor="gzip", table_compressor="zstd")
         self._places: list[tuple[int, int]] = []
 
@@ -407,6 +411,8 @@ class _ReferenceBuilder(_LayerBuilder):
         pass
 
     def _pack_table(self, chunks: list[Chunk]) -> _Table:
+        from nydus_service.rafs.zran import pack_contexts
+
         rows, contexts = pack_v2(chunks, self._places), self.source.scanner.contexts
         return _Table(rows + pack_contexts(contexts), len(rows), len(contexts))
 
