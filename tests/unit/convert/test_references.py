@@ -132,9 +132,7 @@ async def test_a_layer_that_is_not_gzip(media_type: str, stored: bytes, kind: st
     stores = Memory().stores()
     packed = {BASE: (OCI.gzip, gzip.compress(BASE)), LARGE: (media_type, stored)}
     await name_image(Maker(stores), packed)
-    with pytest.raises(
-        UnsupportedError, match=rf"layer 2 of 2 sha256:\w+ of .*: the layer is {kind}, and only"
-    ):
+    with pytest.raises(UnsupportedError, match=rf"the layer is {kind}, and only .* \[layer 2 of 2 sha256:"):
         await convert(stores, stores, referring("yes"))
     result = await convert(stores, stores, referring("auto"))
     first, second, _ = (await manifest_of(stores, result)).layers
