@@ -77,6 +77,13 @@ def find_oracle() -> str | None:
     return None
 
 
+def find_libfaketime() -> Path | None:
+    """The library that gives a program another clock (Debian: libfaketime). LIBFAKETIME names one."""
+    given = os.environ.get("LIBFAKETIME")
+    found = [Path(given)] if given else sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    return next((path for path in found if path.exists()), None)
+
+
 def dotted(version: tuple[int, ...]) -> str:
     """A version as it is usually written."""
     return ".".join(map(str, version))
