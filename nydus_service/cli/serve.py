@@ -1,6 +1,7 @@
 """`serve`: run the daemon. Its options are those that differ between machines; the file has the others."""
 
 import argparse
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))  # pending until the daemon can reload
     overrides = {
         key: getattr(args, name) for name, key in _OVERRIDES.items() if getattr(args, name) is not None
     }

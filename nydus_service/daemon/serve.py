@@ -206,9 +206,9 @@ class Daemon:
         return {name: reasons.get(name, "") for name, _ in self.dependencies.states}
 
     async def run(self, reload: Callable[[], DaemonConfig]) -> None:
-        """Work until a signal ends the daemon, and all is on disk. Unblocks the signals that end it."""
+        """Work until a signal ends the daemon, and all is on disk. Unblocks its signals."""
         with anyio.open_signal_receiver(*_ENDING, signal.SIGHUP) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_ENDING, signal.SIGHUP))
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.dependencies.run)
                 tasks.start_soon(self.api.follow_health)

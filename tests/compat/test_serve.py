@@ -4,9 +4,11 @@ import json
 import os
 import random
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from nydus_service.api.client import ApiClient, open_client
 from nydus_service.jobs.job import Job, JobState
 from tests.compat.images import archive_layout, write_layout
+from tests.compat.requests import until
 from tests.containerd import Daemon, new_namespace, once_is_enough
 from tests.layers import directory, file, layer
 from tests.serving import Service, serving
@@ -164,6 +167,25 @@ def test_rules_that_are_wrong_leave_the_old_ones(place: Path) -> None:
             time.sleep(0.01)
         assert any("stays as it was" in record["message"] for record in service.records)
         assert service.stop() == 0
+
+
+def test_a_reload_while_the_daemon_starts(place: Path) -> None:
+    """It takes effect after the start; the default of SIGHUP would end the daemon."""
+    service = Service(place, place / "containerd")
+    with ThreadPoolExecutor() as pool, socket.socket(socket.AF_UNIX) as frozen:
+        frozen.bind(str(service.containerd))
+        frozen.listen()
+        started = pool.submit(service.start)
+        try:
+            frozen.accept()[0].close()  # the daemon asks whether containerd is available, and is not ready
+            service.signal(signal.SIGHUP)
+            frozen.close()
+            started.result()
+            until(lambda: "are read anew" in service.log)
+            assert service.stop() == 0
+        finally:
+            if service.is_running():
+                service.kill()
 
 
 async def test_other_options_by_a_reload(place: Path) -> None:
