@@ -32,7 +32,6 @@ BUILD_OPTIONS = tuple(
 """Build options that `nydus-image` has as the table declares them."""
 LEVELS = ("trace", "debug", "info", "warn", "error")
 _LATER_CREATE = {
-    "--chunk-dict": 1,
     "--parent-bootstrap": 1,
     "--encrypt": 0,
     "--config": 1,
@@ -42,7 +41,7 @@ _LATER_CREATE = {
     "--blob-cache-dir": 1,
     "--attributes": 1,
 }
-_LATER_MERGE = {"--chunk-dict": 1, "--parent-bootstrap": 1, "--config": 1}
+_LATER_MERGE = {"--parent-bootstrap": 1, "--config": 1}
 LATER_COMMANDS = ("unpack", "stat", "compact", "export", "optimize", "chunkdict")
 
 
@@ -206,12 +205,22 @@ def _add_create(commands: Any) -> None:
     )
     option("--disable-check", action=_Once, nargs=0, default=False, help=argparse.SUPPRESS)
     _add_prefetch(parser)
+    _add_chunk_dict(parser)
     option(
         "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write what was built as JSON"
     )
     _add_source_check(parser)
     option("--batch-size", action=_Later, dest="later", help=argparse.SUPPRESS)
     _add_later(parser, _LATER_CREATE)
+
+
+def _add_chunk_dict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--chunk-dict",
+        action=_Once,
+        metavar="[bootstrap=]PATH",
+        help="bootstrap of an image whose chunks are not stored again",
+    )
 
 
 def _add_prefetch(parser: argparse.ArgumentParser) -> None:
@@ -252,6 +261,7 @@ def _add_merge(commands: Any) -> None:
     option("--blob-toc-digests", action=_Once, type=_list, metavar="LIST", help="digests of the TOCs, in hex")
     option("--blob-toc-sizes", action=_Once, type=_list, metavar="LIST", help="sizes of the TOCs")
     _add_prefetch(parser)
+    _add_chunk_dict(parser)
     option(
         "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write what was built as JSON"
     )

@@ -30,18 +30,21 @@ def load(path: Path, blob_dir: Path | None = None) -> Bootstrap:
     """
     if blob_dir is not None and not path.exists():
         path = blob_dir / path
+    return read_bootstrap(load_data(path), blob_id=path.name.split(".")[0] or None)
+
+
+def load_data(path: Path) -> bytes:
+    """Read the bytes of a bootstrap, or of the one inlined in a nydus blob. Raises: as `load`."""
     try:
         with path.open("rb") as file:
             head = file.read(BLOCK_SIZE)
             if head[SUPERBLOCK_OFFSET : SUPERBLOCK_OFFSET + 4] == EROFS_MAGIC.to_bytes(4, "little"):
-                data = head + file.read()
-            else:
-                size = file.seek(0, os.SEEK_END)
-                search = sections.read_entry(sections.BOOTSTRAP, size)
-                data = sections.run(search, lambda offset, size: os.pread(file.fileno(), size, offset))
+                return head + file.read()
+            size = file.seek(0, os.SEEK_END)
+            search = sections.read_entry(sections.BOOTSTRAP, size)
+            return sections.run(search, lambda offset, size: os.pread(file.fileno(), size, offset))
     except OSError as exc:
         raise from_os_error(exc, f"read {path}") from exc
-    return read_bootstrap(data, blob_id=path.name.split(".")[0] or None)
 
 
 def report(bootstrap: Bootstrap) -> Iterator[str]:

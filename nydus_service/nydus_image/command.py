@@ -48,6 +48,23 @@ def _patterns(args: argparse.Namespace) -> tuple[tuple[bytes, ...], ...]:
     return tuple(patterns) if args.prefetch_policy == "fs" else ()
 
 
+def _chunk_dict(args: argparse.Namespace) -> Any:
+    """Read the dictionary of `--chunk-dict`: PATH or bootstrap=PATH. None without the option."""
+    if not args.chunk_dict:
+        return None
+    from nydus_service.nydus_image.check import load_data
+    from nydus_service.rafs.chunkdict import read_chunk_dict
+
+    kind, separator, rest = args.chunk_dict.partition("=")
+    if separator and kind != "bootstrap":
+        raise UsageError(f"--chunk-dict {args.chunk_dict!r}: only bootstrap=PATH is known")
+    path = Path(rest if separator else kind)
+    try:
+        return read_chunk_dict(load_data(path), blob_id=path.name.split(".")[0] or None)
+    except FormatError as exc:
+        raise FormatError(f"chunk dictionary {path}: {exc}") from exc
+
+
 def _check_digest(digest: str | None) -> None:
     hexadecimal = digest is None or digest.removeprefix("sha256:")
     if hexadecimal is not True and (
@@ -110,6 +127,7 @@ def _create(args: argparse.Namespace) -> object:
             refers=refers,
             repeatable=args.repeatable,
             prefetch=_patterns(args),
+            chunk_dict=_chunk_dict(args),
             check=check,
             tar_split=tar_split,
         )
@@ -152,6 +170,7 @@ def _merge(args: argparse.Namespace) -> object:
             blob_toc_digests=_hex_digests("--blob-toc-digests", args.blob_toc_digests),
             blob_toc_sizes=_numbers("--blob-toc-sizes", args.blob_toc_sizes),
             prefetch=_patterns(args),
+            chunk_dict=_chunk_dict(args),
         )
     )
     _finish(args, result.blob_ids, result.bootstrap, result.compressor, started, {}, {})

@@ -24,6 +24,7 @@ from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_sour
 from nydus_service.options.build import BuildOptions
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import pack_header
+from nydus_service.rafs.chunkdict import ChunkDict
 from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1, pack_v2
 from nydus_service.rafs.codecs import open_compressor
 from nydus_service.rafs.constants import (
@@ -58,6 +59,7 @@ class CreateOptions:
         refers: store no content, but tables that refer to the gzip layer `source`. The digester must be
             sha256; there is no compressor.
         prefetch: the prefetch patterns, each as a tuple of components.
+        chunk_dict: the chunks that are not stored again; not with `refers`.
     """
 
     source: str
@@ -71,6 +73,7 @@ class CreateOptions:
     refers: bool = False
     repeatable: bool = False
     prefetch: tuple[tuple[bytes, ...], ...] = ()
+    chunk_dict: ChunkDict | None = None
     check: SourceCheck = field(default_factory=SourceCheck)
     tar_split: TarSplitOptions | None = None
 
@@ -96,9 +99,12 @@ def create(options: CreateOptions) -> CreateResult:
 
     Raises:
         FormatError: the layer is damaged, or the format cannot represent it.
+        UsageError: the chunk dictionary has another chunk size or digester.
         SourceDiffersError: its digest or size differs from `options.check`.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
+    if options.chunk_dict is not None:
+        options.chunk_dict.check(options.build.chunk_size, options.build.digester, not options.repeatable)
     fd = open_source(options.source)
     if options.refers:
         # Imported only here, since most layers are packed: ctypes takes time to load.
@@ -171,6 +177,9 @@ class _LayerBuilder(ABC):
             features |= BLOB_HAS_TAR_HEADER
         build = options.build
         self.blob = Blob("", build.chunk_size, compressor, build.digester, features)
+        self.rows: dict[Blob, None] = {}
+        """The blobs in use, in the order of their first use. Filled only with a chunk dictionary."""
+        self.dict_chunks: set[Chunk] = set()
         self.tree = LayerTree(own_ids=not options.repeatable)
 
     def build(self) -> CreateResult:
@@ -195,10 +204,15 @@ class _LayerBuilder(ABC):
             "source_size": self.source.bytes_read,
             "source_plain_size": self.source.bytes_plain,
         }
-        blob_ids = [self._id_of(blob_id)] if chunk_count or self.options.inline_meta else []
-        return CreateResult(
-            blob_ids, path, self.tree.single_layer, self.source.diff_id, counters, self.tree.root
-        )
+        if self.options.chunk_dict is not None:
+            counters["dict_chunks"] = len(self.dict_chunks)
+            counters["dict_uncompressed_size"] = sum(chunk.uncompressed_size for chunk in self.dict_chunks)
+        own_id = self._id_of(blob_id)
+        blob_ids = [own_id if blob is self.blob else blob.blob_id for blob in self._table()]
+        if self.options.inline_meta and not chunk_count:
+            blob_ids.append(own_id)
+        single_layer = self.tree.single_layer and not self.dict_chunks
+        return CreateResult(blob_ids, path, single_layer, self.source.diff_id, counters, self.tree.root)
 
     @abstractmethod
     def _store_content(self) -> list[Chunk]:
@@ -270,10 +284,15 @@ class _LayerBuilder(ABC):
     def _bootstrap(self) -> memoryview:
         options, build = self.options, self.options.build
         image = ImageFormat(build.chunk_size, self.blob.compressor, build.digester, not options.repeatable)
-        blobs = [self.blob] if self.blob.chunk_count else []
         prefetch = find_inodes(self.tree.root, options.prefetch)
-        data, _ = write_bootstrap(self.tree.root, image, blobs, prefetch)
+        data, _ = write_bootstrap(self.tree.root, image, self._table(), prefetch)
         return memoryview(data)
+
+    def _table(self) -> list[Blob]:
+        """The rows of the blob table: of the layer's own blob, if it has chunks, and of the dictionary's."""
+        if self.options.chunk_dict is None:
+            return [self.blob] if self.blob.chunk_count else []
+        return list(self.rows)
 
     def _inline_bootstrap(self) -> memoryview:
         self._identify()
@@ -318,10 +337,18 @@ class _ContentBuilder(_LayerBuilder):
 
     def _store_content(self) -> list[Chunk]:
         """Read the whole tar. Entries go to the tree, content to the blob."""
-        pipeline = ChunkPipeline(self.blob, self._write_data, level=self.options.build.compression_level)
+        chunk_dict = self.options.chunk_dict
+        pipeline = ChunkPipeline(
+            self.blob,
+            self._write_data,
+            level=self.options.build.compression_level,
+            known=chunk_dict.chunks if chunk_dict is not None else {},
+        )
         try:
             reader = LayerTarReader(self.source.read)
             add_entry, add_chunk, chunk_size = self.tree.add, pipeline.add, self.options.build.chunk_size
+            if chunk_dict is not None:
+                add_chunk = partial(self._add_noted, pipeline)
             for entry in reader:
                 if entry.path in ESTARGZ_ENTRIES:
                     continue
@@ -341,6 +368,14 @@ class _ContentBuilder(_LayerBuilder):
         if pipeline.reused_elsewhere:
             record_file_offsets(self.tree.root, chunk_size)
         return pipeline.chunks
+
+    def _add_noted(self, pipeline: ChunkPipeline, data: Data, file_offset: int) -> Chunk:
+        """Add a chunk, and note the blob that has it."""
+        chunk = pipeline.add(data, file_offset)
+        self.rows.setdefault(chunk.blob)
+        if chunk.blob is not self.blob:
+            self.dict_chunks.add(chunk)
+        return chunk
 
     def _write_data(self, data: bytes | memoryview) -> None:
         self.data_digest.update(data)

@@ -7,6 +7,7 @@ from pathlib import Path
 from nydus_service.errors import FormatError, UnsupportedError, UsageError, from_os_error
 from nydus_service.nydus_image.output import write_file
 from nydus_service.nydus_image.prefetch import find_inodes
+from nydus_service.rafs.chunkdict import ChunkDict
 from nydus_service.rafs.constants import BLOB_INLINED_FS_META, BLOB_SEPARATE, FLAG_EXPLICIT_UID_GID
 from nydus_service.rafs.overlay import apply_layer, empty_root
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
@@ -33,6 +34,7 @@ class MergeOptions:
     blob_toc_digests: tuple[bytes, ...] = ()
     blob_toc_sizes: tuple[int, ...] = ()
     prefetch: tuple[tuple[bytes, ...], ...] = ()
+    chunk_dict: ChunkDict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def merge(options: MergeOptions) -> MergeResult:
         InconsistentError: the layers differ in chunk size or ownership mode.
         FormatError: a bootstrap is damaged, a layer cannot be applied to those below it, or a list does not
             have one item per source.
-        UnsupportedError: a source has several blobs.
+        UnsupportedError: a source has several blobs that are not in the chunk dictionary.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
     _check_lists(options)
@@ -65,6 +67,8 @@ def merge(options: MergeOptions) -> MergeResult:
             layer = read_bootstrap(_read(source), adopt=partial(blobs.adopt, index))
             first = first or layer
             _check_consistency(first, layer, source)
+            if options.chunk_dict is not None:
+                options.chunk_dict.check(layer.chunk_size, layer.digester, _explicit_uid_gid(layer))
             apply_layer(root, layer.root, lowers, layer.has_lower_links)
             lowers.append(layer.root)
         except FormatError as exc:
@@ -76,7 +80,7 @@ def merge(options: MergeOptions) -> MergeResult:
         chunk_size=layer.chunk_size,
         compressor=layer.compressor,
         digester=layer.digester,
-        explicit_uid_gid=bool(layer.flags & FLAG_EXPLICIT_UID_GID),
+        explicit_uid_gid=_explicit_uid_gid(layer),
         merged=True,
     )
     data, used = write_bootstrap(root, image, None, find_inodes(root, options.prefetch))
@@ -114,6 +118,10 @@ def _check_consistency(first: Bootstrap, layer: Bootstrap, source: Path) -> None
         raise InconsistentError(f"Inconsistent RAFS Filesystem: {source} keeps owners where others do not")
 
 
+def _explicit_uid_gid(layer: Bootstrap) -> bool:
+    return bool(layer.flags & FLAG_EXPLICIT_UID_GID)
+
+
 def blob_name(source: Path) -> str:
     """The blob id in the name of a bootstrap's file: the name up to its first dot."""
     name = source.name
@@ -121,22 +129,28 @@ def blob_name(source: Path) -> str:
 
 
 class _BlobTable:
-    """Assigns each layer's blob its final row. Layers with the same blob share a row."""
+    """Assigns each layer's blobs their final rows. Layers with the same blob share a row."""
 
     def __init__(self, options: MergeOptions) -> None:
         self._options = options
-        self._by_id: dict[str, Blob] = {}
+        self._dict = options.chunk_dict.blobs if options.chunk_dict is not None else {}
+        self._by_id = dict(self._dict)
         self._sources: set[int] = set()
 
     def adopt(self, index: int, blob: Blob) -> Blob:
-        """The row for the blob of source `index`.
+        """The row for a blob of source `index`: of the chunk dictionary, or the layer's own.
 
         Raises:
-            UnsupportedError: the source has several blobs.
+            UnsupportedError: the source has several blobs that are not in the chunk dictionary.
             FormatError: the id is invalid, or belongs to a different blob of another layer.
         """
+        if not blob.features & BLOB_INLINED_FS_META and blob.blob_id in self._dict:
+            return self._share(blob)
         if index in self._sources:
-            raise UnsupportedError("it has several blobs: merged images and chunk dicts are not there yet")
+            raise UnsupportedError(
+                "it has several blobs of its own: a merged image is no layer, and a layer that was built "
+                "with a chunk dictionary needs --chunk-dict"
+            )
         self._sources.add(index)
         options = self._options
         blob.features &= ~BLOB_INLINED_FS_META
@@ -162,6 +176,9 @@ class _BlobTable:
             blob.toc_size = options.blob_toc_sizes[index]
         if not 0 < len(blob.blob_id.encode()) <= 64:
             raise FormatError(f"{blob.blob_id!r} is no blob id: 1 to 64 bytes fit")
+        return self._share(blob)
+
+    def _share(self, blob: Blob) -> Blob:
         known = self._by_id.setdefault(blob.blob_id, blob)
         if any(getattr(known, field) != getattr(blob, field) for field in _BLOB_FIELDS):
             raise FormatError(f"two layers have different blobs of the same id {blob.blob_id}")

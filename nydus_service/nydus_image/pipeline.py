@@ -13,7 +13,8 @@ the memory.
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from blake3 import blake3
@@ -63,14 +64,15 @@ class ChunkList:
     `chunks` lists all chunks by index.
     """
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, known: Mapping[bytes, Chunk] = MappingProxyType({})) -> None:
         """
         Args:
             blob: the row of the chunks; its chunk count and uncompressed size are updated.
+            known: chunks of other blobs by digest, to refer to instead of making equal ones.
         """
         self._blob = blob
         self._hasher = _HASHERS[blob.digester]
-        self._known: dict[bytes, Chunk] = {}
+        self._known = dict(known)
         self.chunks: list[Chunk] = []
         self.reused_elsewhere = False
         """Whether a chunk was reused at another offset of a file than its first one."""
@@ -114,6 +116,7 @@ class ChunkPipeline(ChunkList):
         write: receives the stored bytes, in order, in a thread of the pipeline.
         level: level of the compressor, if it is zstd.
         threads: number of compressing threads; by default one per core.
+        known: as in `ChunkList`.
 
     `finish` waits until everything is written. `close` ends the threads in any state; without `finish`, the
     output is incomplete.
@@ -126,8 +129,9 @@ class ChunkPipeline(ChunkList):
         *,
         level: int = ZSTD_LEVEL,
         threads: int | None = None,
+        known: Mapping[bytes, Chunk] = MappingProxyType({}),
     ) -> None:
-        super().__init__(blob)
+        super().__init__(blob, known)
         self._level = level
         self._write = write
         self._batch = _Batch()

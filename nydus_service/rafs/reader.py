@@ -70,12 +70,42 @@ def read_bootstrap(
     return bootstrap
 
 
+def read_chunk_table(table: bytes | memoryview, blobs: Sequence[Blob]) -> dict[int, Chunk]:
+    """Read the chunk table, keyed by the eight-byte chunk address in inodes.
+
+    Raises: FormatError: a chunk lies outside of its blob.
+    """
+    bounds = chunk_bounds(blobs)
+    chunks: dict[int, Chunk] = {}
+    for (
+        digest,
+        blob_index,
+        flags,
+        stored,
+        plain,
+        at,
+        plain_at,
+        file_offset,
+        index,
+        crc,
+    ) in CHUNK.iter_unpack(table):
+        count, end = bounds[blob_index] if blob_index < len(bounds) else (0, 0)
+        if index >= count or plain_at % BLOCK_SIZE or plain_at + plain > end:
+            raise misplaced_chunk(blob_index, index, blobs)
+        address = index & 0xFFFF | (blob_index + 1) << 16 | index >> 16 << 24 | plain_at // BLOCK_SIZE << 32
+        chunks[address] = Chunk(
+            blobs[blob_index], index, digest, flags, stored, plain, at, plain_at, file_offset, crc
+        )
+    return chunks
+
+
 class _TreeReader(RecordReader):
     """Reads the directories from the root."""
 
     def __init__(self, data: bytes | memoryview, tables: Tables) -> None:
         super().__init__(data, tables)
-        self._chunks = self._read_chunks()
+        self.budget -= len(self.chunk_table)
+        self._chunks = read_chunk_table(self.chunk_table, self.blobs)
         self._prefetch_nids = self._read_prefetch(tables)
         self._wanted = {*self._prefetch_nids} - {tables.superblock.root_nid}
         self._prefetched: dict[int, Inode] = {}
@@ -83,35 +113,6 @@ class _TreeReader(RecordReader):
     def take_chunks(self, inode: Inode, addresses: Sequence[int]) -> list[int]:
         inode.chunks = tuple(self._chunks[address] for address in addresses)
         return [chunk.uncompressed_size for chunk in inode.chunks]
-
-    def _read_chunks(self) -> dict[int, Chunk]:
-        """Read the chunk table, keyed by the eight-byte chunk address in inodes."""
-        self.budget -= len(self.chunk_table)
-        blobs = self.blobs
-        bounds = chunk_bounds(blobs)
-        table: dict[int, Chunk] = {}
-        for (
-            digest,
-            blob_index,
-            flags,
-            stored,
-            plain,
-            at,
-            plain_at,
-            file_offset,
-            index,
-            crc,
-        ) in CHUNK.iter_unpack(self.chunk_table):
-            count, end = bounds[blob_index] if blob_index < len(bounds) else (0, 0)
-            if index >= count or plain_at % BLOCK_SIZE or plain_at + plain > end:
-                raise misplaced_chunk(blob_index, index, blobs)
-            address = (
-                index & 0xFFFF | (blob_index + 1) << 16 | index >> 16 << 24 | plain_at // BLOCK_SIZE << 32
-            )
-            table[address] = Chunk(
-                blobs[blob_index], index, digest, flags, stored, plain, at, plain_at, file_offset, crc
-            )
-        return table
 
     def _read_prefetch(self, tables: Tables) -> list[int]:
         offset, size = tables.extended.prefetch_table_offset, tables.extended.prefetch_table_size
