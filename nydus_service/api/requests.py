@@ -6,7 +6,7 @@ from typing import Final
 
 from nydus_service.api.messages import options_of
 from nydus_service.api.v1 import converter_pb2 as pb
-from nydus_service.convert.references import check_target
+from nydus_service.convert.references import check_chunk_dict, check_target
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.jobs.job import JobRequest
 from nydus_service.oci.names import check_namespace
@@ -38,11 +38,13 @@ class RequestReader:
         """
         source, target = reference("source", message.source), reference("target", message.target)
         check_target(target)
+        options = options_of(message.options, self.defaults)
+        check_chunk_dict(options, paths=True)
         return JobRequest(
             source=str(source),
             target=str(target),
             namespace=self.namespace_of(message.namespace, source, target),
-            options=options_of(message.options, self.defaults),
+            options=options,
         )
 
     def namespace_of(self, asked: str, *references: ImageReference) -> str:

@@ -50,6 +50,7 @@ class PackOutcome:
         stderr_tail: the end of the builder's error output, up to 64 KiB, without colours; warnings, if any.
         single_layer: an image of this layer alone needs no merge, only `MergeRequest.single_layer`; False
             if unknown.
+        dict_bytes: bytes of content in the chunk dictionary that the layer refers to; 0 if unknown.
     """
 
     diff_id: "Digest"
@@ -58,6 +59,7 @@ class PackOutcome:
     duration_s: float
     stderr_tail: str
     single_layer: bool = False
+    dict_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,15 @@ class EmbeddedBuilder:
         if self._fork_server is not None:  # for later commands; during a single pack it only costs memory
             self._fork_server.start()
         # It exited with success, so it has read as many bytes as the request says.
-        diff_id, single_layer = invoke.read_layer(request.output_json)
+        report = invoke.read_layer(request.output_json)
         return PackOutcome(
-            diff_id, request.source_size, done.bytes_out, done.duration_s, done.stderr_tail, single_layer
+            report.diff_id,
+            request.source_size,
+            done.bytes_out,
+            done.duration_s,
+            done.stderr_tail,
+            report.single_layer,
+            report.dict_bytes,
         )
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:

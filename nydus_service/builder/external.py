@@ -106,7 +106,7 @@ class ExternalBuilder:
         if self._fork_server is not None:  # for later commands; during a single pack it only costs memory
             self._fork_server.start()
         # The feeder exited with success, so it has read as many bytes as the request says.
-        diff_id, _ = invoke.read_layer(request.output_json)
+        diff_id = invoke.read_layer(request.output_json).diff_id
         return PackOutcome(diff_id, request.source_size, done.bytes_out, done.duration_s, done.stderr_tail)
 
     async def merge(self, request: MergeRequest) -> MergeOutcome:

@@ -5,6 +5,7 @@ import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from nydus_service.builder.builder import (
     BootstrapLayerOutcome,
@@ -63,17 +64,27 @@ async def bootstrap_layer(
     )
 
 
-def read_layer(output_json: Path) -> tuple[Digest, bool]:
-    """Read what the embedded `create`, or `feed`, reports of a layer.
+class LayerReport(NamedTuple):
+    """The report of the embedded `create`, or of `feed`, on a layer.
 
-    Returns:
-        The layer's diffID, and whether an image of this layer alone needs no merge; `feed` does not know
-        that.
-    Raises: BuilderFailed: the report is missing or unreadable.
+    The attributes are as in `builder.PackOutcome`. `feed` only knows the diffID.
     """
+
+    diff_id: Digest
+    single_layer: bool
+    dict_bytes: int
+
+
+def read_layer(output_json: Path) -> LayerReport:
+    """Read the report on a layer. Raises: BuilderFailed: the report is missing or unreadable."""
     try:
         report = json.loads(_read(output_json))
-        return Digest.parse(report["diff_id"]), report.get("single_layer") is True
+        counters = report.get("trace", {}).get("registered_events", {})
+        return LayerReport(
+            diff_id=Digest.parse(report["diff_id"]),
+            single_layer=report.get("single_layer") is True,
+            dict_bytes=int(counters.get("dict_uncompressed_size", 0)),
+        )
     except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise BuilderFailed(f"the builder's {output_json} does not describe the layer") from exc
 

@@ -23,7 +23,7 @@ from nydus_service.cli.options import (
 from nydus_service.cli.progress import open_progress
 from nydus_service.cli.results import tell_preview, tell_result
 from nydus_service.cli.stores import choose_daemon, choose_namespace
-from nydus_service.content.open_stores import open_pair
+from nydus_service.content.open_stores import open_chunk_dict, open_pair
 from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.references import check_target
 from nydus_service.errors import UsageError
@@ -32,7 +32,7 @@ from nydus_service.options.arguments import add_argument
 from nydus_service.options.convert import TABLE, ConvertOptions
 
 LATER = (
-    "--chunk-dict", "--batch-size", "--encrypt", "--encrypt-recipient", "--decryption-key",
+    "--batch-size", "--encrypt", "--encrypt-recipient", "--decryption-key",
     "--merge-platform", "--os-features", "--append-file", "--keep-estargz-index",
     "--backend-type", "--backend-config", "--backend-config-file", "--backend-force-push",
     "--cache", "--hosts-dir", "--insecure-registry",
@@ -88,9 +88,14 @@ async def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise UsageError(f"--{name} goes with --remote only")
     builder = choose_builder(args)
-    async with open_pair(source, target, choose_daemon(args), sweep=not args.dry_run) as locations:
+    daemon = choose_daemon(args)
+    async with (
+        open_pair(source, target, daemon, sweep=not args.dry_run) as locations,
+        open_chunk_dict(options.build.chunk_dict, daemon) as chunk_dict,
+    ):
         if args.dry_run:
-            tell_preview(args, await preview_image(*locations, builder, options))
+            preview = await preview_image(*locations, builder, options, chunk_dict=chunk_dict)
+            tell_preview(args, preview)
             return 0
         with open_progress(args, verifies=options.verify != "none") as progress:
             result = await convert_image(
@@ -99,6 +104,7 @@ async def run(args: argparse.Namespace) -> int:
                 VerifierProcess(limits=Limits(args.builder_timeout)),
                 options,
                 work_root=choose_work_dir(args),
+                chunk_dict=chunk_dict,
                 progress=progress,
             )
     tell_result(args, result)
@@ -129,10 +135,10 @@ async def _run_remote(args: argparse.Namespace, source: ImageReference, target: 
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} does not go with --remote: the daemon's configuration says it")
-    request: dict[str, Any] = {
-        "namespace": choose_namespace(args),
-        "options": given_options(args),
-    }
+    options = given_options(args)
+    if args.chunk_dict:
+        options["chunk_dict"] = remote.absolute_dict(args.chunk_dict)
+    request: dict[str, Any] = {"namespace": choose_namespace(args), "options": options}
     names = remote.absolute(source), remote.absolute(target)
     async with remote.open_daemon(args) as client:
         if args.dry_run:

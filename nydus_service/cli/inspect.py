@@ -15,10 +15,11 @@ from nydus_service.cli.stores import choose_daemon
 from nydus_service.cli.table import Column, format_size, print_table
 from nydus_service.content.open_stores import open_locations
 from nydus_service.content.store import Provider
+from nydus_service.convert.bootstraplayer import extract_bootstrap
 from nydus_service.convert.encoding import as_json
 from nydus_service.convert.failures import about
 from nydus_service.convert.workdir import open_work_dir
-from nydus_service.imagecheck.bootstraps import BootstrapFacts, describe_bootstrap, extract_bootstrap
+from nydus_service.imagecheck.bootstraps import BootstrapFacts, describe_bootstrap
 from nydus_service.imagecheck.manifests import FoundManifest, find_manifests
 from nydus_service.nydus_image.check import load
 from nydus_service.oci import annotations as keys

@@ -19,6 +19,7 @@ from nydus_service.cli.options import (
     add_later,
     add_work_dir,
     build_rows,
+    check_bootstrap_file,
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.content.layout import LayoutReader
@@ -58,11 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_builder(parser)
     add_work_dir(parser)
     add_common(parser)
-    add_later(parser, "--chunk-dict", "--append-file", "--encrypt", "--oci-ref")
+    add_later(parser, "--append-file", "--encrypt", "--oci-ref")
 
 
 async def run(args: argparse.Namespace) -> int:
     build = build_options_of(args)
+    check_bootstrap_file(build)
     builder = choose_builder(args)
     async with open_work_dir(choose_work_dir(args)) as work_dir:
         blobs = [await take_apart(path, work_dir) for path in args.blobs]

@@ -5,10 +5,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from nydus_service.errors import UnsupportedError
+from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.options.arguments import add_argument
-from nydus_service.options.build import BUILD_ROWS
-from nydus_service.options.option import AbsolutePaths, Row
+from nydus_service.options.build import BUILD_ROWS, BuildOptions
+from nydus_service.options.option import AbsolutePaths, Row, bootstrap_of
 
 REFERENCES = """\
 An image is one of
@@ -94,6 +94,14 @@ class OptionGroups:
 def build_rows(*, merge: bool = False) -> list[Row]:
     """The build options that a command can have. With `merge`, only those that apply to a merge."""
     return [row for row in BUILD_ROWS.values() if row.option.number and (row.option.merges or not merge)]
+
+
+def check_bootstrap_file(build: BuildOptions) -> None:
+    """Raises: UsageError: the chunk dictionary is an image, in a command that works on files."""
+    if build.chunk_dict and bootstrap_of(build.chunk_dict) is None:
+        raise UsageError(
+            f"chunk dictionary {build.chunk_dict!r}: this command takes files: --chunk-dict bootstrap=PATH"
+        )
 
 
 def add_later(parser: argparse.ArgumentParser, *names: str) -> None:

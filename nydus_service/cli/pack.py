@@ -16,6 +16,7 @@ from nydus_service.cli.options import (
     add_common,
     add_later,
     build_rows,
+    check_bootstrap_file,
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.cli.table import Column, format_seconds, format_size, print_table
@@ -33,11 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     OptionGroups(parser).add(build_rows())
     add_builder(parser)
     add_common(parser)
-    add_later(parser, "--batch-size", "--chunk-dict", "--encrypt")
+    add_later(parser, "--batch-size", "--encrypt")
 
 
 async def run(args: argparse.Namespace) -> int:
     build = build_options_of(args)
+    check_bootstrap_file(build)
     builder = choose_builder(args)
     identity = await builder.identify()
     begun = time.monotonic()

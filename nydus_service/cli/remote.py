@@ -23,6 +23,7 @@ from nydus_service.errors import EXIT_INTERRUPTED, NydusServiceError, Unreachabl
 from nydus_service.jobs.job import Job, JobState
 from nydus_service.jobs.queue import ShuttingDown
 from nydus_service.oci.reference import ImageReference
+from nydus_service.options.option import bootstrap_of
 
 PATIENCE_S: Final = 60.0
 """Seconds to wait for a daemon that has gone: after a restart it continues its jobs."""
@@ -46,6 +47,12 @@ def open_daemon(args: argparse.Namespace) -> AbstractAsyncContextManager[ApiClie
 def absolute(reference: ImageReference) -> str:
     """Format a reference with an absolute path, because the daemon has another working directory."""
     return str(replace(reference, path=os.path.abspath(reference.path)) if reference.path else reference)
+
+
+def absolute_dict(text: str) -> str:
+    """Format the value of `--chunk-dict` with an absolute path. Raises: UsageError: it is no reference."""
+    path = bootstrap_of(text)
+    return absolute(ImageReference.parse(text)) if path is None else f"bootstrap={path.absolute()}"
 
 
 def make_note(args: argparse.Namespace) -> Note:

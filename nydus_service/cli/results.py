@@ -65,6 +65,8 @@ def print_image(image: ImageResult) -> None:
     total_out = sum(layer.blob.size for layer in image.layers) + image.bootstrap.size
     total = [image.platform or "image", format_size(total_in), format_size(total_out)]
     print_table(columns, rows, [*total, _ratio(total_in, total_out), ""])
+    if in_dict := sum(layer.dict_bytes for layer in image.layers):
+        print_line(f"{format_size(in_dict)} of content not stored again: the chunk dictionary has it")
     _print_verification(image.verification)
 
 

@@ -11,6 +11,7 @@ from nydus_service.content.layout import open_layout
 from nydus_service.content.store import ContentNotFound, Location, Stores
 from nydus_service.errors import UnsupportedError
 from nydus_service.oci.reference import ImageReference, Transport
+from nydus_service.options.option import bootstrap_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,21 @@ async def open_pair(
     with _fetch_advice(source, daemon):
         async with open_locations((source, target), daemon, sweep=sweep) as (here, there):
             yield here, there
+
+
+@asynccontextmanager
+async def open_chunk_dict(text: str, daemon: ContainerdEndpoint) -> AsyncIterator[Location | None]:
+    """Open the store of the chunk dictionary that an option names; None if it does not name an image.
+
+    Raises: as `open_locations`.
+    """
+    if not text or bootstrap_of(text) is not None:
+        yield None
+        return
+    reference = ImageReference.parse(text)
+    with _fetch_advice(reference, daemon):
+        async with open_locations([reference], daemon) as (location,):
+            yield location
 
 
 @asynccontextmanager

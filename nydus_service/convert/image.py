@@ -25,6 +25,11 @@ from nydus_service.content.documents import write_document
 from nydus_service.content.store import ContentNotFound, Image, Lease, Location
 from nydus_service.content.transfer import check_copy, copy_image
 from nydus_service.convert.assemble import Assembly, NewDocument, assemble
+from nydus_service.convert.chunkdict import (
+    ChunkDictionary,
+    find_chunk_dictionary,
+    open_chunk_dictionary,
+)
 from nydus_service.convert.failures import about
 from nydus_service.convert.fingerprint import image_fingerprint, layer_fingerprint
 from nydus_service.convert.layer import LayerPacker
@@ -67,11 +72,12 @@ from nydus_service.convert.uptodate import (
     record,
 )
 from nydus_service.convert.workdir import open_work_dir
-from nydus_service.errors import first_cause
+from nydus_service.errors import UsageError, first_cause
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.options.convert import ConvertOptions
 from nydus_service.options.hint import OptionHint
+from nydus_service.options.option import bootstrap_of
 
 
 async def convert_image(
@@ -84,6 +90,7 @@ async def convert_image(
     work_root: Path | None = None,
     job_id: str | None = None,
     turns: Turns | None = None,
+    chunk_dict: Location | None = None,
     progress: Progress = silent,
 ) -> ConvertResult:
     """Convert an image, verify the result, and give it its name.
@@ -93,6 +100,7 @@ async def convert_image(
         work_root: parent of the work directory; None for the system's directory for temporary files.
         job_id: unique; letters, digits, "-", "_" and "."; random by default.
         turns: of processes, shared by conversions; None for `options.jobs` of this conversion.
+        chunk_dict: the image that `options.build.chunk_dict` names; None if it names none, or a bootstrap.
         progress: called with each event.
     Raises:
         NotFoundError: the image, a part of it, or a requested platform does not exist.
@@ -104,7 +112,7 @@ async def convert_image(
         NydusServiceError: by the stores and the operating system. Every message names the image, and the
             layer if the error is about one.
     """
-    request = await _look_up(source, target, builder, options)
+    request = await _look_up(source, target, builder, options, chunk_dict)
     builders = Builders(builder, request.identity, verifier, turns or Turns(options.jobs))
     conversion = _Conversion(request, builders, job_id or uuid.uuid4().hex, progress)
     try:
@@ -115,13 +123,18 @@ async def convert_image(
 
 
 async def preview_image(
-    source: Location, target: Location, builder: Builder, options: ConvertOptions
+    source: Location,
+    target: Location,
+    builder: Builder,
+    options: ConvertOptions,
+    *,
+    chunk_dict: Location | None = None,
 ) -> Preview:
     """Compute what `convert_image` would do. Nothing is written.
 
     Raises: as `convert_image` does before it writes.
     """
-    request = await _look_up(source, target, builder, options)
+    request = await _look_up(source, target, builder, options, chunk_dict)
     return Preview(
         status=WOULD_CHANGE_NOTHING if request.unchanged else WOULD_CONVERT,
         reason=request.unchanged,
@@ -149,6 +162,7 @@ class _Request:
     image: Image
     existing: Image | None
     plan: Plan | None
+    chunk_dict: ChunkDictionary | None = None
 
     @property
     def unchanged(self) -> str:
@@ -189,13 +203,22 @@ class _Request:
         )
 
 
-async def _look_up(source: Location, target: Location, builder: Builder, options: ConvertOptions) -> _Request:
+async def _look_up(
+    source: Location,
+    target: Location,
+    builder: Builder,
+    options: ConvertOptions,
+    dict_location: Location | None,
+) -> _Request:
     started = anyio.current_time()
     with about(str(source)):
         image = await source.find()
     with about(str(target)):
         existing = await find_image_named(target.stores, target.name)
     identity = await builder.identify()
+    chunk_dict = await _find_chunk_dict(options, target, dict_location)
+    if chunk_dict is not None:  # its content counts, not its name
+        options = _with_chunk_dict(options, chunk_dict.identity)
     fingerprint = image_fingerprint(options, identity)
     finished = (
         existing is not None
@@ -204,13 +227,33 @@ async def _look_up(source: Location, target: Location, builder: Builder, options
     )
     with about(str(source)):
         plan = None if finished else await make_plan(source.stores.content, image.target, options)
-    request = _Request(source, target, options, identity, fingerprint, started, image, existing, plan)
+    request = _Request(
+        source, target, options, identity, fingerprint, started, image, existing, plan, chunk_dict
+    )
     if existing and plan and (has_changes(plan) or not request.is_named):
         with about(str(target)):
             request.check_replaceable(existing)
     if plan and not request.in_one_store:
         await _check_copies(request, plan)
     return request
+
+
+async def _find_chunk_dict(
+    options: ConvertOptions, target: Location, location: Location | None
+) -> ChunkDictionary | None:
+    named = options.build.chunk_dict
+    bootstrap = bootstrap_of(named)
+    if bootstrap is not None:
+        return await open_chunk_dictionary(bootstrap, target.stores.content)
+    if not named:
+        return None
+    if location is None:
+        raise UsageError(f"the store of the chunk dictionary {named} is not open")
+    return await find_chunk_dictionary(location)
+
+
+def _with_chunk_dict(options: ConvertOptions, value: object) -> ConvertOptions:
+    return replace(options, build=options.build._replace(chunk_dict=f"bootstrap={value}"))
 
 
 async def _check_copies(request: _Request, plan: Plan) -> None:
@@ -283,7 +326,11 @@ class _Conversion:
         calls = sum(len(image.layers) + 2 for image in distinct_images(images))  # 2: merge, bootstrap layer
         async with open_work_dir(work_root) as work_dir, self._builders.builder.several(calls) as builder:
             builders = replace(self._builders, builder=builder)
-            converted = await self._run_pipeline(builders, lease, images, work_dir)
+            options = request.options
+            if request.chunk_dict is not None:
+                file = await request.chunk_dict.extract(work_dir, options.build)
+                options = _with_chunk_dict(options, file.absolute())
+            converted = await self._run_pipeline(builders, lease, images, options, work_dir)
         layers = {digest: image.nydus_layers for digest, image in converted.items()}
         assembly = assemble(plan, layers, request.options, request.identity)
         for untouched in unchanged_parts(plan):
@@ -296,14 +343,19 @@ class _Conversion:
         return self._result(CONVERTED, assembly.root, results)
 
     async def _run_pipeline(
-        self, builders: Builders, lease: Lease, images: list[ImagePlan], work_dir: Path
+        self,
+        builders: Builders,
+        lease: Lease,
+        images: list[ImagePlan],
+        options: ConvertOptions,
+        work_dir: Path,
     ) -> dict[Digest, ConvertedImage]:
         request = self._request
         packer = LayerPacker(
             builders.builder,
             request.source.stores.content,
             lease,
-            request.options,
+            options,
             fingerprint=layer_fingerprint(request.options.build, request.identity),
             work_dir=work_dir,
             progress=self._progress,
@@ -312,7 +364,8 @@ class _Conversion:
             builders,
             packer,
             lease,
-            request.options,
+            options,
+            chunk_dict=request.chunk_dict,
             source_name=str(request.source),
             work_dir=work_dir,
             progress=self._progress,

@@ -43,6 +43,7 @@ class PackedLayer:
         warnings: the end of the builder's stderr.
         single_layer: as in `builder.PackOutcome`.
         diff_id: digest of the layer's plain tar; None if the layer is a nydus blob already.
+        dict_bytes: as in `builder.PackOutcome`.
     """
 
     source: Descriptor
@@ -52,6 +53,7 @@ class PackedLayer:
     warnings: str
     single_layer: bool = False
     diff_id: Digest | None = None
+    dict_bytes: int = 0
 
     @property
     def refers(self) -> bool:
@@ -157,6 +159,7 @@ class LayerPacker:
                 outcome.stderr_tail,
                 outcome.single_layer,
                 outcome.diff_id,
+                outcome.dict_bytes,
             )
             if is_in_tail:
                 await _commit(ingest, blob)

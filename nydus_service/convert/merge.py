@@ -18,10 +18,12 @@ from nydus_service.builder.builder import (
     MergeRequest,
 )
 from nydus_service.content.store import PIECE_SIZE, Ingester
+from nydus_service.convert.chunkdict import ChunkDictionary
 from nydus_service.convert.layer import PackedLayer
 from nydus_service.convert.rewrite import BootstrapLayer
 from nydus_service.errors import FormatError, UnsupportedError, from_os_error
 from nydus_service.oci.annotations import UNCOMPRESSED
+from nydus_service.oci.descriptor import Descriptor
 from nydus_service.options.build import BuildOptions
 
 
@@ -33,23 +35,31 @@ class MergedImage:
         bootstrap: the bootstrap's file.
         duration_s: seconds that the merge took.
         warnings: the end of the builder's stderr.
+        dict_blobs: blobs of the chunk dictionary to which it refers.
     """
 
     bootstrap: Path
     duration_s: float
     warnings: str
+    dict_blobs: tuple[Descriptor, ...] = ()
 
 
 async def merge_layers(
-    builder: Builder, layers: Sequence[PackedLayer], build: BuildOptions, directory: Path
+    builder: Builder,
+    layers: Sequence[PackedLayer],
+    build: BuildOptions,
+    directory: Path,
+    chunk_dict: ChunkDictionary | None = None,
 ) -> MergedImage:
     """Merge an image's layers.
 
     Args:
         layers: lowest first; a layer may occur more than once.
         directory: for the files of this merge.
+        chunk_dict: the dictionary whose bootstrap `build` names.
     Raises:
         BuilderFailed: the builder failed, or its result names blobs that are not in `layers`.
+        ContentNotFound: the chunk dictionary does not have a blob to which the result refers.
         NydusServiceError: as `Builder.merge`.
     """
     started = anyio.current_time()
@@ -64,8 +74,14 @@ async def merge_layers(
     )
     with _naming_layers(layers):
         outcome = await builder.merge(request)
-    _check_blobs(outcome, layers)
-    return MergedImage(bootstrap, anyio.current_time() - started, outcome.stderr_tail)
+    foreign = _foreign_blobs(outcome, layers)
+    if foreign and chunk_dict is None:
+        raise BuilderFailed(
+            f"the merged bootstrap refers to blobs that are no layers: {', '.join(foreign)}",
+            outcome.stderr_tail,
+        )
+    dict_blobs = await chunk_dict.describe(foreign) if chunk_dict is not None else []
+    return MergedImage(bootstrap, anyio.current_time() - started, outcome.stderr_tail, tuple(dict_blobs))
 
 
 async def commit_bootstrap_layer(
@@ -129,14 +145,10 @@ def _naming_layers(layers: Sequence[PackedLayer]) -> Iterator[None]:
         raise
 
 
-def _check_blobs(outcome: MergeOutcome, layers: Sequence[PackedLayer]) -> None:
-    """Refuse a bootstrap with blobs that are not in the layers: the image could not be mounted."""
-    strange = set(outcome.blobs) - {layer.blob_id.hex for layer in layers}
-    if strange:
-        raise BuilderFailed(
-            f"the merged bootstrap refers to blobs that are no layers: {', '.join(sorted(strange))}",
-            outcome.stderr_tail,
-        )
+def _foreign_blobs(outcome: MergeOutcome, layers: Sequence[PackedLayer]) -> list[str]:
+    """The hex ids of the blobs of a bootstrap that are not in the layers, in its order."""
+    own = {layer.blob_id.hex for layer in layers}
+    return [blob_id for blob_id in outcome.blobs if blob_id not in own]
 
 
 async def _commit(store: Ingester, path: Path, written: BootstrapLayerOutcome, unique: str) -> None:

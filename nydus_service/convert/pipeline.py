@@ -26,6 +26,8 @@ import anyio.to_thread
 from nydus_service.builder.builder import Builder, BuilderIdentity
 from nydus_service.builder.verification import Verifier
 from nydus_service.content.store import Lease
+from nydus_service.content.transfer import copy_image
+from nydus_service.convert.chunkdict import ChunkDictionary
 from nydus_service.convert.classify import name_layer
 from nydus_service.convert.failures import about
 from nydus_service.convert.layer import LayerPacker, PackedLayer
@@ -77,7 +79,8 @@ class ConvertedImage:
 
     @property
     def nydus_layers(self) -> NydusLayers:
-        return NydusLayers(tuple(layer.blob for layer in self.layers), self.bootstrap_layer)
+        blobs = tuple(layer.blob for layer in self.layers)
+        return NydusLayers(blobs, self.bootstrap_layer, self.merged.dict_blobs)
 
 
 class Pipeline:
@@ -90,6 +93,7 @@ class Pipeline:
         lease: Lease,
         options: ConvertOptions,
         *,
+        chunk_dict: ChunkDictionary | None,
         source_name: str,
         work_dir: Path,
         progress: Progress,
@@ -97,6 +101,7 @@ class Pipeline:
         """
         Args:
             lease: in the store to write to.
+            chunk_dict: the dictionary whose bootstrap the build options name.
             source_name: the image's name, for messages.
             work_dir: the job's own.
         """
@@ -104,6 +109,7 @@ class Pipeline:
         self._packer = packer
         self._lease = lease
         self._options = options
+        self._chunk_dict = chunk_dict
         self._source_name = source_name
         self._work_dir = work_dir
         self._progress = progress
@@ -203,7 +209,12 @@ class Pipeline:
             except OSError as exc:
                 raise from_os_error(exc, f"make {directory}") from exc
             self._progress(MergeStarted(image_name(plan)))
-            merged = await merge_layers(self._builders.builder, layers, self._options.build, directory)
+            merged = await merge_layers(
+                self._builders.builder, layers, self._options.build, directory, self._chunk_dict
+            )
+            if self._chunk_dict is not None:
+                for blob in merged.dict_blobs:
+                    await copy_image(self._chunk_dict.provider, self._lease, blob)
         self._progress(MergeFinished(image_name(plan), merged.duration_s))
         return merged
 
@@ -232,7 +243,9 @@ class Pipeline:
             verified = await verification.conclude(
                 self._lease.content,
                 merged.bootstrap,
-                [layer.blob for layer in layers] + [layer.source for layer in layers if layer.refers],
+                [layer.blob for layer in layers]
+                + [layer.source for layer in layers if layer.refers]
+                + list(merged.dict_blobs),
                 builder=self._builders.identity,
                 work_dir=directory,
             )

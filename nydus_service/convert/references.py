@@ -1,10 +1,13 @@
-"""Check target references before any store is opened. Pure."""
+"""Check the references of a request before any store is opened. Pure."""
 
+import os.path
 from typing import Final
 
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.oci.names import check_size
 from nydus_service.oci.reference import ImageReference, Transport
+from nydus_service.options.convert import ConvertOptions
+from nydus_service.options.option import bootstrap_of
 
 TARGET_SIZE_MAX: Final = 3936
 """Maximum bytes of a target: labels of containerd have it with a digest. A label has at most 4096 bytes with
@@ -26,3 +29,28 @@ def check_target(target: ImageReference) -> None:
     if not target.name:
         raise UsageError(f"the result needs a name; write {target}:TAG [{target}]")
     check_size("target", target.name, TARGET_SIZE_MAX)
+
+
+def check_chunk_dict(options: ConvertOptions, *, paths: bool) -> ImageReference | None:
+    """Check the chunk dictionary of a request to the daemon.
+
+    Args:
+        paths: whether the client may name files of the daemon's machine.
+    Returns:
+        The image; None if there is no dictionary, or it is a bootstrap.
+    Raises:
+        UsageError: the dictionary is a relative path, or a path where none is allowed.
+    """
+    named = options.build.chunk_dict
+    if not named:
+        return None
+    path = bootstrap_of(named)
+    image = ImageReference.parse(named) if path is None else None
+    file = str(path) if image is None else image.path
+    if file and not paths:
+        raise UsageError(f"only an image in containerd can be named here [chunk dictionary {named!r}]")
+    if file and not os.path.isabs(file):
+        raise UsageError(
+            f"the daemon has a directory of its own; name an absolute path [chunk dictionary {named!r}]"
+        )
+    return image

@@ -58,16 +58,18 @@ class LayerResult(Struct, frozen=True, omit_defaults=True):
     Attributes:
         duration_s: seconds that the builder ran, to the millisecond; 0 if none ran.
         warnings: the end of the builder's stderr; absent in JSON if empty.
+        dict_bytes: bytes of content in the chunk dictionary instead of the blob; absent in JSON if 0.
     """
 
     source: Descriptor
     blob: Descriptor
     duration_s: float
     warnings: str = ""
+    dict_bytes: int = 0
 
     @classmethod
     def of(cls, layer: PackedLayer) -> "LayerResult":
-        return cls(layer.source, layer.blob, round(layer.duration_s, 3), layer.warnings)
+        return cls(layer.source, layer.blob, round(layer.duration_s, 3), layer.warnings, layer.dict_bytes)
 
 
 class ImageResult(Struct, frozen=True, kw_only=True):

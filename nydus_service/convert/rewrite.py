@@ -3,8 +3,9 @@
 Only necessary fields change. Unknown fields are kept, in their order. The bytes depend only on the old
 document, the options and the builder.
 
-The layers of the new manifest are the blobs in the order of the source layers, then the bootstrap layer.
-DiffIDs have the same order: a blob's is its own digest, the bootstrap layer's the digest of its plain tar.
+The layers of the new manifest are the blobs in the order of the source layers, those of a chunk dictionary,
+then the bootstrap layer. DiffIDs have the same order: a blob's is its own digest, the bootstrap layer's the
+digest of its plain tar.
 
 Source: nydus-snapshotter pkg/converter, `convertManifest`, `MergeLayers`, `makeBlobDesc`.
 """
@@ -46,10 +47,22 @@ class BootstrapLayer:
 
 @dataclass(frozen=True, slots=True)
 class NydusLayers:
-    """The new layers of an image: blobs, lowest first, and the bootstrap layer."""
+    """The new layers of an image.
+
+    Attributes:
+        blobs: those of the source's layers, lowest first.
+        bootstrap: the last layer.
+        dict_blobs: those of the chunk dictionary to which the bootstrap refers.
+    """
 
     blobs: tuple[Descriptor, ...]
     bootstrap: BootstrapLayer
+    dict_blobs: tuple[Descriptor, ...] = ()
+
+    @property
+    def all_blobs(self) -> tuple[Descriptor, ...]:
+        """The blobs in the order of the manifest."""
+        return self.blobs + self.dict_blobs
 
 
 def blob_descriptor(digest: Digest, size: int, refers_to: Digest | None = None) -> Descriptor:
@@ -93,7 +106,7 @@ def bootstrap_descriptor(
 
 def rewrite_config(config: Config, layers: NydusLayers) -> Config:
     """Set the new layers' diffIDs, and append the bootstrap layer's entry to the history."""
-    diff_ids = [*(blob.digest for blob in layers.blobs), layers.bootstrap.diff_id]
+    diff_ids = [*(blob.digest for blob in layers.all_blobs), layers.bootstrap.diff_id]
     return config.with_layers(diff_ids, [HISTORY_ENTRY])
 
 
@@ -126,7 +139,7 @@ def rewrite_manifest(
     new = manifest.with_media_type(media_type)
     new = new.with_config(describe_config(config, like=manifest.config, oci=oci))
     new = new.with_layers(
-        [*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.blobs), bootstrap]
+        [*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.all_blobs), bootstrap]
     )
     if with_referrer:
         new = new.with_subject(source.with_platform(None))  # some registries refuse a subject with a platform

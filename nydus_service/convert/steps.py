@@ -40,7 +40,7 @@ from nydus_service.convert.rewrite import (
     rewrite_manifest,
 )
 from nydus_service.convert.workdir import open_work_dir
-from nydus_service.errors import UsageError, from_os_error
+from nydus_service.errors import UnsupportedError, UsageError, from_os_error
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Index
@@ -70,6 +70,7 @@ async def convert_layer(
         FormatError, UnsupportedError, BuilderFailed: as `convert_image` does; messages name the layer.
         NydusServiceError: by the stores and the operating system.
     """
+    _refuse_chunk_dict(options)
     if is_nydus(layer) or not mediatypes.is_tar_layer(layer.media_type):
         return None
     identity = await builder.identify()
@@ -104,6 +105,7 @@ async def merge_layers(
         FormatError: a blob is damaged or not a nydus blob, or the layers do not match each other.
         BuilderFailed, NydusServiceError: as `convert_layer`.
     """
+    _refuse_chunk_dict(options)
     async with open_work_dir(work_root) as work_dir:
         taken: dict[Descriptor, PackedLayer] = {}
         for blob in blobs:
@@ -183,6 +185,11 @@ async def _convert_manifest(
     await _write(source, lease, NewDocument.of(plan.manifest.config.digest, config))
     await _write(source, lease, NewDocument.of(plan.descriptor.digest, manifest))
     return descriptor
+
+
+def _refuse_chunk_dict(options: ConvertOptions) -> None:
+    if options.build.chunk_dict:
+        raise UnsupportedError("a chunk dictionary goes with `convert_image` only, which knows its image")
 
 
 async def _write(source: Provider, lease: Lease, new: NewDocument) -> None:

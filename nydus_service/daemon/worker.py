@@ -12,7 +12,7 @@ from nydus_service.builder.probe import ProbeCache
 from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.config.environment import Settings, search_path
 from nydus_service.config.sections import DaemonConfig
-from nydus_service.content.open_stores import ContainerdEndpoint, open_locations, open_pair
+from nydus_service.content.open_stores import ContainerdEndpoint, open_chunk_dict, open_locations, open_pair
 from nydus_service.content.store import Location
 from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.progress import Progress
@@ -84,12 +84,17 @@ class Worker:
     async def convert(self, job: Job, progress: Progress) -> ConvertResult:
         request = job.request
         about = {"job": job.id, "source": request.source, "target": request.target}
-        async with self._open(request) as locations:
+        async with self._open(request) as locations, self._open_chunk_dict(request) as chunk_dict:
             with self._tracing.job({**about, "namespace": request.namespace}) as trace:
-                return await self._convert(job, locations, traced(trace, counted(self._metrics, progress)))
+                followed = traced(trace, counted(self._metrics, progress))
+                return await self._convert(job, locations, chunk_dict, followed)
 
     async def _convert(
-        self, job: Job, locations: tuple[Location, Location], progress: Progress
+        self,
+        job: Job,
+        locations: tuple[Location, Location],
+        chunk_dict: Location | None,
+        progress: Progress,
     ) -> ConvertResult:
         return await convert_image(
             *locations,
@@ -99,12 +104,14 @@ class Worker:
             work_root=self._work_root,
             job_id=job.id,
             turns=self._turns,
+            chunk_dict=chunk_dict,
             progress=progress,
         )
 
     async def preview(self, request: JobRequest) -> Preview:
-        async with self._open(request) as locations:
-            return await preview_image(*locations, self._builder, self._options(request))
+        async with self._open(request) as locations, self._open_chunk_dict(request) as chunk_dict:
+            options = self._options(request)
+            return await preview_image(*locations, self._builder, options, chunk_dict=chunk_dict)
 
     async def check(
         self, image: str, against: str, namespace: str, *, verify: str, platforms: Sequence[str]
@@ -132,6 +139,9 @@ class Worker:
         return ContainerdEndpoint(
             self._config.containerd.address, namespace, self._config.daemon.run_dir / "jobs"
         )
+
+    def _open_chunk_dict(self, request: JobRequest) -> AbstractAsyncContextManager[Location | None]:
+        return open_chunk_dict(request.options.build.chunk_dict, self._daemon(request.namespace))
 
     def _open(self, request: JobRequest) -> AbstractAsyncContextManager[tuple[Location, Location]]:
         source, target = ImageReference.parse(request.source), ImageReference.parse(request.target)

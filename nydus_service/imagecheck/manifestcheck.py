@@ -11,12 +11,13 @@ import anyio.to_thread
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage, Verifier
 from nydus_service.content.store import PIECE_SIZE, ContentNotFound, Provider
+from nydus_service.convert.bootstraplayer import extract_bootstrap
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_id, check_diff_ids
 from nydus_service.convert.turns import Turns
 from nydus_service.convert.workdir import provide_file
 from nydus_service.errors import DiffersError, FormatError, first_cause, from_os_error
-from nydus_service.imagecheck.bootstraps import extract_bootstrap, read_chunking
+from nydus_service.imagecheck.bootstraps import read_chunking
 from nydus_service.imagecheck.manifests import FoundManifest
 from nydus_service.imagecheck.recording import record_tar_split
 from nydus_service.imagecheck.result import Checked

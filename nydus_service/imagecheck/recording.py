@@ -62,5 +62,5 @@ async def record_tar_split(
                 )
             feed = Command(None, tuple(feed_arguments(request, path)))
             await supervise(Spawn(feed, stdin, stdout=nowhere), input=source, limits=limits)
-    diff_id, _ = invoke.read_layer(request.output_json)
+    diff_id = invoke.read_layer(request.output_json).diff_id
     return diff_id

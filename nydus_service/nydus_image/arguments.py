@@ -22,7 +22,7 @@ _OTHER_TYPES = (
     "stargz_index",
     "tar-tarfs",
 )
-_OF_ANOTHER_FORM = ("fs_version", "prefetch_policy")
+_OF_ANOTHER_FORM = ("chunk_dict", "fs_version", "prefetch_policy")
 """Build options with other choices or defaults in `nydus-image`."""
 BUILD_OPTIONS = tuple(
     name

@@ -1,15 +1,14 @@
 """The options that, together with the layer, decide the bytes of a blob and of a bootstrap. Pure."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 from nydus_service.errors import UnsupportedError
 from nydus_service.options.option import (
     AbsolutePaths,
-    BootstrapFile,
     Choice,
     Flag,
+    ImageOrBootstrap,
     Number,
     Option,
     PowerOfTwo,
@@ -69,9 +68,15 @@ class BuildOptions(NamedTuple):
         ),
     ] = "6"
     chunk_dict: Annotated[
-        Path | None,
-        Option(BootstrapFile(), "bootstrap whose chunks are not stored again", from_start=True, merges=True),
-    ] = None
+        str,
+        Option(
+            ImageOrBootstrap(),
+            "nydus image whose chunks are not stored again",
+            number=16,
+            group=_LAYERS,
+            merges=True,
+        ),
+    ] = ""
     compressor: Annotated[
         str,
         Option(
@@ -206,7 +211,7 @@ class BuildOptions(NamedTuple):
         }
         del fields["prefetch_policy"], fields["prefetch_patterns"]
         # A layer's own bootstrap, inside its blob, lists the patterns that exist in the layer.
-        return fields | {"prefetch": list(self.patterns)}
+        return fields | {"prefetch": list(self.patterns), "chunk_dict": self.chunk_dict or None}
 
 
 BUILD_ROWS: Final = rows_of(BuildOptions.__annotations__, BuildOptions._field_defaults)

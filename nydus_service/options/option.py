@@ -4,14 +4,13 @@ A kind reads a value from JSON (`read`) and from text (`parse`), checks it (`che
 and as an argument of a builder. It does not depend on any particular option.
 """
 
-import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from nydus_service.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from nydus_service.oci.names import REFERENCE_SIZE_MAX, check_size
+from nydus_service.oci.reference import ImageReference
 
 T = TypeVar("T")
 
@@ -261,16 +260,29 @@ class AbsolutePaths(ListOf[str]):
         return super().schema | {"items": {"type": "string", "pattern": r"^/[^\n\x00]*$"}}
 
 
-class BootstrapFile(Kind["Path | None"]):
-    """The path of a bootstrap on this machine, or None. Only callers in Python can set it."""
+class ImageOrBootstrap(Kind[str]):
+    """An image, or "bootstrap=PATH", the file of a bootstrap on this machine. Empty: none."""
 
-    metavar = "PATH"
+    metavar = "REF|bootstrap=PATH"
 
-    def argv(self, flag: str, value: "Path | None") -> list[str]:
-        return [] if value is None else [flag, f"bootstrap={os.fspath(value)}"]
+    def read(self, name: str, value: object) -> str:
+        if not isinstance(value, str):
+            raise UsageError(f"option {name}: {value!r} is no text")
+        return value
 
-    def to_json(self, value: "Path | None") -> str | None:
-        return None if value is None else os.fspath(value)
+    def parse(self, text: str) -> str:
+        return text
+
+    def check(self, name: str, value: str) -> None:
+        check_size(spoken(name), value, REFERENCE_SIZE_MAX)
+        if value and bootstrap_of(value) is None:
+            ImageReference.parse(value)
+
+
+def bootstrap_of(value: str) -> Path | None:
+    """The file that a value of `ImageOrBootstrap` names; None if it names an image."""
+    kind, _, path = value.partition("=")
+    return Path(path) if kind == "bootstrap" and path else None
 
 
 class Option(NamedTuple):

@@ -32,7 +32,7 @@ from typing import Any, Final
 from nydus_service.content.imagenode import UnreadableImage
 from nydus_service.content.store import Image
 from nydus_service.convert.bounds import TooManyManifests
-from nydus_service.convert.references import check_target
+from nydus_service.convert.references import check_chunk_dict, check_target
 from nydus_service.convert.uptodate import FINGERPRINT
 from nydus_service.errors import NydusServiceError, Surface, UnsupportedError, UsageError
 from nydus_service.jobs.job import Job, JobRequest, JobState
@@ -256,7 +256,10 @@ def parse_options(text: str, defaults: ConvertOptions) -> ConvertOptions:
             values[row.name] = kind.implied if is_bare else kind.parse(value)
         except ValueError as exc:
             raise UsageError(f"option {key}: {exc}") from None
-    return ConvertOptions.from_json(values, base=defaults)
+    options = ConvertOptions.from_json(values, base=defaults)
+    if "chunk_dict" in values:
+        check_chunk_dict(options, paths=False)
+    return options
 
 
 def cut_value(key: str, value: str) -> str:

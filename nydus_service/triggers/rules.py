@@ -25,6 +25,7 @@ from typing import Final, NamedTuple, Self, TypeVar
 
 from nydus_service.config.reading import ConfigError
 from nydus_service.config.sections import DaemonConfig, RuleEntry
+from nydus_service.convert.references import check_chunk_dict
 from nydus_service.errors import NydusServiceError, UsageError
 from nydus_service.oci.names import REFERENCE_SIZE_MAX
 from nydus_service.oci.reference import ImageReference, Transport
@@ -83,6 +84,7 @@ class Rule:
         """Raises: UsageError, UnsupportedError: the rule is invalid; the message says why."""
         pieces = _split_template(entry.target)
         options = ConvertOptions.from_json(entry.options, base=defaults)
+        check_chunk_dict(options, paths=True)
         result = Automaton(
             group(*(group(literal(text), PLACEHOLDERS.get(name, group())) for text, name in pieces))
         )
@@ -114,6 +116,12 @@ class Rule:
             raise UsageError(f"target {self.target!r} is no name of an image in containerd")
 
 
+def _read_defaults(config: DaemonConfig) -> ConvertOptions:
+    options = ConvertOptions.from_json(config.convert.as_options(), base=ConvertOptions())
+    check_chunk_dict(options, paths=True)
+    return options
+
+
 @dataclass(frozen=True, slots=True)
 class RuleBook:
     """The default options of conversions, and the rules for new images."""
@@ -125,8 +133,7 @@ class RuleBook:
     def of(cls, config: DaemonConfig) -> Self:
         """Raises: ConfigError: values are invalid; `problems` has one entry for each."""
         problems: list[str] = []
-        read_defaults = partial(ConvertOptions.from_json, config.convert.as_options(), base=ConvertOptions())
-        defaults = _try(problems, "[convert]", read_defaults) or ConvertOptions()
+        defaults = _try(problems, "[convert]", partial(_read_defaults, config)) or ConvertOptions()
         rules = [
             _try(problems, f"[[rules]] {number}", partial(Rule.parse, entry, defaults))
             for number, entry in enumerate(config.rules, 1)

@@ -96,9 +96,9 @@ def test_patterns_come_on_stdin(tmp_path: Path, tar: Path) -> None:
         (["create", *INLINE, "--blob", "a", "--bootstrap", "b", "x"], 2, "conflicts"),
         (["create", *INLINE, "--blob", "a", "--source-digest", "sha256:xy", "x"], 2, "no digest"),
         (
-            ["create", *INLINE, "--blob", "a", "--encrypt", "--chunk-dict", "d", "x"],
+            ["create", *INLINE, "--blob", "a", "--encrypt", "--parent-bootstrap", "d", "x"],
             1,
-            "--encrypt, --chunk-dict: not there",
+            "--encrypt, --parent-bootstrap: not there",
         ),
         (["create", *INLINE, "--blob", "a", "--batch-size", "0x1000", "x"], 1, "--batch-size: not there yet"),
         (

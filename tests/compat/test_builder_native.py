@@ -122,10 +122,13 @@ async def test_chunk_dictionary(tmp_path: Path, native: ExternalBuilder) -> None
     named = MergeRequest((dictionary,), tmp_path / "dict", tmp_path / "dict.json")
     await native.merge(named)
     same = layer(file("copy", b"hello\n"), file("new", b"more\n"))
-    request = request_for(same, chunk_dict=named.target)
+    request = request_for(same, chunk_dict=f"bootstrap={named.target}")
     bootstrap = await packed(native, tmp_path, request, same)
     merge = MergeRequest(
-        (bootstrap,), tmp_path / "merged", tmp_path / "json", build=BuildOptions(chunk_dict=named.target)
+        (bootstrap,),
+        tmp_path / "merged",
+        tmp_path / "json",
+        build=BuildOptions(chunk_dict=f"bootstrap={named.target}"),
     )
     assert set((await native.merge(merge)).blobs) == {bootstrap.name, dictionary.name}
 

@@ -18,7 +18,7 @@ import msgspec
 
 from nydus_service.api.bounds import LIST_LENGTH_MAX, TEXT_SIZE_MAX, check_json
 from nydus_service.api.http.access import AllowedSources, AllowedTargets, check_remote
-from nydus_service.convert.references import check_target
+from nydus_service.convert.references import check_chunk_dict, check_target
 from nydus_service.errors import NotAllowedError, UnsupportedError, UsageError
 from nydus_service.jobs.job import JobRequest
 from nydus_service.oci.reference import ImageReference, Transport
@@ -136,8 +136,18 @@ class SubmissionReader:
             raise _no_registry(source)
         namespace = self.targets.namespace_of(body.namespace)
         target, options = self._result_of(body, self.match_rule(source.name, namespace, source.digest or ""))
+        if "chunk_dict" in body.options:
+            self._check_chunk_dict(options)
         request = JobRequest(source=str(source), target=str(target), namespace=namespace, options=options)
         return Submission(requests=(request,), priority=body.priority)
+
+    def _check_chunk_dict(self, options: ConvertOptions) -> None:
+        """Check that a client may name this dictionary: its content becomes part of the result."""
+        image = check_chunk_dict(options, paths=False)
+        if image is not None:
+            self.sources.check(image)
+            if image.transport is Transport.REGISTRY:
+                raise _no_registry(image)
 
     def _result_of(
         self, body: ConversionRequest, match: tuple[str, ConvertOptions] | None

@@ -43,7 +43,7 @@ def test_pack_with_everything() -> None:
             prefetch_policy="none",
             batch_size=0x80000,
             encrypt=True,
-            chunk_dict=Path("dict"),
+            chunk_dict="bootstrap=dict",
         ),
     )
     assert pack_arguments(request, "SOURCE", "BLOB") == (
@@ -90,7 +90,7 @@ def test_merge() -> None:
         "merge --log-level warn --prefetch-policy fs --output-json w/json --bootstrap w/boot w/aa w/bb"
     ).split(" ")
     assert "--chunk-dict bootstrap=dict" in " ".join(
-        merge_arguments(replace(MERGE, build=MERGE.build._replace(chunk_dict=Path("dict"))))
+        merge_arguments(replace(MERGE, build=MERGE.build._replace(chunk_dict="bootstrap=dict")))
     )
 
 
@@ -122,6 +122,6 @@ def test_features_needed() -> None:
     assert features_needed(PACK) == (TAR_RAFS, BLOB_TOC)
     request = replace(
         PACK,
-        build=BuildOptions(batch_size=0x1000, encrypt=True, chunk_dict=Path("dict"), compression_level=9),
+        build=BuildOptions(batch_size=0x1000, encrypt=True, chunk_dict="bootstrap=dict", compression_level=9),
     )
     assert set(features_needed(request)) == KNOWN_FEATURES

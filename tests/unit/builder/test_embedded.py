@@ -144,7 +144,6 @@ async def test_notes_cannot_be_written(tmp_path: Path) -> None:
     [
         ({"encrypt": True}, "--encrypt"),
         ({"batch_size": 0x100000}, "--batch-size"),
-        ({"chunk_dict": Path("dict")}, "--chunk-dict"),
         ({"fs_version": "5"}, "--fs-version 5"),
     ],
 )

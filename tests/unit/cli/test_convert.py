@@ -91,7 +91,14 @@ def test_quiet_says_nothing_but_the_result(layout: Path) -> None:
         (["oci:{}:sample", "oci:{}:new", "--jobs", "0"], 2, "--jobs"),
         (["oci:{}:sample", "oci:{}:new", "--nydus-image", "/nowhere/builder"], 20, "/nowhere/builder"),
         (["oci:{}:sample", "oci:{}:new", "--nydus-image", "/bin/false"], 20, "/bin/false"),
-        (["oci:{}:sample", "oci:{}:new", "--chunk-dict", "x"], 5, "--chunk-dict is not there yet"),
+        (["oci:{}:sample", "oci:{}:new", "--chunk-dict", "oci:{}:sample"], 2, "it is no nydus image"),
+        (["oci:{}:sample", "oci:{}:new", "--chunk-dict", "oci:{}:none"], 4, "chunk dictionary oci:"),
+        (["oci:{}:sample", "oci:{}:new", "--chunk-dict", "bootstrap=/nowhere"], 4, "/nowhere"),
+        (
+            ["oci:{}:sample", "oci:{}:new", "--chunk-dict", "oci:{}:nydus", "--digester", "sha256"],
+            2,
+            "its digester is blake3, that of this conversion is sha256",
+        ),
         (["oci:{}:sample", "oci:{}:new", "--hosts-dir=x"], 5, "--hosts-dir is not there yet"),
     ],
 )
@@ -229,3 +236,34 @@ def test_demo_leaves_nothing(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert [each["verdict"] for each in result["check"]] == ["equal"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_chunk_dictionary(layout: Path, tmp_path: Path) -> None:
+    """What the dictionary has is not stored again; the image lists the dictionary's blobs, and is complete."""
+    dictionary, source = f"oci:{layout}:nydus", f"oci:{layout}:sample"
+    own = manifest_of(layout, "nydus")["layers"]
+    result = run_json(
+        "convert", source, f"oci:{tmp_path}/other:new", "--chunk-dict", dictionary, "--verify=full"
+    )
+    (image,) = result["images"]
+    layers = manifest_of(tmp_path / "other", "new")["layers"]
+    assert sum(layer["dict_bytes"] for layer in image["layers"]) > 1 << 20
+    assert {each["digest"] for each in layers[6:-1]} <= {each["digest"] for each in own[:-1]}
+    assert sum(each["size"] for each in layers[:6]) < sum(each["size"] for each in own[:-1]) / 10
+    checked = run("check", f"oci:{tmp_path}/other:new", "--against", source, "--verify", "full")
+    assert checked.returncode == 0, checked.stderr
+    again = run_json("convert", source, f"oci:{tmp_path}/other:new", "--chunk-dict", dictionary)
+    assert again["status"] == "unchanged"
+    without = run_json("convert", source, f"oci:{tmp_path}/other:new")
+    assert without["status"] == "converted"
+
+
+def test_a_bootstrap_as_chunk_dictionary(layout: Path, tmp_path: Path) -> None:
+    """The blobs of a bare bootstrap have to be in the store of the result."""
+    blobs = [blob_path(layout, each["digest"]) for each in manifest_of(layout, "nydus")["layers"][:-1]]
+    assert run("merge", *blobs, "-o", tmp_path / "image.boot").returncode == 0
+    option = f"--chunk-dict=bootstrap={tmp_path / 'image.boot'}"
+    assert run("convert", f"oci:{layout}:sample", f"oci:{layout}:new", option).returncode == 0
+    done = run("convert", f"oci:{layout}:sample", f"oci:{tmp_path}/other:new", option)
+    assert done.returncode == 4
+    assert "chunk dictionary" in done.stderr

@@ -69,6 +69,12 @@ def test_pack_replaces_its_target_only_when_it_is_done(tmp_path: Path, lower: Pa
         (["lower.tar.gz", "out", "--prefetch-patterns", "etc"], 2, "not an absolute path"),
         (["lower.tar.gz", "out", "--nydus-image", "no-such-builder"], 20, "no-such-builder"),
         (["lower.tar.gz", "out", "--nydus-image", "/bin/false"], 20, "/bin/false"),
+        (["lower.tar.gz", "out", "--chunk-dict", "oci:x:y"], 2, "--chunk-dict bootstrap=PATH"),
+        (
+            ["lower.tar.gz", "out", "--chunk-dict", "bootstrap=lower.tar.gz"],
+            6,
+            "chunk dictionary lower.tar.gz",
+        ),
     ],
 )
 def test_pack_failures(
@@ -81,7 +87,7 @@ def test_pack_failures(
     assert [path.name for path in tmp_path.iterdir()] == ["lower.tar.gz"]
 
 
-@pytest.mark.parametrize("option", ["--batch-size=0x100000", "--chunk-dict", "--encrypt"])
+@pytest.mark.parametrize("option", ["--batch-size=0x100000", "--encrypt"])
 def test_options_of_later_versions_fail_by_name(tmp_path: Path, lower: Path, option: str) -> None:
     done = run("pack", lower, tmp_path / "out", option)
     assert (done.returncode, done.stderr) == (
