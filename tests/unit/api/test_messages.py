@@ -49,7 +49,7 @@ OPTIONS = st.builds(
         prefetch_policy=st.sampled_from(("fs", "none")),
         prefetch_patterns=st.lists(st.sampled_from(("/", "/etc", "/usr/bin")), unique=True).map(tuple),
         fs_version=st.just("6"),
-        chunk_dict=st.none(),
+        chunk_dict=st.sampled_from(["", "registry.example/dict:1", "bootstrap=/dict"]),
         batch_size=st.just(0),
         encrypt=st.just(False),
         compression_level=st.sampled_from((3, 9)),

@@ -239,7 +239,7 @@ def test_demo_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_chunk_dictionary(layout: Path, tmp_path: Path) -> None:
-    """What the dictionary has is not stored again; the image lists the dictionary's blobs, and is complete."""
+    """Content of the dictionary is not stored again. The image lists the dictionary's blobs, and has them."""
     dictionary, source = f"oci:{layout}:nydus", f"oci:{layout}:sample"
     own = manifest_of(layout, "nydus")["layers"]
     result = run_json(

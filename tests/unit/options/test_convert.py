@@ -71,7 +71,7 @@ OPTIONS = st.builds(
     build=st.builds(
         BuildOptions,
         fs_version=st.just("6"),
-        chunk_dict=st.none(),
+        chunk_dict=st.sampled_from(["", "registry.example/dict:1", "bootstrap=/dict"]),
         compressor=st.sampled_from(["none", "lz4_block", "zstd"]),
         chunk_size=st.sampled_from([0x1000, 0x1000000]),
         digester=st.sampled_from(["blake3", "sha256"]),
