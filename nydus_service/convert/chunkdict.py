@@ -64,7 +64,9 @@ class ChunkDictionary:
                     info = await self.provider.info(Digest.parse(f"sha256:{blob_id}"))
                 desc = blob_descriptor(info.digest, info.size)
             if desc is None:
-                raise ContentNotFound(f"its image does not list blob {blob_id} [chunk dictionary {self.name}]")
+                raise ContentNotFound(
+                    f"its image does not list blob {blob_id} [chunk dictionary {self.name}]"
+                )
             found.append(desc)
         return found
 

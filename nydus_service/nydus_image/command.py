@@ -21,6 +21,7 @@ from nydus_service.errors import (
     NydusServiceError,
     UnsupportedError,
     UsageError,
+    with_subject,
 )
 from nydus_service.nydus_image.arguments import (
     BUILD_OPTIONS,
@@ -62,7 +63,7 @@ def _chunk_dict(args: argparse.Namespace) -> Any:
     try:
         return read_chunk_dict(load_data(path), blob_id=path.name.split(".")[0] or None)
     except FormatError as exc:
-        raise FormatError(f"chunk dictionary {path}: {exc}") from exc
+        raise FormatError(with_subject(str(exc), f"chunk dictionary {path}")) from exc
 
 
 def _check_digest(digest: str | None) -> None:

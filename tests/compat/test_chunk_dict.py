@@ -122,7 +122,7 @@ def test_dictionary_that_does_not_match(tmp_path: Path, options: tuple[str, ...]
     [
         ("redis=there", "only bootstrap=PATH is known"),
         ("bootstrap=nowhere", "cannot read nowhere"),
-        ("pyproject.toml", "chunk dictionary pyproject.toml: "),
+        ("pyproject.toml", "chunk dictionary pyproject.toml"),
     ],
 )
 def test_no_dictionary(tmp_path: Path, argument: str, message: str) -> None:
