@@ -182,11 +182,14 @@ class LayerPacker:
         self, layer: Descriptor, directory: Path, tar_split: Path | None, flow: "_Flow", refers: bool
     ) -> PackOutcome:
         """Raises: as `Builder.pack`."""
+        build = self._options.build
+        if refers:  # such a blob stores no content, so a dictionary saves nothing
+            build = build._replace(chunk_dict="")
         request = PackRequest(
             source_digest=layer.digest,
             source_size=layer.size,
             output_json=directory / "create.json",
-            build=self._options.build,
+            build=build,
             tar_split=tar_split,
             refers=refers,
         )

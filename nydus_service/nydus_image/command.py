@@ -103,6 +103,8 @@ def _create(args: argparse.Namespace) -> object:
         raise UnsupportedError(f"--fs-version {args.fs_version} is not there: this builder writes version 6")
     refers = args.type == REFERENCE_TYPE
     if refers:
+        if args.chunk_dict:
+            raise UsageError(f"--chunk-dict conflicts with --type {args.type}, which stores no content")
         _settle_reference(args)
     build = build_options_of(args, BUILD_OPTIONS)
     if args.blob is None and args.blob_dir is None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
-from nydus_service.errors import UnsupportedError
+from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.options.option import (
     AbsolutePaths,
     Choice,
@@ -151,7 +151,7 @@ class BuildOptions(NamedTuple):
             given: values by name. A value whose required option is not set is refused, even at its default.
                 `oci_ref` sets the digester that it requires, unless one is given.
             base: provides the other values; None: the defaults. An option of `base` whose required option
-                is no longer set is reset to its default.
+                is no longer set, or which does not go with a given one, is reset to its default.
         Raises: as for `check`.
         """
         if given.get("oci_ref", "no") != "no" and "digester" not in given:
@@ -159,6 +159,8 @@ class BuildOptions(NamedTuple):
         options = (base or cls())._replace(**given)
         rest = [row for name, row in BUILD_ROWS.items() if name not in given]
         lost = {row.name: row.default for row in rest if not has_needs(row, options.__getattribute__)}
+        if options.oci_ref == "yes" and "chunk_dict" not in given:
+            lost["chunk_dict"] = ""
         options = options._replace(**lost)
         options.check()
         for name in given:
@@ -181,6 +183,11 @@ class BuildOptions(NamedTuple):
             row.option.kind.check(name, value)
             if value != row.default:
                 check_needs(row, self.__getattribute__)
+        if self.oci_ref == "yes" and self.chunk_dict:
+            raise UsageError(
+                "chunk dict does not go with oci ref yes: layers that are referred to store no content; "
+                "with oci ref auto, the other layers use it"
+            )
 
     @property
     def patterns(self) -> tuple[str, ...]:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from nydus_service.errors import UsageError
-from nydus_service.oci.names import REFERENCE_SIZE_MAX, check_size
-from nydus_service.oci.reference import ImageReference
 
 T = TypeVar("T")
 
@@ -274,6 +272,10 @@ class ImageOrBootstrap(Kind[str]):
         return text
 
     def check(self, name: str, value: str) -> None:
+        # Imported here, since a builder does not need them to print its help.
+        from nydus_service.oci.names import REFERENCE_SIZE_MAX, check_size
+        from nydus_service.oci.reference import ImageReference
+
         check_size(spoken(name), value, REFERENCE_SIZE_MAX)
         if value and bootstrap_of(value) is None:
             ImageReference.parse(value)

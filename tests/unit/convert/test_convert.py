@@ -578,7 +578,9 @@ class TestTakenName:
         assert (await run.target.images.get("app-nydus")).target == other
         assert (run.builder.packed, run.events) == ([], [])
         error = refused.value
-        assert "an image with this name exists, and no earlier conversion made it [memory:app-nydus];" in str(error)
+        assert "an image with this name exists, and no earlier conversion made it [memory:app-nydus];" in str(
+            error
+        )
         assert str(error).endswith("choose another name, or replace the image with --replace")
         assert error.text(Surface.LABEL).endswith("with nydus-service/convert.options=replace=true")
         assert error.text(Surface.HTTP).endswith("with the option replace=true")

@@ -36,6 +36,7 @@ OTHERS: dict[str, Any] = {
     "fs_version": "6",
     "max_manifests": 7,
     "oci_ref": "auto",
+    "chunk_dict": "registry.example/dict:1",
 }
 """For each option a value, another than the default where there is one."""
 
@@ -151,3 +152,18 @@ def test_a_later_option_at_its_default_changes_no_request() -> None:
 
 def _words(flag: str, text: str) -> list[str]:
     return [f"--{flag}"] if text == "true" else [f"--{flag}", text]
+
+
+def test_a_chunk_dictionary_does_not_go_with_references_alone() -> None:
+    dictionary = {"chunk_dict": "registry.example/dict:1"}
+    with pytest.raises(UsageError, match="chunk dict does not go with oci ref yes"):
+        BuildOptions.of(dictionary | {"oci_ref": "yes"})
+    base = BuildOptions.of(dictionary)
+    assert BuildOptions.of({"oci_ref": "yes"}, base).chunk_dict == ""
+    assert BuildOptions.of({"oci_ref": "auto"}, base).chunk_dict == "registry.example/dict:1"
+
+
+@pytest.mark.parametrize("named", ["docker-daemon:x", "a b", "oci:", "x" * 5000])
+def test_a_chunk_dictionary_is_an_image_or_a_bootstrap(named: str) -> None:
+    with pytest.raises((UsageError, UnsupportedError)):
+        BuildOptions.of({"chunk_dict": named})
