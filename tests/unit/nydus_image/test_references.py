@@ -2,7 +2,10 @@
 
 import gzip
 import hashlib
+import io
+import itertools
 import random
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,14 @@ def members(tar: bytes, size: int) -> bytes:
     return b"".join(gzip.compress(tar[at : at + size], 6, mtime=0) for at in range(0, len(tar), size))
 
 
+def members_by_file(tar: bytes) -> bytes:
+    """Headers and contents in members of their own, and an empty one at the end, as in eStargz layers."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        cuts = sorted({0, len(tar), *(at for each in opened for at in (each.offset, each.offset_data))})
+    parts = [tar[start:end] for start, end in itertools.pairwise(cuts)]
+    return b"".join(gzip.compress(part, 6, mtime=0) for part in [*parts, b""])
+
+
 STORED = {
     "level 1": gzip.compress(TAR, 1, mtime=0),
     "level 6": gzip.compress(TAR, 6, mtime=0),
@@ -62,6 +73,7 @@ STORED = {
     "stored": gzip.compress(TAR, 0, mtime=0),
     "members": members(TAR, 300_001),
     "many members": members(TAR, 50_000),
+    "members by file": members_by_file(TAR),
 }
 
 
@@ -141,7 +153,7 @@ def hashed(bootstrap: Bootstrap) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["level 6", "stored", "members"])
+@pytest.mark.parametrize("kind", STORED)
 def test_the_reference_reads_every_chunk(kind: str, tmp_path: Path) -> None:
     oracle = Builder(str(require_tool("rafs-reference").path), "--log-level", "error")
     stored = STORED[kind]
