@@ -76,6 +76,9 @@ async def serve(config: DaemonConfig, settings: Settings, reload: Callable[[], D
 @asynccontextmanager
 async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterator["Daemon"]:
     """Open the journal and the servers in order, and close them in reverse order."""
+    if config.http.address:
+        # Imported only for HTTP, as aiohttp takes 12 MB; and before anything listens, as it takes time.
+        from nydus_service.api.http.server import open_http_server
     cores = len(os.sched_getaffinity(0))
     connections = connections_max(raise_file_limit())
     rules = RuleBook.of(config)
@@ -116,8 +119,6 @@ async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterato
         watch_triggers(metrics, triggers)
         daemon = Daemon(config, dependencies, queue, api, triggers, metrics)
         if config.http.address:
-            from nydus_service.api.http.server import open_http_server  # aiohttp: 12 MB, rarely needed
-
             daemon.http = await stack.enter_async_context(
                 open_http_server(
                     queue,
