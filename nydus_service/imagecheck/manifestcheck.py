@@ -197,4 +197,4 @@ async def _check_digest(blob: Descriptor, path: Path) -> None:
     except OSError as exc:
         raise from_os_error(exc, f"read blob {blob.digest}") from exc
     if digester.digest() != blob.digest:
-        raise DiffersError(f"damaged: blob {blob.digest} is stored as {digester.digest()}")
+        raise DiffersError(f"damaged: what is stored is {digester.digest()} [blob {blob.digest}]")

@@ -88,7 +88,7 @@ def test_a_damaged_source_is_told_apart_from_a_damaged_image(layout: Path) -> No
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["oci:{}:sample"], 2, "is not a nydus image"),
+        (["oci:{}:sample"], 2, "not a nydus image"),
         (["oci:{}:nothing"], 4, "it has "),
         (["oci:{}:nydus", "--platform", "linux/s390x"], 4, "linux/s390x"),
         (["oci:{}:nydus", "--against", "docker://app"], 5, "not there yet"),

@@ -197,7 +197,7 @@ class TestManifests:
             ("application/x-what", {}, "no layer of type application/x-what can be unpacked"),
             (NYDUS_BLOB, {}, "the layer is a nydus blob already"),
             (OCI.plain, BLOB_MARK, "the layer is a nydus blob already"),
-            (NYDUS_BLOB, {"containerd.io/snapshot/nydus-ref": "sha256:x"}, "refers to another layer"),
+            (NYDUS_BLOB, {"containerd.io/snapshot/nydus-ref": f"sha256:{0:064}"}, "refers to another layer"),
             (NYDUS_BLOB, {"containerd.io/snapshot/nydus-encrypted-blob": "true"}, "encrypted nydus blob"),
             (OCI.gzip, BOOTSTRAP_MARK, "the bootstrap of a nydus image on which layers were put"),
         ],
