@@ -1,4 +1,4 @@
-"""Extract the bootstrap of an image from the layer that carries it."""
+"""The bootstrap of an image: extract it from the layer that carries it, and read its header."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +14,9 @@ from nydus_service.layertar.reader import REGULAR, LayerTarReader
 from nydus_service.oci.compression import open_decompressor, sniff
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digester
+from nydus_service.rafs.constants import BLOCK_SIZE, SUPERBLOCK_OFFSET
+from nydus_service.rafs.erofs import Superblock
+from nydus_service.rafs.v6 import ExtendedSuperblock
 
 IMAGE_BOOT: Final = b"image/image.boot"
 
@@ -28,6 +31,25 @@ async def extract_bootstrap(provider: Provider, layer: Descriptor, target: Path)
     """
     async with provider.open_reader(layer) as reader:
         await anyio.to_thread.run_sync(_extract, layer, reader, target)
+
+
+def read_header(bootstrap: Path) -> ExtendedSuperblock:
+    """Read the extended superblock of a bootstrap in a file. Blocks.
+
+    Raises:
+        FormatError, UnsupportedError: the file is not a readable bootstrap.
+        NotFoundError, NotAllowedError: the file cannot be read.
+    """
+    try:
+        with bootstrap.open("rb") as file:
+            head = file.read(BLOCK_SIZE)
+            size = bootstrap.stat().st_size
+    except OSError as exc:
+        raise from_os_error(exc, f"read the bootstrap {str(bootstrap)!r}") from exc
+    if len(head) < BLOCK_SIZE:
+        raise FormatError(f"a bootstrap of {size} bytes is too small")
+    Superblock.unpack(head, SUPERBLOCK_OFFSET)
+    return ExtendedSuperblock.unpack(head, size)
 
 
 def _extract(layer: Descriptor, reader: ReaderAt, target: Path) -> None:
@@ -48,7 +70,7 @@ def _extract(layer: Descriptor, reader: ReaderAt, target: Path) -> None:
     for _ in pieces:
         pass
     if digester.digest() != layer.digest:
-        raise UnexpectedContent(f"what is stored is {digester.digest()} [bootstrap layer {layer.digest}]")
+        raise UnexpectedContent(f"the stored content is {digester.digest()} [bootstrap layer {layer.digest}]")
     if not found:
         raise FormatError(f"no {IMAGE_BOOT.decode()} is in the layer [bootstrap layer {layer.digest}]")
 

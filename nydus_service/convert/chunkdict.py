@@ -16,19 +16,16 @@ import anyio.to_thread
 
 from nydus_service.content.store import ContentNotFound, Location, Provider
 from nydus_service.content.walk import entries, walk
-from nydus_service.convert.bootstraplayer import extract_bootstrap
+from nydus_service.convert.bootstraplayer import extract_bootstrap, read_header
 from nydus_service.convert.classify import is_nydus, is_nydus_image
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import blob_descriptor
-from nydus_service.errors import FormatError, UnsupportedError, UsageError, from_os_error
+from nydus_service.errors import UnsupportedError, UsageError, from_os_error
 from nydus_service.oci import annotations as keys
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Manifest
 from nydus_service.options.build import BuildOptions
-from nydus_service.rafs.constants import BLOCK_SIZE, SUPERBLOCK_OFFSET
-from nydus_service.rafs.erofs import Superblock
-from nydus_service.rafs.v6 import ExtendedSuperblock
 
 _FILE_NAME: Final = "chunk-dict"
 
@@ -132,20 +129,11 @@ async def open_chunk_dictionary(bootstrap: Path, provider: Provider) -> ChunkDic
 
 
 def _check(bootstrap: Path, build: BuildOptions) -> None:
-    try:
-        with bootstrap.open("rb") as file:
-            head = file.read(BLOCK_SIZE)
-            size = bootstrap.stat().st_size
-    except OSError as exc:
-        raise from_os_error(exc, f"read {bootstrap}") from exc
-    if len(head) < BLOCK_SIZE:
-        raise FormatError(f"a bootstrap of {size} bytes is too small")
-    Superblock.unpack(head, SUPERBLOCK_OFFSET)
-    extended = ExtendedSuperblock.unpack(head, size)
+    header = read_header(bootstrap)
     for name, own, wanted in (
-        ("chunk size", hex(extended.chunk_size), hex(build.chunk_size)),
-        ("digester", extended.digester, build.digester),
-        ("compressor", extended.compressor, build.compressor),
+        ("chunk size", hex(header.chunk_size), hex(build.chunk_size)),
+        ("digester", header.digester, build.digester),
+        ("compressor", header.compressor, build.compressor),
     ):
         if own != wanted:
             raise UsageError(f"its {name} is {own}, that of this conversion is {wanted}")

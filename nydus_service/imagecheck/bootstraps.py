@@ -1,15 +1,10 @@
 """Summarise a bootstrap."""
 
-from pathlib import Path
-
 from msgspec import Struct
 
-from nydus_service.errors import FormatError, from_os_error
-from nydus_service.rafs.constants import BLOB_FEATURE_NAMES, BLOCK_SIZE, SUPERBLOCK_OFFSET
-from nydus_service.rafs.erofs import Superblock
+from nydus_service.rafs.constants import BLOB_FEATURE_NAMES
 from nydus_service.rafs.reader import Bootstrap
 from nydus_service.rafs.tree import Blob, walk
-from nydus_service.rafs.v6 import ExtendedSuperblock
 
 
 class BlobFacts(Struct, frozen=True, kw_only=True):
@@ -47,25 +42,6 @@ class BootstrapFacts(Struct, frozen=True, kw_only=True):
     flags: str
     prefetch: int
     blobs: tuple[BlobFacts, ...]
-
-
-def read_chunking(bootstrap: Path) -> tuple[int, str]:
-    """Read the chunk size in bytes, and the digester (blake3 or sha256), of a bootstrap.
-
-    Raises:
-        FormatError, UnsupportedError: the file is not a readable bootstrap.
-    """
-    try:
-        with bootstrap.open("rb") as file:
-            head = file.read(BLOCK_SIZE)
-            size = bootstrap.stat().st_size
-    except OSError as exc:
-        raise from_os_error(exc, f"read {str(bootstrap)!r}") from exc
-    if len(head) < BLOCK_SIZE:
-        raise FormatError(f"a bootstrap of {size} bytes is too small")
-    Superblock.unpack(head, SUPERBLOCK_OFFSET)
-    extended = ExtendedSuperblock.unpack(head, size)
-    return extended.chunk_size, extended.digester
 
 
 def describe_bootstrap(bootstrap: Bootstrap) -> BootstrapFacts:

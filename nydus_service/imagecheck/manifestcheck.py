@@ -11,13 +11,12 @@ import anyio.to_thread
 from nydus_service.builder.limits import UNLIMITED, Limits
 from nydus_service.builder.verification import SourceLayer, VerificationRequest, VerifiedImage, Verifier
 from nydus_service.content.store import PIECE_SIZE, ContentNotFound, Provider
-from nydus_service.convert.bootstraplayer import extract_bootstrap
+from nydus_service.convert.bootstraplayer import extract_bootstrap, read_header
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_id, check_diff_ids
 from nydus_service.convert.turns import Turns
 from nydus_service.convert.workdir import provide_file
 from nydus_service.errors import DiffersError, FormatError, first_cause, from_os_error
-from nydus_service.imagecheck.bootstraps import read_chunking
 from nydus_service.imagecheck.manifests import FoundManifest
 from nydus_service.imagecheck.recording import record_tar_split
 from nydus_service.imagecheck.result import Checked
@@ -68,12 +67,13 @@ class ManifestCheck:
         with about(f"{manifest.descriptor.digest} ({manifest.platform})"):
             try:
                 bootstrap = await self._read_parts(manifest)
-                chunking = await anyio.to_thread.run_sync(read_chunking, bootstrap)
+                header = await anyio.to_thread.run_sync(read_header, bootstrap)
             except FormatError as exc:  # the image is being checked, so damage is a result, not invalid input
                 raise DiffersError(f"damaged: {exc}") from exc
             request = VerificationRequest("read")
             if source:
-                request = VerificationRequest(self._mode, await self._record_layers(source, *chunking))
+                layers = await self._record_layers(source, header.chunk_size, header.digester)
+                request = VerificationRequest(self._mode, layers)
             async with AsyncExitStack() as readers:
                 image = VerifiedImage(str(bootstrap), await self._blobs(manifest, readers))
                 async with self._turns.work():
@@ -197,4 +197,4 @@ async def _check_digest(blob: Descriptor, path: Path) -> None:
     except OSError as exc:
         raise from_os_error(exc, f"read blob {blob.digest}") from exc
     if digester.digest() != blob.digest:
-        raise DiffersError(f"damaged: what is stored is {digester.digest()} [blob {blob.digest}]")
+        raise DiffersError(f"damaged: the stored content is {digester.digest()} [blob {blob.digest}]")
