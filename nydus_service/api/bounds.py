@@ -1,7 +1,7 @@
-"""Bounds of requests, checked before any work: the size of each text, and the length of each list. Pure.
+"""Bounds of requests and connections. The texts and lists of a request are checked before any work. Pure.
 
-The total size of a request is bounded where it is received. These bounds keep what is done for each text or
-entry, and what is stored of it, small.
+The total size of a request is bounded where it is received. These bounds keep the work for each text or
+entry, and the part of it that is stored, small.
 """
 
 from collections.abc import Iterable
@@ -17,6 +17,9 @@ TEXT_SIZE_MAX: Final = REFERENCE_SIZE_MAX
 
 LIST_LENGTH_MAX: Final = 4096
 """Maximum entries of a list. Options may have lower limits of their own."""
+
+CONNECTIONS_MAX: Final = 512
+"""Maximum connections of a listener at a time."""
 
 _JOB_ID_MAX: Final = 64
 _DEPTH_MAX: Final = 8

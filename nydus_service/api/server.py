@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
+from nydus_service.api.bounds import CONNECTIONS_MAX
 from nydus_service.api.health import CONFIGURATION, LIVENESS
 from nydus_service.api.interceptor import StatusInterceptor
 from nydus_service.api.listening import binding, placed
@@ -35,9 +36,6 @@ CALLS_MAX: Final = 1024
 
 STREAMS_MAX: Final = 256
 """Concurrent calls on one connection; the client's gRPC queues further ones."""
-
-CONNECTIONS_MAX: Final = 512
-"""Connections of a listener at a time. One more is closed at once, and its client tries again."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -86,7 +84,8 @@ class ApiSettings:
         defaults: options where a request sets none.
         namespace: containerd namespace where a request sets none.
         grace_s: seconds that calls in progress may still take when the server ends.
-        connections: the number of connections that each listener accepts at a time.
+        connections: maximum number of connections of each listener at a time. gRPC closes one more at once,
+            and its client tries again.
     """
 
     socket: Path

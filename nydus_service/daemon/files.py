@@ -3,16 +3,17 @@
 import resource
 from typing import Final
 
+from nydus_service.api.bounds import CONNECTIONS_MAX
+
 _FILES_MAX: Final = 65536
-"""More files are never needed, and slow down programs that close all that they might have inherited."""
-_CONNECTIONS_MAX: Final = 512
+"""No daemon needs more. A higher limit slows down programs that close every descriptor up to it."""
 _CONNECTIONS_MIN: Final = 8
 _SHARE: Final = 8
-"""There are three listeners, so at least five eighths of the files are left for jobs."""
+"""Each of the three listeners may take one of so many parts: five eighths of the files are left for jobs."""
 
 
 def raise_file_limit() -> int:
-    """Let this process have as many open files as the system permits. Returns the limit."""
+    """Raise the limit of open files of this process as far as the system permits. Returns the limit."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES_MAX if most == resource.RLIM_INFINITY else min(most, _FILES_MAX)
     if limit == resource.RLIM_INFINITY or limit >= wanted:
@@ -22,9 +23,9 @@ def raise_file_limit() -> int:
 
 
 def connections_max(files: int) -> int:
-    """The number of connections that each listener accepts.
+    """The maximum number of connections of each listener.
 
     Args:
         files: the number of files that this process may open.
     """
-    return max(min(files // _SHARE, _CONNECTIONS_MAX), _CONNECTIONS_MIN)
+    return max(min(files // _SHARE, CONNECTIONS_MAX), _CONNECTIONS_MIN)

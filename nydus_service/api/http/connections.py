@@ -1,7 +1,8 @@
-"""Bounds the connections of HTTP clients, each of which takes a file that jobs may need.
+"""Limits the connections of HTTP clients. Each connection takes an open file, which jobs may need.
 
-Anyone may connect, but only a request shows the token. So clients without it have half of all connections:
-one more closes the oldest of them, since a client with the token shows it soon after it connects.
+Anyone may connect, and only a request shows the token. So at most half of the connections may be without it:
+one more closes the oldest of them. A client with the token shows it soon after it connects, before its
+connection is the oldest.
 """
 
 import asyncio
@@ -24,21 +25,21 @@ class Connections:
     def __init__(self, server: web.Server, limit: int) -> None:
         """
         Args:
-            limit: the number of connections at a time.
+            limit: maximum number of connections at a time.
         """
         self._server = server
         self._limit = limit
         self._trusted: set[object] = set()
         self._coming = 0
-        """Connections whose protocol is made, but not connected yet. asyncio accepts many at once."""
+        """Accepted connections whose protocol is not connected yet. asyncio accepts many at once."""
         self._warned = -_WARN_S
 
     def __call__(self) -> asyncio.BaseProtocol:
         self._trusted.intersection_update(self._server.connections)
         connected = [each for each in self._server.connections if _is_open(each)]
-        strangers = [each for each in connected if each not in self._trusted]
-        excess = len(strangers) + self._coming + 1 - self._limit // 2
-        closed = strangers[: max(excess, 0)]
+        untrusted = [each for each in connected if each not in self._trusted]
+        excess = len(untrusted) + self._coming + 1 - self._limit // 2
+        closed = untrusted[: max(excess, 0)]
         for each in closed:
             assert each.transport is not None
             each.transport.abort()

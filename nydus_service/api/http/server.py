@@ -22,7 +22,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from nydus_service.api.bounds import job_field
+from nydus_service.api.bounds import CONNECTIONS_MAX, job_field
 from nydus_service.api.http import answers, openapi
 from nydus_service.api.http.access import AllowedSources, AllowedTargets, TokenFile
 from nydus_service.api.http.connections import Connections
@@ -42,8 +42,6 @@ METRICS_TYPE: Final = "text/plain; version=1.0.0; charset=utf-8"
 
 HEALTH_PATHS: Final = ("/livez", "/readyz", "/healthz", "/api/v1/health")
 """Whether the daemon answers; whether it is ready, by dependency, in a word, and as acceld says it."""
-
-CONNECTIONS_MAX: Final = 512
 
 _CLIENT_GONE: Final = 499
 """The status of a request whose client has closed the connection. It is sent to no one. If the error were
@@ -103,7 +101,7 @@ class HttpServer:
     conversions: Conversions
 
     def reload(self, settings: HttpSection, defaults: ConvertOptions, match_rule: MatchRule) -> None:
-        """Read the token file again, and replace what requests may ask for and get where they set nothing.
+        """Read the token file again. Replace the allowed names, the default options and the rules.
 
         Raises: as `TokenFile.reload`; then nothing changes.
         """
@@ -133,7 +131,7 @@ async def open_http_server(
         states: returns what is wrong with each dependency, empty if nothing; as `ready`.
         defaults: options where a request sets none.
         match_rule: finds the rule for a source.
-        connections: the number of connections at a time; half of them may be without the token.
+        connections: maximum number of connections at a time; half of them may be without the token.
     Raises:
         UsageError: no token file is configured, or its token is invalid.
         NydusServiceError: the address is in use, or not one of this machine.

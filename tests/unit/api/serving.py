@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from nydus_service.api.bounds import CONNECTIONS_MAX
 from nydus_service.api.http.server import HttpServer, Timeouts, open_http_server
 from nydus_service.config.sections import HttpSection
 from nydus_service.jobs.service import JobService
@@ -51,7 +52,7 @@ async def served(
     allowed_targets: tuple[str, ...] = ("*",),
     rules: RuleBook | None = None,
     timeouts: Timeouts | None = None,
-    connections: int = 512,
+    connections: int = CONNECTIONS_MAX,
 ) -> AsyncIterator[Served]:
     token_file = folder / "token"
     token_file.write_text(f"{TOKEN}\n")
