@@ -108,33 +108,9 @@ def describe_api() -> _Json:
 def _conversions() -> _Json:
     path = conversions.PATH
     details = {200: _answer("the job", _ref("JobDetails"))}
-    submit = _operation(
-        "submitConversion",
-        "Convert an image, by hand or by Harbor's webhook. An equal unfinished request is joined.",
-        {
-            200: _answer(
-                "the finished or joined job; Ok for an event of a webhook that asks for nothing",
-                {"anyOf": [_ref("SubmittedJob"), {"const": "Ok"}]},
-            ),
-            202: _answer("the accepted job, which is on disk", _ref("SubmittedJob"), _LOCATION),
-        },
-        (UsageError, UnsupportedError, *_QUEUES, *_BODY),
-        parameters=(_sync(),),
-        body={"anyOf": [_ref("ConversionRequest"), _ref("PushEvent"), _ref("OtherEvent")]},
-    )
-    failed = {"description": "an internal error; with sync, the job failed or was cancelled"}
-    submit["responses"]["500"] |= failed | _content({"anyOf": [_ref("FailedJob"), _ref("ErrorAnswer")]})
-    retry = _operation(
-        "retryConversion",
-        "Queue a failed or cancelled job again, under its id.",
-        {202: _answer("the queued job", _ref("JobDetails"))},
-        (*_BY_ID, *_QUEUES),
-        parameters=(_ID,),
-    )
-    retry["responses"]["409"] = _refusal(409, {UsageError.code: "the job is done or under way."})
     return {
         path: {
-            "post": submit,
+            "post": _submit(),
             "get": _operation(
                 "listConversions",
                 "List jobs, the newest first.",
@@ -172,8 +148,40 @@ def _conversions() -> _Json:
                 parameters=(_ID,),
             )
         },
-        f"{path}/{{id}}/retry": {"post": retry},
+        f"{path}/{{id}}/retry": {"post": _retry()},
     }
+
+
+def _submit() -> _Json:
+    operation = _operation(
+        "submitConversion",
+        "Convert an image, by hand or by Harbor's webhook. An equal unfinished request is joined.",
+        {
+            200: _answer(
+                "the finished or joined job; Ok for an event of a webhook that asks for nothing",
+                {"anyOf": [_ref("SubmittedJob"), {"const": "Ok"}]},
+            ),
+            202: _answer("the accepted job, which is on disk", _ref("SubmittedJob"), _LOCATION),
+        },
+        (UsageError, UnsupportedError, *_QUEUES, *_BODY),
+        parameters=(_sync(),),
+        body={"anyOf": [_ref("ConversionRequest"), _ref("PushEvent"), _ref("OtherEvent")]},
+    )
+    failed = {"description": "an internal error; with sync, the job failed or was cancelled"}
+    operation["responses"]["500"] |= failed | _content({"anyOf": [_ref("FailedJob"), _ref("ErrorAnswer")]})
+    return operation
+
+
+def _retry() -> _Json:
+    operation = _operation(
+        "retryConversion",
+        "Queue a failed or cancelled job again, under its id.",
+        {202: _answer("the queued job", _ref("JobDetails"))},
+        (*_BY_ID, *_QUEUES),
+        parameters=(_ID,),
+    )
+    operation["responses"]["409"] = _refusal(409, {UsageError.code: "the job is done or under way."})
+    return operation
 
 
 def _sync() -> _Json:
@@ -198,7 +206,7 @@ def _list_query() -> list[_Json]:
 
 
 def _query(name: str, description: str, schema: _Json) -> _Json:
-    """A parameter of the query. An empty one is as none."""
+    """A parameter of the query. An empty value has no effect."""
     return {
         "name": name,
         "in": "query",
@@ -329,7 +337,7 @@ def _operation(
 
 
 def _refusals(errors: Sequence[_Error]) -> dict[int, _Json]:
-    """The answers of errors, by status."""
+    """The answers for errors, by status."""
     codes: dict[int, dict[str, str]] = {}
     for each in errors:
         if isinstance(each, int):
@@ -342,7 +350,7 @@ def _refusals(errors: Sequence[_Error]) -> dict[int, _Json]:
 
 
 def _refusal(status: int, meanings: Mapping[str, str]) -> _Json:
-    """The answer of the errors with these codes."""
+    """The answer for the errors with these codes."""
     text = "\n".join(f"- `{code}`: {meaning}" for code, meaning in meanings.items())
     schema = {"allOf": [_ref("ErrorAnswer"), {"properties": {"error": {"enum": list(meanings)}}}]}
     return _answer(text, schema, _HEADERS.get(status))
