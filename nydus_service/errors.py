@@ -17,7 +17,7 @@ class Surface(StrEnum):
     REQUEST = "request"
     """gRPC, and rules in the configuration: options by their names."""
     HTTP = "HTTP"
-    """As `REQUEST`, for clients who do not learn which images exist."""
+    """As `REQUEST`, without the names of existing images."""
 
 
 class Hint(Protocol):
@@ -126,7 +126,7 @@ class ExhaustedError(NydusServiceError):
 
 
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
-"""Numbers of such errors of the operating system."""
+"""The values of `errno` that mean `ExhaustedError`."""
 
 
 class NoSpaceError(NydusServiceError):
@@ -140,7 +140,7 @@ EXIT_INTERRUPTED = 130
 
 
 def with_subject(message: str, subject: str) -> str:
-    """Put what a message is about after its first line, in brackets: "gzip stream ends [layer sha256:…]".
+    """Put the subject of a message after its first line, in brackets: "gzip stream ends [layer sha256:…]".
 
     The reason comes first, since lists, labels and narrow terminals cut the end of a line.
     """
@@ -161,7 +161,7 @@ def from_os_error(exc: OSError, doing: str) -> NydusServiceError:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceError(f"{message}; free some space there and run it again")
     if exc.errno in EXHAUSTED:
-        return ExhaustedError(f"{message}; run it again when less is in progress")
+        return ExhaustedError(f"{message}; run it again when the machine is less busy")
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return NotAllowedError(message)
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -1,8 +1,8 @@
 """Removes secrets from text that leaves the program: log lines, errors, job records, labels, answers. Pure.
 
-`redact` serves all these places. It has two nets: the secrets that `conceal` names, in any place, and what
-looks like a secret: the value of a header Authorization, a bearer or basic credential, the user and password
-of a URL or a registry, and a value whose name says that it is secret.
+All these places use `redact`. It hides the secrets that `conceal` names, and texts that look like a secret:
+the value of a header Authorization, a bearer or basic credential, the user and password of a URL or a
+registry, and a value whose name says that it is secret.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Final
 HIDDEN: Final = "[hidden]"
 
 _known: Final[set[str]] = set()
-"""The secrets of this process. They concern all its output, so there is one set."""
+"""The secrets of this process. One set serves all its output."""
 
 
 def conceal(secret: str) -> None:

@@ -157,7 +157,10 @@ class ApiClient:
         return decode(answer.json, CheckResult)
 
     async def serves(self, service: str) -> bool:
-        """Ask a health check. Raises: NotFoundError: the daemon does not know the service."""
+        """Whether a service of the health checks is serving.
+
+        Raises: NotFoundError: the daemon does not know the service.
+        """
         request = health_pb2.HealthCheckRequest(service=service)
         answer = await self._call(self._health.Check, request)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

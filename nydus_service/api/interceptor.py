@@ -78,7 +78,7 @@ def _wrap(handler: _Handler, method: str, request_name: str) -> _Handler:
 
 
 def _guard(handler: _Handler) -> _Handler:
-    """Decode the requests of a method of gRPC's own; all else is left to it."""
+    """Decode and check the requests of a method of gRPC's own services. The method does the rest."""
     kind = "_".join(
         "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
     )
@@ -110,7 +110,7 @@ async def _read_all(
 
 
 async def _respond(answer: Any, context: _Context) -> Any:
-    """Send what a method yields; a method that does not yield returns its response, or writes itself."""
+    """Send the responses that a method yields. A method that yields none returns or writes its responses."""
     if not isinstance(answer, AsyncGenerator):
         return await answer
     async with aclosing(answer) as responses:

@@ -75,5 +75,7 @@ def reference(field: str, text: str) -> ImageReference:
     except (UsageError, UnsupportedError) as exc:
         raise type(exc)(f"{field}: {exc}") from exc
     if parsed.path and not os.path.isabs(parsed.path):
-        raise UsageError(f"{field}: {text!r}: the daemon has a directory of its own; name an absolute path")
+        raise UsageError(
+            f"{field}: {text!r}: the daemon has another working directory; name an absolute path"
+        )
     return parsed

@@ -151,7 +151,7 @@ class ConverterService(ConverterServicer):
             images.append(reference("against", request.against))
         verify = request.verify or "tree"
         if verify == "none" or verify not in VERIFY_MODES:
-            raise UsageError(f"verification {verify!r} is none of tree, full")
+            raise UsageError(f"verification {verify!r} is neither tree nor full")
         if len(request.platforms) > PLATFORMS_MAX:
             raise UsageError(f"{len(request.platforms)} platforms, at most {PLATFORMS_MAX} are allowed")
         for text in request.platforms:

@@ -64,10 +64,11 @@ class PackOutcome:
 
 @dataclass(frozen=True, slots=True)
 class BlobToMerge:
-    """What a merge needs to know of the nydus blob of a layer. Sizes in bytes.
+    """The nydus blob of a layer, as a merge records it.
 
     Attributes:
-        toc_digest, toc_size: of the table of contents with its header.
+        size: in bytes.
+        toc_digest, toc_size: digest and bytes of the table of contents with its header.
     """
 
     digest: "Digest"

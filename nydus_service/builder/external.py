@@ -82,8 +82,8 @@ class ExternalBuilder:
     ) -> PackOutcome:
         if request.refers:
             raise UnsupportedError(
-                f"the builder {self._program} gets plain tars only, and cannot refer to gzip layers: take "
-                "--nydus-image embedded for oci ref"
+                f"the builder {self._program} gets plain tars only, and cannot refer to gzip layers",
+                hint=embedded_hint("use {}"),
             )
         await self._require(features_needed(request))
         with ExitStack() as descriptors:

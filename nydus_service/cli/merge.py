@@ -110,8 +110,8 @@ def _require_content(bootstrap: Path) -> None:
     blobs = read_tables(bootstrap.read_bytes(), None).blobs
     if any(blob.features & BLOB_SEPARATE for blob in blobs):
         raise UnsupportedError(
-            "it refers to a gzip layer, and merging such blobs is not there yet; `nydus-service convert "
-            "--oci-ref` merges them"
+            "the blob refers to a gzip layer, and merging such blobs is not there yet; `nydus-service "
+            "convert --oci-ref` merges them"
         )
 
 

@@ -100,7 +100,7 @@ def check_bootstrap_file(build: BuildOptions) -> None:
     """Raises: UsageError: the chunk dictionary is an image, in a command that works on files."""
     if build.chunk_dict and bootstrap_of(build.chunk_dict) is None:
         raise UsageError(
-            f"this command takes files: --chunk-dict bootstrap=PATH [chunk dictionary {build.chunk_dict!r}]"
+            f"this command takes a file, --chunk-dict bootstrap=PATH [chunk dictionary {build.chunk_dict!r}]"
         )
 
 

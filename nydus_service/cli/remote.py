@@ -50,7 +50,7 @@ def absolute(reference: ImageReference) -> str:
 
 
 def absolute_dict(text: str) -> str:
-    """Format the value of `--chunk-dict` with an absolute path. Raises: UsageError: it is no reference."""
+    """Format the value of `--chunk-dict` with an absolute path. Raises: UsageError: it is not a reference."""
     path = bootstrap_of(text)
     return absolute(ImageReference.parse(text)) if path is None else f"bootstrap={path.absolute()}"
 

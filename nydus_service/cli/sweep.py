@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="DIR",
-        help="also find what daemons left whose [daemon] run_dir is not /run/nydus-service; repeatable",
+        help="also remove the leftovers of killed daemons whose [daemon] run_dir is DIR; repeatable",
     )
     add_containerd(parser)
     add_common(parser)

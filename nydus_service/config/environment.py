@@ -75,8 +75,8 @@ def load_settings() -> Settings:
 def quiet_grpc() -> None:
     """Keep the notices of gRPC's core off stderr. GRPC_VERBOSITY, if it is set, decides what it writes.
 
-    The core writes to the descriptor itself, in its own format, and most of it is about the other side: a
-    connection that ends, a client without a certificate. Its errors and the last words of a crash remain.
+    The core writes to the file descriptor directly, in its own format. Most notices are about the other side:
+    a connection that ends, a client without a certificate. Errors and reports of crashes remain.
     Call this before gRPC is imported.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

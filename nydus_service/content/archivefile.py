@@ -64,7 +64,7 @@ class ArchiveFile:
             return docker.index, docker.blobs
         path = self.files.path
         if MARKER not in self.files.files:
-            raise FormatError(f"no archive of images: neither {MARKER} nor {MANIFESTS} is in it [{path}]")
+            raise FormatError(f"not an archive of images: it has neither {MARKER} nor {MANIFESTS} [{path}]")
         LayoutMarker.decode(self.files.document(MARKER), f"{path}: {MARKER}")
         return Index.decode(self.files.document(INDEX), f"{path}: {INDEX}"), dict(self._blobs())
 

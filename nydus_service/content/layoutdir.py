@@ -100,7 +100,7 @@ class LayoutDir:
             raise UsageError(f"not an OCI layout [{self.path}]")
         if marker is None or index is None:
             missing = MARKER if marker is None else INDEX
-            raise FormatError(f"no complete OCI layout: it has no {missing} [{self.path}]")
+            raise FormatError(f"not a complete OCI layout: {missing} is missing [{self.path}]")
         LayoutMarker.decode(marker, str(self.path / MARKER))
         return Index.decode(index, str(self.path / INDEX))
 

@@ -62,7 +62,7 @@ class ChunkDictionary:
                 desc = blob_descriptor(info.digest, info.size)
             if desc is None:
                 raise ContentNotFound(
-                    f"its image does not list blob {blob_id} [chunk dictionary {self.name}]"
+                    f"the manifest does not list blob {blob_id} [chunk dictionary {self.name}]"
                 )
             found.append(desc)
         return found
@@ -91,7 +91,7 @@ async def find_chunk_dictionary(location: Location) -> ChunkDictionary:
     Raises:
         ImageNotFound, ContentNotFound: the image, or a document of it, does not exist.
         FormatError: a document is damaged.
-        UsageError: the image is no nydus image, or has several.
+        UsageError: the image is not a nydus image, or has several.
         UnsupportedError: its blobs refer to OCI layers.
     """
     content = location.stores.content
@@ -103,13 +103,13 @@ async def find_chunk_dictionary(location: Location) -> ChunkDictionary:
             if isinstance(node.document, Manifest) and is_nydus_image(node.document)
         ]
         if not found:
-            raise UsageError("it is no nydus image; convert it first")
+            raise UsageError("not a nydus image; convert it first")
         if len(found) > 1:
             digests = ", ".join(str(desc.digest) for desc, _ in found)
-            raise UsageError(f"it has {len(found)} nydus images, {digests}; give a name to one of them")
+            raise UsageError(f"the image has {len(found)} nydus images; give one of them a name: {digests}")
         *layers, bootstrap = found[0][1].layers
         if any(keys.NYDUS_REF in layer.annotations for layer in layers):
-            raise UnsupportedError("its blobs refer to OCI layers, so they have no chunks of their own")
+            raise UnsupportedError("the blobs refer to OCI layers, and have no content to share")
         blobs = {layer.digest.hex: layer for layer in layers if is_nydus(layer)}
     return ChunkDictionary(str(location), bootstrap.digest, content, bootstrap, blobs)
 
@@ -136,4 +136,4 @@ def _check(bootstrap: Path, build: BuildOptions) -> None:
         ("compressor", header.compressor, build.compressor),
     ):
         if own != wanted:
-            raise UsageError(f"its {name} is {own}, that of this conversion is {wanted}")
+            raise UsageError(f"the {name} is {own}, that of this conversion is {wanted}")

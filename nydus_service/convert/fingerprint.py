@@ -38,7 +38,7 @@ def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
 
 
 def _layer_fields(options: BuildOptions, builder: BuilderIdentity) -> dict[str, Any]:
-    default = {"oci_ref": False}  # fingerprints have had it from the start, before the option
+    default = {"oci_ref": False}  # the field of all results without references
     return (
         default
         | options.fingerprint_fields()

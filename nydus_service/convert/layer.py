@@ -62,7 +62,7 @@ class PackedLayer:
 
     @property
     def blob_id(self) -> Digest:
-        """The digest that the bootstrap names."""
+        """The digest that is the id of the blob in bootstraps."""
         return content_digest(self.blob)
 
 

@@ -35,7 +35,7 @@ class MergedImage:
         bootstrap: the bootstrap's file.
         duration_s: seconds that the merge took.
         warnings: the end of the builder's stderr.
-        dict_blobs: blobs of the chunk dictionary to which it refers.
+        dict_blobs: the blobs of the chunk dictionary to which the bootstrap refers.
     """
 
     bootstrap: Path
@@ -117,7 +117,7 @@ async def commit_bootstrap_layer(
 
 
 def _blobs_to_merge(layers: Sequence[PackedLayer]) -> tuple[BlobToMerge, ...]:
-    """What the bootstrap must have of the blobs, if one refers to its layer: readers find its tables by it.
+    """The blobs as the merge records them, if one refers to its layer. Readers find its tables by the record.
 
     Raises: BuilderFailed: a blob has no table of contents.
     """

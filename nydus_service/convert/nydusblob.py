@@ -96,7 +96,8 @@ class BlobMetadata:
     """Files with the metadata of a blob.
 
     Attributes:
-        bootstrap: named by the hex digest of what has the content, as `merge` requires.
+        bootstrap: named by the hex digest of the blob, or of the gzip layer to which it refers, as `merge`
+            requires.
         chunk_table: as the runtime caches it: `blob.meta`, padded to whole blocks of 4096 bytes, then
             `blob.meta.header`. None for a blob without chunks.
         toc_digest, toc_size: of the table of contents with its header, in bytes; None and 0 without one.
@@ -114,7 +115,7 @@ async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, dire
     Args:
         reader: of the blob; None if all needed bytes are in the tail.
         tail: the kept end of the blob; may be empty.
-        hex_digest: digest that the bootstrap's file is named by.
+        hex_digest: the name of the bootstrap's file.
         directory: for the files of this blob.
     Raises:
         FormatError: the blob is damaged, or not a nydus blob.

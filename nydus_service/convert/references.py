@@ -4,14 +4,13 @@ import os.path
 from typing import Final
 
 from nydus_service.errors import UnsupportedError, UsageError
-from nydus_service.oci.names import check_size
+from nydus_service.oci.names import LABEL_SIZE_MAX, check_size
 from nydus_service.oci.reference import ImageReference, Transport
 from nydus_service.options.convert import ConvertOptions
 from nydus_service.options.option import bootstrap_of
 
-TARGET_SIZE_MAX: Final = 3936
-"""Maximum bytes of a target: labels of containerd have it with a digest. A label has at most 4096 bytes with
-its key. Source: containerd `labels/validate.go`."""
+TARGET_SIZE_MAX: Final = LABEL_SIZE_MAX - 160
+"""Maximum bytes of a target. The labels with the result have the target and its digest."""
 
 
 def check_target(target: ImageReference) -> None:
@@ -25,7 +24,9 @@ def check_target(target: ImageReference) -> None:
     if target.transport is Transport.DOCKER_ARCHIVE:
         raise UnsupportedError(f"docker-archive is only read; write oci-archive:{target.path}:TAG [{target}]")
     if target.digest is not None:
-        raise UsageError(f"the digest of the result is not known before; give a name alone [{target}]")
+        raise UsageError(
+            f"the digest of the result is unknown before the conversion; give a name only [{target}]"
+        )
     if not target.name:
         raise UsageError(f"the result needs a name; write {target}:TAG [{target}]")
     check_size("target", target.name, TARGET_SIZE_MAX)
@@ -51,6 +52,6 @@ def check_chunk_dict(options: ConvertOptions, *, paths: bool) -> ImageReference 
         raise UsageError(f"only an image in containerd can be named here [chunk dictionary {named!r}]")
     if file and not os.path.isabs(file):
         raise UsageError(
-            f"the daemon has a directory of its own; name an absolute path [chunk dictionary {named!r}]"
+            f"the daemon has another working directory; name an absolute path [chunk dictionary {named!r}]"
         )
     return image

@@ -189,7 +189,7 @@ async def _convert_manifest(
 
 def _refuse_chunk_dict(options: ConvertOptions) -> None:
     if options.build.chunk_dict:
-        raise UnsupportedError("a chunk dictionary goes with `convert_image` only, which knows its image")
+        raise UnsupportedError("chunk dictionaries are supported by `convert_image` only")
 
 
 async def _write(source: Provider, lease: Lease, new: NewDocument) -> None:

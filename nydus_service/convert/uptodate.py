@@ -1,4 +1,4 @@
-"""Check what a target's name refers to now: the wanted result, another result, or an image of somebody else.
+"""Check what image has a target's name: the wanted result, another result, or one that no conversion made.
 
 The source and options of a result are recorded in labels of its name, never in a document: the verdict of a
 verification must not change a digest.
@@ -26,11 +26,11 @@ FINGERPRINT: Final = f"{OWN_PREFIX}fingerprint"
 VERIFIED: Final = f"{OWN_PREFIX}verified"
 """Label: mode of the verification: none, tree or full."""
 NAMED: Final = f"{OWN_PREFIX}named"
-"""Label: NAME@DIGEST, as the conversion left it. The first versions did not record it."""
+"""Label: NAME@DIGEST, as the conversion left it. Results of the first versions lack it."""
 
 
 class TargetExists(NotAllowedError):
-    """The target's name belongs to an image that no conversion has named, so it is not replaced."""
+    """The target's name belongs to an image to which no conversion gave it, so it is not replaced."""
 
     code: ClassVar[str] = "target_exists"
 

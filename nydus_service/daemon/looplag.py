@@ -1,4 +1,4 @@
-"""How late the event loop is: whatever the daemon serves waits as long."""
+"""Measures how late the event loop is. Every request to the daemon waits as long."""
 
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -6,13 +6,14 @@ from typing import Final, NoReturn
 import anyio
 
 PERIOD_S: Final = 0.5
+"""Seconds between two measurements."""
 
 
 async def measure_loop_lag(observe: Callable[[float], None]) -> NoReturn:
-    """Call `observe` with the seconds that the loop is late, for each moment of an even grid in time.
+    """Call `observe` with the seconds that the loop is late, for each period.
 
-    A moment that a stall has covered counts too, so the values are the waits of requests that come at any
-    time. One value per stall would make a long stall look as rare as a short one.
+    Periods that pass during a stall count too. So the values are the waits of requests that come at any time;
+    with one value for each stall, a long stall would count no more than a short one.
     """
     due = anyio.current_time()
     while True:

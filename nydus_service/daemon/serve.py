@@ -4,9 +4,9 @@
                                                                    │ no requests, no triggers
                               journal closed ◄── servers ◄─────────┘ running jobs end, or are queued again
 
-A second SIGTERM does not wait for running jobs. SIGHUP reads rules, triggers, options, the HTTP token and
-what HTTP allows again; all other settings stay as they were at the start. An error while the servers start
-ends the daemon with that one error. Afterwards only a bug ends it.
+A second SIGTERM does not wait for running jobs. SIGHUP reloads rules, triggers, options, the HTTP token, and
+the names that HTTP allows; all other settings stay as they were at the start. An error while the servers
+start ends the daemon with that one error. Afterwards only a bug ends it.
 """
 
 import logging
@@ -77,7 +77,7 @@ async def serve(config: DaemonConfig, settings: Settings, reload: Callable[[], D
 async def _open_daemon(config: DaemonConfig, settings: Settings) -> AsyncIterator["Daemon"]:
     """Open the journal and the servers in order, and close them in reverse order."""
     if config.http.address:
-        # Imported only for HTTP, as aiohttp takes 12 MB; and before anything listens, as it takes time.
+        # Only for HTTP, since aiohttp takes 12 MB. Before anything listens, since the import takes time.
         from nydus_service.api.http.server import open_http_server
     cores = len(os.sched_getaffinity(0))
     connections = connections_max(raise_file_limit())
@@ -261,7 +261,7 @@ class Daemon:
             self.api.set_defaults(rules.defaults)
             self.dependencies.require(_required(config.triggers))
             self.triggers.reload(rules, config.triggers)
-            log.info("rules, triggers, options and token are read anew")
+            log.info("rules, triggers, options, token and allowed names are reloaded")
             await self._report_reload(well=True)
         self.notifier.ready(f"listening on {self.config.daemon.socket}")
 

@@ -10,8 +10,8 @@
 - A file has one owner. SQLite's exclusive lock ends with the process, however that ends. A second daemon
   over the same file is refused, and the log (WAL) needs no shared memory file.
 - A record that cannot be read concerns its job alone. A finished job is left out; its client has the answer.
-  An unfinished job becomes a failed one (`record.lost`), so that its client gets an answer. The row stays as
-  it is, for whoever examines it.
+  An unfinished job becomes a failed one (`record.lost`), so that its client gets an answer. The row stays in
+  the file, so that it can be examined.
 - `user_version` is the version of the schema; `_UPGRADES` lead from each version to the next. `data` has the
   whole job. The other columns are for users of `sqlite3` and for the order of rows.
 """

@@ -241,7 +241,7 @@ class JobQueue:
         if job.state is JobState.QUEUED:
             return await self._hurry(job)
         if job.state is JobState.DONE:
-            raise UsageError(f"job {job_id} is done: submit the same with force, to have it made anew")
+            raise UsageError(f"job {job_id} is done: submit its request with the option force to repeat it")
         if not job.is_finished:
             raise UsageError(f"job {job_id} is under way: cancel it first")
         if job.is_lost:

@@ -15,7 +15,7 @@ _SURFACES: Final = {"label": Surface.LABEL, "cli": Surface.COMMAND_LINE, "http":
 
 
 def known_error(exc: Exception) -> Exception:
-    """The error of this project for an error of the operating system that can happen to any work."""
+    """Translate an error of the operating system that may happen anywhere; other errors stay as they are."""
     if isinstance(exc, OSError) and exc.errno in EXHAUSTED:
         return from_os_error(exc, "go on with the job")
     return exc
@@ -31,8 +31,8 @@ def describe(exc: Exception, origin: str) -> JobError:
         return JobError(code=exc.code, message=text, retryable=exc.transient)
     if isinstance(exc, MemoryError):
         return JobError(code="no_memory", message="the daemon had no memory left for it", retryable=True)
-    told = redact(f"{type(exc).__name__}: {exc}".rstrip(": "))
-    message = f"{told}; this is a defect of nydus-service, its log has the traceback"
+    described = redact(f"{type(exc).__name__}: {exc}".rstrip(": "))
+    message = f"{described}; this is a defect of nydus-service, its log has the traceback"
     return JobError(code=NydusServiceError.code, message=message, retryable=False)
 
 

@@ -157,8 +157,8 @@ class LayerTarReader:
 
     @property
     def wanted(self) -> int:
-        """Bytes from the end of the last piece to the end of what it belongs to: a header, an entry's data,
-        or the padding behind that. With pieces of this size, no data is read before it is asked for.
+        """Bytes from the end of the last piece to the end of the header, of the entry's data, or of the
+        padding that the reader is in. A source that returns no more is not read beyond that part.
         """
         reached = self._base + self._end
         if reached < self._data_end:

@@ -60,7 +60,7 @@ class Metrics:
         self._make_work_series()
         self._make_trigger_series()
         self._loop_lag = self._histogram(
-            "event_loop_lag_seconds", "How late the event loop is, at even moments.", _LAG_BUCKETS
+            "event_loop_lag_seconds", "Delay of the event loop, measured every half second.", _LAG_BUCKETS
         )
 
     def set_build(self, version: str, python: str) -> None:

@@ -15,7 +15,7 @@ REFERENCE_SIZE_MAX: Final = 4096
 """Maximum bytes of a reference: a path of Linux, or a name that fits in a label, has fewer."""
 
 LABEL_SIZE_MAX: Final = 4096
-"""Maximum bytes of a label in containerd, key and value together."""
+"""Maximum bytes of a label in containerd, key and value together. Source: containerd `labels/validate.go`."""
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _SHOWN: Final = 60
@@ -66,7 +66,7 @@ def check_printable(what: str, name: str) -> None:
     """Check that a name has no characters that are invisible or that change a terminal.
 
     Args:
-        what: what has the name, for the message.
+        what: the subject of the message.
     Raises:
         UsageError: the name is empty, or has white space or control characters.
     """

@@ -34,9 +34,9 @@ def add_argument(parser: "argparse._ActionsContainer", row: Row, **special: Any)
 
 
 def with_implied_values(words: Iterable[str]) -> list[str]:
-    """Complete the options on a command line that are given without their value, by the one that they imply.
+    """Add the implied value to each option of a command line that is given without a value.
 
-    argparse would take the next argument for the value.
+    Without it, argparse would take the next argument for the value.
     """
     implied = {
         f"--{row.flag}": row.option.kind.to_text(row.option.kind.implied)

@@ -105,7 +105,7 @@ class Choice(Kind[str]):
 
     def read(self, name: str, value: object) -> str:
         if not isinstance(value, str):
-            raise UsageError(f"option {name}: {value!r} is no text")
+            raise UsageError(f"option {name}: {value!r} is not a text")
         return value
 
     def parse(self, text: str) -> str:
@@ -113,7 +113,7 @@ class Choice(Kind[str]):
 
     def check(self, name: str, value: str) -> None:
         if value not in self.choices:
-            raise UsageError(f"{self._noun or spoken(name)} {value!r} is none of {self.bounds}")
+            raise UsageError(f"{self._noun or spoken(name)} {value!r} is not one of {self.bounds}")
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class ListOf(Kind[tuple[T, ...]]):
             raise UsageError(f"option {name}: {len(value)} values, at most {self._most} are allowed")
         for each in value:
             if not isinstance(each, str):
-                raise UsageError(f"option {name}: {each!r} is no text")
+                raise UsageError(f"option {name}: {each!r} is not a text")
         return tuple(map(self._item, value))
 
     def parse(self, text: str) -> tuple[T, ...]:
@@ -265,7 +265,7 @@ class ImageOrBootstrap(Kind[str]):
 
     def read(self, name: str, value: object) -> str:
         if not isinstance(value, str):
-            raise UsageError(f"option {name}: {value!r} is no text")
+            raise UsageError(f"option {name}: {value!r} is not a text")
         return value
 
     def parse(self, text: str) -> str:

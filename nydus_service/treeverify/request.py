@@ -31,7 +31,7 @@ def parse_request(value: object) -> tuple[VerificationRequest, VerifiedImage | N
     fields = _object(value, "the request", _REQUEST_KEYS | _IMAGE_KEYS)
     mode = fields.pop("mode", None)
     if mode not in MODES:
-        raise UsageError(f"mode {mode!r} is none of {', '.join(MODES)}")
+        raise UsageError(f"mode {mode!r} is not one of {', '.join(MODES)}")
     layers = fields.pop("layers", None)
     if (mode == "read") != (layers is None) or not isinstance(layers, list | None):
         raise UsageError(f"mode {mode} takes {'no layers' if mode == 'read' else 'a list of layers'}")

@@ -301,7 +301,7 @@ def _request(namespace: str, image: Image, target: str, options: ConvertOptions)
         raise UsageError(f"the name means something else than an image in containerd: {excerpt(image.name)}")
     reference = ImageReference.parse(target)
     if reference.transport not in (Transport.CONTAINERD, Transport.REGISTRY):
-        raise UsageError("the target is no name of an image: labels cannot name files")
+        raise UsageError("the target is not the name of an image: labels cannot name files")
     if ImageReference.parse(str(reference)) != reference:
         raise UsageError("the target means something else than an image in containerd")
     if reference.transport is Transport.CONTAINERD and reference.name == image.name:

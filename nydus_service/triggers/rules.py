@@ -113,7 +113,7 @@ class Rule:
             )
         target = self.target.format_map(_values(f"registry.example/sample:{'0' * 64}", _SAMPLE_DIGEST))
         if ImageReference.parse(target).transport is not Transport.CONTAINERD:
-            raise UsageError(f"target {self.target!r} is no name of an image in containerd")
+            raise UsageError(f"target {self.target!r} is not the name of an image in containerd")
 
 
 def _read_defaults(config: DaemonConfig) -> ConvertOptions:

@@ -74,7 +74,7 @@ def test_a_namespace_that_containerd_refuses_is_refused_alike_everywhere(
         assert said.endswith(checked.stderr.removeprefix("nydus-service: ").rstrip("\n"))
         file.write_text(good)
         service.signal(signal.SIGHUP)
-        wait_for_record(service, "are read anew")
+        wait_for_record(service, "are reloaded")
         assert service.run("jobs", "list").returncode == 0
         assert service.stop() == 0
 

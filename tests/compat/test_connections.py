@@ -294,7 +294,7 @@ def test_doctor_says_that_a_reload_failed(place: Path) -> None:
         assert settings() == ["warning"]
         (place / "config.toml").write_text(QUIET)
         service.signal(signal.SIGHUP)
-        until(lambda: "are read anew" in service.log, service)
+        until(lambda: "are reloaded" in service.log, service)
         assert settings() == []
         assert service.stop() == 0
     done = service.run("doctor", "--address", str(NOWHERE), "--format", "json")

@@ -181,7 +181,7 @@ def test_a_reload_while_the_daemon_starts(place: Path) -> None:
             service.signal(signal.SIGHUP)
             frozen.close()
             started.result()
-            until(lambda: "are read anew" in service.log)
+            until(lambda: "are reloaded" in service.log)
             assert service.stop() == 0
         finally:
             if service.is_running():
@@ -193,7 +193,7 @@ async def test_other_options_by_a_reload(place: Path) -> None:
     with serving(place, NOWHERE) as service:
         (place / "config.toml").write_text("version = 1\n[convert]\ncompressor = 'lz4_block'\n")
         service.signal(signal.SIGHUP)
-        while not any("read anew" in record["message"] for record in service.records):
+        while not any("are reloaded" in record["message"] for record in service.records):
             assert service.is_running()
             await anyio.sleep(0.01)
         async with open_client(service.socket) as client:

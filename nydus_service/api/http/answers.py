@@ -152,7 +152,7 @@ HTTP_REFUSALS: Final = {
     405: HttpRefusal("method_not_allowed", "this path is not for this method"),
     408: HttpRefusal("request_timeout", "the body did not come in time"),
     413: HttpRefusal("body_too_large", "the body is larger than [http] max_body allows"),
-    415: HttpRefusal("unsupported_media_type", "compressed bodies are not taken"),
+    415: HttpRefusal("unsupported_media_type", "compressed bodies are not supported"),
     500: HttpRefusal("internal", "internal error; the daemon's log has more"),
 }
 """By HTTP status."""
@@ -190,15 +190,18 @@ _ACCELD_CODE: Final = {"usage": "ERR_ILLEGAL_PARAMETER"}
 
 
 def job_summary(job: Job) -> JobSummary:
+    """The fields of a job in lists: without its layers and its result."""
     progress = ProgressSummary(**_progress(job.progress))
     return JobSummary(**_job_fields(job), progress=progress)
 
 
 def job_details(job: Job) -> JobDetails:
+    """All fields of a job."""
     return JobDetails(**_details(job))
 
 
 def submitted_job(job: Job, *, joined: bool) -> SubmittedJob:
+    """The answer to a request for a conversion."""
     return SubmittedJob(**_details(job), joined=joined)
 
 
@@ -208,12 +211,13 @@ def http_status(kind: type[NydusServiceError]) -> int:
 
 
 def error_answer(error: NydusServiceError) -> ErrorAnswer:
+    """The answer for an error of this project."""
     message = error.text(Surface.HTTP)
     return ErrorAnswer(code=_acceld_code(error.code), message=message, error=error.code)
 
 
 def http_error(code: str, message: str) -> ErrorAnswer:
-    """The answer of an error of HTTP itself."""
+    """The answer for an error of HTTP itself."""
     return ErrorAnswer(code=_acceld_code(code), message=message, error=code)
 
 

@@ -31,7 +31,7 @@ from nydus_service.oci.digest import Digest
 from nydus_service.oci.names import check_label
 from nydus_service.options.hint import ExistingHint, SettingHint
 
-_NAMES_TOLD = 5
+_NAMES_SHOWN = 5
 _TURNS = 5
 """How often other programs may delete and create a name while it is put."""
 
@@ -170,8 +170,8 @@ class ContainerdImages:
 def _nearest(name: str, names: list[str]) -> list[str]:
     """A few names, the most similar first: for `alpine`, docker.io/library/alpine:latest."""
     containing = [each for each in names if f"/{name}:" in each or each.startswith(f"{name}:")]
-    close = get_close_matches(name, names, _NAMES_TOLD, 0.5)
-    return list(dict.fromkeys([*containing, *close, *names]))[:_NAMES_TOLD]
+    close = get_close_matches(name, names, _NAMES_SHOWN, 0.5)
+    return list(dict.fromkeys([*containing, *close, *names]))[:_NAMES_SHOWN]
 
 
 def _image(record: bytes) -> Image | UnreadableImage:

@@ -137,7 +137,7 @@ class ContainerdLeases:
                 if await list_leases(self._connection.within(namespace), selected):
                     return True
         except NydusServiceError:
-            return True  # perhaps
+            return True  # unknown, so the file stays
         return False
 
     async def _delete(self, lease_id: str, *, hurry: bool = False) -> None:

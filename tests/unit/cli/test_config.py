@@ -96,7 +96,7 @@ def test_all_problems_and_status_2(tmp_path: Path) -> None:
     assert len(lines) == 4
     assert "no key 'runing', did you mean 'running'?" in lines[0]
     assert "nice: 99" in lines[1]
-    assert "[convert]: compressor 'zip' is none of" in lines[2]
+    assert "[convert]: compressor 'zip' is not one of" in lines[2]
     assert "[[rules]] 1: target '{nam}'" in lines[3]
 
 

@@ -57,7 +57,7 @@ def test_what_docker_saves_today_is_a_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "what"),
     [
-        ({"a": b""}, "no archive of images: neither oci-layout nor manifest"),
+        ({"a": b""}, "not an archive of images: it has neither oci-layout nor manifest"),
         ({"oci-layout": MARKER}, r"'index\.json' is missing"),
         ({"index.json": INDEX}, "neither"),
         ({"oci-layout": MARKER, "index.json": b"[]"}, "not a JSON object"),

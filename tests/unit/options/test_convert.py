@@ -108,7 +108,7 @@ def test_what_is_not_said_is_as_before(options: ConvertOptions) -> None:
         ({"compresor": "zstd"}, "no option 'compresor', did you mean 'compressor'?"),
         ({"x": 1}, "no option 'x'; there are platforms, "),
         ({"jobs": 1}, "no option 'jobs'"),
-        ({"compressor": 1}, "option compressor: 1 is no text"),
+        ({"compressor": 1}, "option compressor: 1 is not a text"),
         ({"chunk_size": "1"}, "option chunk_size: '1' is no whole number"),
         ({"chunk_size": True}, "option chunk_size: True is no whole number"),
         ({"oci": "yes"}, "option oci: 'yes' is neither true nor false"),

@@ -212,7 +212,7 @@ class TestRequests:
         [
             ([], "the request is no JSON object"),
             ({"mode": "tree", "layer": []}, "unknown keys: layer"),
-            ({"bootstrap": "b"}, "mode None is none of"),
+            ({"bootstrap": "b"}, "mode None is not one of"),
             ({"mode": "tree", "bootstrap": "b"}, "takes a list of layers"),
             ({"mode": "tree", "bootstrap": "b", "layers": {}}, "takes a list of layers"),
             ({"mode": "read", "bootstrap": "b", "layers": []}, "takes no layers"),
