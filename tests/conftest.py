@@ -22,7 +22,7 @@ settings.load_profile("tests")
 
 @pytest.fixture(scope="session", autouse=True)
 def children() -> None:
-    """All processes that tests start begin alike."""
+    """Give all processes that tests start the same signals and environment."""
     let_children_have_signals()
     let_children_keep_bytecode()
 

@@ -119,7 +119,7 @@ def new_namespace() -> str:
 
 
 def once_is_enough(daemon: Daemon) -> None:
-    """Leave out what takes minutes and tells nothing new of another containerd."""
+    """Skip a test that takes minutes, and is the same on all versions of containerd, on all but one."""
     if daemon.version != "1.6":
         pytest.skip("takes minutes, and is run on containerd 1.6")
 

@@ -1,4 +1,4 @@
-"""What tests rely on of processes: what their children begin with, and that the children end."""
+"""Processes of tests: the signals and the environment of children, and that the children end."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def let_children_have_signals() -> None:
 def let_children_keep_bytecode() -> None:
     """Have children write the bytecode of the modules that they import, even if this process does not.
 
-    Without, each of the thousands of processes compiles the package for itself, which is a third of its work.
+    Otherwise each of the thousands of processes compiles the package again, a third of its work.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

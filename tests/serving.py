@@ -16,13 +16,21 @@ from tests.unit.cli.command import ARGV, environment
 START_S = 60
 
 
+NOWHERE = Path("/nonexistent/containerd.sock")
+"""The address of a containerd that does not exist."""
+
+NO_TRIGGERS = "[triggers]\nlabels = false\nevents = false\n"
+QUIET = f"version = 1\n{NO_TRIGGERS}"
+"""A configuration without triggers."""
+
+
 @dataclass(slots=True)
 class Service:
     """A daemon. `place` is short, since sockets are in it, and holds all that the daemon writes.
 
     Attributes:
-        options: of `serve`, beside where things are.
-        wrapper: a command that runs the one that follows it, for the daemon.
+        options: more options of `serve`.
+        wrapper: a command that runs the daemon: the words before its own.
         status: of the process that ended last.
     """
 
@@ -51,6 +59,11 @@ class Service:
     def records(self) -> list[dict[str, Any]]:
         """What it has logged."""
         return [json.loads(line) for line in self.log.splitlines()]
+
+    @property
+    def problems(self) -> list[dict[str, Any]]:
+        """The records of errors, and those with a traceback."""
+        return [each for each in self.records if each["level"] == "error" or "exc" in each]
 
     @property
     def pid(self) -> int:

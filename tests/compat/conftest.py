@@ -1,6 +1,8 @@
 """What the tests against other programs share."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,13 @@ from tests.compat.builders import Builder
 from tests.compat.unpacking import Unpacker, unpacking
 from tests.containerd import running_daemon
 from tests.tools import require_tool
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory whose path is short enough for the path of a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="nyd") as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

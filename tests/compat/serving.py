@@ -12,6 +12,7 @@ from nydus_service.api.client import open_client
 from nydus_service.jobs.job import Job
 from tests.serving import Service
 
+CONVERSIONS = "/api/v1/conversions"
 TOKEN = "a-token-that-nobody-guesses"
 
 
@@ -30,7 +31,7 @@ def url_of(service: Service) -> str:
 
 
 async def finished(service: Service, source: str, target: str) -> Job:
-    """A job that has ended."""
+    """Submit a request, and wait for the end of its job."""
     async with open_client(service.socket) as client:
         submitted = await client.submit(source, target)
         *_, job = [each async for each in client.watch(submitted.job.id)]

@@ -1,7 +1,5 @@
 """Images and namespaces that cannot be read: each fails alone, in a real containerd with a real daemon."""
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +27,6 @@ from tests.serving import Service, serving
 
 NOT_UTF8 = b"evil/\xff\xfe"
 LABEL = "x" * 4000
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
 
 
 def doctor(service: Service) -> dict[str, dict[str, str]]:

@@ -1,8 +1,6 @@
 """An index with many entries: the processes of the daemon have a bound, and it answers meanwhile."""
 
 import json
-import tempfile
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,19 +12,12 @@ from nydus_service.api.client import open_client
 from nydus_service.jobs.job import JobState
 from tests.compat.images import CONFIG, LAYER, MANIFEST, write_blob
 from tests.layers import file, layer
-from tests.serving import Service, serving
+from tests.serving import NOWHERE, Service, serving
 
 INDEX = "application/vnd.oci.image.index.v1+json"
-NOWHERE = Path("/nonexistent/containerd.sock")
 BUILDERS = 2
 HEALTH_S = 30
 """The watchdog ends a daemon whose loop stands still for this long."""
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
 
 
 def write_index(layout: Path, entries: int, *, distinct: bool) -> str:

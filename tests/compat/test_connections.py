@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,24 +19,14 @@ from nydus_service.api.client import ApiClient, open_client
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.api.v1.converter_pb2_grpc import ConverterStub
 from nydus_service.jobs.job import JobState
-from tests.compat.serving import TOKEN, http, metrics, url_of, with_http
+from tests.compat.serving import CONVERSIONS, TOKEN, http, metrics, url_of, with_http
 from tests.compat.test_serve import write_images
 from tests.contract.apiserver import make_certificates
-from tests.serving import Service, serving
+from tests.serving import NOWHERE, QUIET, Service, serving
 from tests.unit.cli.command import ARGV, environment
 
-NOWHERE = Path("/nonexistent/containerd.sock")
-QUIET = "version = 1\n[triggers]\nlabels = false\nevents = false\n"
-CONVERSIONS = "/api/v1/conversions"
 FILES = 256
 WAIT_S = 60
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
 
 
 @pytest.fixture
@@ -68,11 +57,6 @@ def connect_unix(service: Service) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(service.socket))
     return client
-
-
-def problems(service: Service) -> list[dict[str, Any]]:
-    """The records of errors, and those with a traceback."""
-    return [each for each in service.records if each["level"] == "error" or "exc" in each]
 
 
 async def submit_all(client: ApiClient, sources: list[str], target: str = "n") -> list[str]:
@@ -115,12 +99,12 @@ async def test_connections_without_a_token_take_nothing_from_jobs(place: Path) -
             assert service.counts()[1] < FILES // 2
             assert http(service, "/livez")[0] == 200
             assert http(service, CONVERSIONS)[0] == 200
-            told = metrics(service)
-            assert told["process_open_fds"] < told["process_max_fds"] / 2
+            series = metrics(service)
+            assert series["process_open_fds"] < series["process_max_fds"] / 2
         assert [(job.state, job.attempts) for job in jobs] == [(JobState.DONE, 1)] * len(jobs)
         until(lambda: service.run("jobs", "list").returncode == 0, service)
         until(lambda: service.counts()[1] <= before + 4, service)
-        assert problems(service) == []
+        assert service.problems == []
         assert service.stop() == 0
 
 
@@ -137,7 +121,7 @@ def test_a_connection_that_says_nothing_is_closed(place: Path) -> None:
             client.settimeout(WAIT_S)
             while client.recv(1 << 16):
                 pass
-        assert problems(service) == []
+        assert service.problems == []
         assert service.stop() == 0
 
 
@@ -175,8 +159,8 @@ def test_a_stall_of_the_loop_is_measured(place: Path) -> None:
         service.signal(signal.SIGCONT)
 
         def late() -> float:
-            told = metrics(service)
-            return told["event_loop_lag_seconds_count"] - told["event_loop_lag_seconds_bucket 1.0"]
+            series = metrics(service)
+            return series["event_loop_lag_seconds_count"] - series["event_loop_lag_seconds_bucket 1.0"]
 
         assert until(late, service) >= 1
         assert service.stop() == 0
@@ -211,13 +195,13 @@ async def test_watchers_that_read_nothing_or_go_leave_no_traceback(place: Path) 
                 await channel.close()
         assert {job.state for job in jobs} == {JobState.DONE}
         until(lambda: http(service, "/livez")[0] == 200, service)
-        assert problems(service) == []
+        assert service.problems == []
         assert service.stop() == 0
     assert "Traceback" not in service.log
 
 
 def test_the_core_of_grpc_writes_into_neither_log_nor_terminal(place: Path) -> None:
-    """What it has to say of others: a client without TLS, a server that ends."""
+    """Its notices are about the other side: a client without TLS, a server that ends."""
     made = make_certificates(place / "tls", "server")
     files = {
         "certificate": made.certificate("server"),

@@ -24,8 +24,8 @@ from nydus_service.api.service import SERVICE
 from nydus_service.api.v1 import converter_pb2 as pb
 from nydus_service.options.convert import TABLE
 from tests.compat.serving import finished
-from tests.compat.test_serve import NOWHERE, write_images
-from tests.serving import Service, serving
+from tests.compat.test_serve import write_images
+from tests.serving import NOWHERE, QUIET, Service, serving
 
 SERVICES = (
     SERVICE,
@@ -65,10 +65,9 @@ def world() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="nyd") as name:
         place = Path(name)
         known = [*write_images(place / "layout", 2), f"oci:{place}/layout:n0", f"oci:{place}/layout:n1"]
-        config = "version = 1\n[triggers]\nlabels = false\nevents = false\n"
         options = [("grpc.default_authority", "localhost")]
         with (
-            serving(place, NOWHERE, config=config) as service,
+            serving(place, NOWHERE, config=QUIET) as service,
             grpc.insecure_channel(f"unix:{service.socket}", options=options) as channel,
         ):
             for target in known[2:4]:
@@ -77,7 +76,7 @@ def world() -> Iterator[World]:
             assert service.is_running()
             service.jobs("list")
             assert service.stop() == 0
-            assert [each for each in service.records if each["level"] == "error" or "exc" in each] == []
+            assert service.problems == []
             assert "Traceback" not in service.log
 
 

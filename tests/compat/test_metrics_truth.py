@@ -1,10 +1,8 @@
 """Each metric is what is really so: with jobs that wait, after a kill, a cancel, under load, at rest."""
 
 import os
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,9 @@ import pytest
 from nydus_service.api.client import open_client
 from tests.compat.serving import metrics, with_http
 from tests.compat.test_serve import write_images
-from tests.serving import Service, serving
+from tests.serving import NOWHERE, Service, serving
 
-NOWHERE = Path("/nonexistent/containerd.sock")
 STATES = ("queued", "running", "verifying")
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
 
 
 def config(min_free_space: str) -> str:

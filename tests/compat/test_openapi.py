@@ -70,7 +70,7 @@ def service() -> Iterator[Service]:
             serving(place, containerd.address, config=CONFIG, **with_http(place)) as ours,
         ):
             yield ours
-            assert [each for each in ours.records if each["level"] == "error" or "exc" in each] == []
+            assert ours.problems == []
             assert ours.stop() == 0
             assert "Traceback" not in ours.log
 

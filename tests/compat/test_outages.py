@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,22 +19,13 @@ from nydus_service.jobs.transitions import failed
 from tests.compat.serving import http, metrics, with_http
 from tests.compat.test_serve import import_all, wait_for_answers, write_images
 from tests.containerd import Daemon, new_namespace, running_daemon
-from tests.serving import Service, serving
+from tests.serving import NO_TRIGGERS, NOWHERE, Service, serving
 from tests.unit.jobs.disks import fill
 
 CONVERTER = "nydus_service.v1.Converter"
 SMALL = "version = 1\n[jobs]\nmin_free_space = '1MiB'\nrunning = 2\nbuilders = 2\n"
-NO_TRIGGERS = "[triggers]\nlabels = false\nevents = false\n"
-NOWHERE = Path("/nonexistent/containerd.sock")
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
 
 
 @pytest.fixture

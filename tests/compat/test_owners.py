@@ -30,13 +30,6 @@ from tests.serving import Service, serving
 DAEMON, JOB = "nydus-service/daemon", "nydus-service/job"
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
-
-
 @contextmanager
 def two_daemons(place: Path, daemon: Daemon, namespace: str) -> Iterator[tuple[Service, Service]]:
     """Two daemons with directories of their own, which follow one namespace."""

@@ -1,18 +1,16 @@
-"""Secrets that a run meets, in requests, in labels, in what a builder says, are in nothing that it writes."""
+"""No secret of a request, a label or a builder's output is in anything that a run writes."""
 
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 
 from nydus_service.api.client import open_client
 from nydus_service.errors import NydusServiceError
 from tests.compat.requests import CONVERT, import_image, labels_of, until_answered
-from tests.compat.serving import TOKEN, http, url_of, with_http
+from tests.compat.serving import CONVERSIONS, TOKEN, http, with_http
 from tests.containerd import Daemon, new_namespace, running_daemon
 from tests.serving import Service, serving
 from tests.unit.builder.fakes import fake_program
@@ -29,28 +27,10 @@ exit 7
 """
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
-
-
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="ctrd") as work, running_daemon("1.6", Path(work)) as started:
         yield started
-
-
-def post(service: Service, body: dict[str, str]) -> str:
-    """The text of the answer to a request for a conversion."""
-    url = f"{url_of(service)}/api/v1/conversions"
-    try:
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=60) as answer:
-            return str(answer.read().decode())
-    except HTTPError as exc:
-        return exc.read().decode()
 
 
 async def grpc_error(service: Service, source: str, target: str) -> str:
@@ -80,9 +60,9 @@ async def test_no_secret_is_in_what_a_run_writes(place: Path, daemon: Daemon) ->
             "labels": json.dumps([labels_of(daemon, namespace, good), answers]),
             "jobs": json.dumps(service.jobs("show", job["id"])),
             "jobs for people": service.run("jobs", "show", job["id"]).stdout,
-            "HTTP job": http(service, f"/api/v1/conversions/{job['id']}")[1],
-            "HTTP error": post(service, {"source": f"x y {IMAGE}", "target": "a:1"}),
-            "HTTP error in the query": http(service, f"/api/v1/conversions?token={TOKEN}")[1],
+            "HTTP job": http(service, f"{CONVERSIONS}/{job['id']}")[1],
+            "HTTP error": http(service, CONVERSIONS, {"source": f"x y {IMAGE}", "target": "a:1"})[1],
+            "HTTP error in the query": http(service, f"{CONVERSIONS}?token={TOKEN}")[1],
             "metrics": http(service, "/metrics")[1],
             "gRPC": await grpc_error(service, f"x y {IMAGE}", "a:1"),
             "command line": service.run("convert", f"x y {IMAGE}", "a:1", "--remote").stderr,
@@ -97,6 +77,6 @@ async def test_no_secret_is_in_what_a_run_writes(place: Path, daemon: Daemon) ->
 
 
 def written(place: Path) -> list[Path]:
-    """What the daemon has written."""
+    """The files that the daemon has written."""
     given = ("token", "fake-builder")
     return [path for path in place.rglob("*") if path.is_file() and path.name not in given]

@@ -7,7 +7,6 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,11 @@ from nydus_service.api.client import ApiClient, open_client
 from nydus_service.jobs.job import Job, JobState
 from tests.compat.images import archive_layout, write_layout
 from tests.compat.requests import until
+from tests.compat.serving import TOKEN
 from tests.containerd import Daemon, new_namespace, once_is_enough
 from tests.layers import directory, file, layer
-from tests.serving import Service, serving
+from tests.serving import NOWHERE, QUIET, Service, serving
 from tests.unit.cli.command import environment, run, run_json
-
-NOWHERE = Path("/nonexistent/containerd.sock")
-TOKEN = "a-token-that-nobody-guesses"
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
 
 
 def write_images(layout: Path, count: int, *, size: int = 1000) -> list[str]:
@@ -233,9 +223,7 @@ async def _ask(address: str) -> tuple[int, int, int]:
 
 def test_at_rest(place: Path) -> None:
     """Memory and processor time of a daemon that nobody asks for anything."""
-    with serving(
-        place, NOWHERE, config="version = 1\n[triggers]\nlabels = false\nevents = false\n"
-    ) as service:
+    with serving(place, NOWHERE, config=QUIET) as service:
         time.sleep(3)
         before = service.cpu_s()
         time.sleep(5)

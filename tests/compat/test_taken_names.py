@@ -1,4 +1,4 @@
-"""Names that other images have: who may replace them, by which way, in a real containerd."""
+"""Targets whose names other images have: which requests replace them, in a real containerd."""
 
 import json
 import shlex
@@ -13,23 +13,14 @@ import pytest
 
 from tests.compat.images import archive_layout, write_layout
 from tests.compat.requests import CONVERT, STATUS, import_image, labels_of, until, until_answered
-from tests.compat.serving import http, with_http
+from tests.compat.serving import CONVERSIONS, http, with_http
 from tests.containerd import Daemon, new_namespace, running_daemon
 from tests.layers import file, layer
-from tests.serving import Service, serving
+from tests.serving import QUIET, Service, serving
 from tests.unit.cli.command import ARGV, environment, run
 
-CONVERSIONS = "/api/v1/conversions"
 ERROR, OPTIONS = "nydus-service/error", "nydus-service/convert.options"
 NOT_ALLOWED = 7
-QUIET = "version = 1\n[triggers]\nlabels = false\nevents = false\n"
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory whose name leaves room for a socket's."""
-    with tempfile.TemporaryDirectory(prefix="nyd") as name:
-        yield Path(name)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 def add(daemon: Daemon, namespace: str, name: str) -> str:
-    """Have an image of this full name that no conversion has made. Returns its digest."""
+    """Import an image under a full name. Returns its digest."""
     with tempfile.TemporaryDirectory() as work:
         imported = import_image(daemon, namespace, name.replace("/", "-").replace(":", "-"), Path(work))
     daemon.ctr(namespace, "images", "tag", imported, name)
@@ -65,7 +56,7 @@ def command_line(daemon: Daemon, namespace: str) -> dict[str, str]:
 
 
 def test_pause_stays_what_it_is(daemon: Daemon, place: Path) -> None:
-    """Who has the token of a webhook tries to have the nodes run another image as the pause image."""
+    """A client with the webhook's token tries to give the name of the pause image to another image."""
     pause, evil = "registry.k8s.io/pause:3.9", "docker.io/mallory/evil:1"
     before = add(daemon, "k8s.io", pause)
     for namespace in ("default", "k8s.io"):
@@ -153,7 +144,7 @@ def test_no_way_replaces_another_image_unless_it_says_so(daemon: Daemon, place: 
 
 
 def test_a_name_that_is_made_meanwhile_is_not_replaced(daemon: Daemon, place: Path) -> None:
-    """The builder stands for whoever pulls an image in the middle of a conversion."""
+    """The builder gives the name to another image, as a pull during a conversion does."""
     namespace = new_namespace()
     app, target = "example.com/app:1", "example.com/app:1-nydus"
     add(daemon, namespace, app)

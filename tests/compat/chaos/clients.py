@@ -1,4 +1,4 @@
-"""Those who ask for conversions in a chaos run: by label with `ctr`, by gRPC, by HTTP."""
+"""The clients of a chaos run. They ask for conversions by label with `ctr`, by gRPC and by HTTP."""
 
 import itertools
 import json
@@ -21,17 +21,17 @@ from nydus_service.jobs.job import UNDER_WAY, JobState
 from tests.compat.chaos.images import Sample
 from tests.compat.chaos.world import DOOMED, STABLE, Ask, World, persist
 from tests.compat.requests import CONVERT
-from tests.compat.serving import TOKEN
+from tests.compat.serving import CONVERSIONS, TOKEN
 
 PASSING = ("unreachable", "no_space", "shutting_down")
-"""Codes of errors that a client may get, and asks again after."""
+"""Codes of errors after which a client asks again."""
 
 _PAUSE_S = (3.0, 9.0)
 _IN_DOOMED = 0.15
 _CALL_S = 30.0
 _WATCH_S = 15.0
 _UNFINISHED_MAX = 10
-"""Jobs with which the daemon has enough to do: a slow machine must not be left with a queue at the end."""
+"""Unfinished jobs at which clients pause, so that a slow machine has no long queue at the end."""
 
 Client: TypeAlias = Callable[[World, Random, str], None]
 
@@ -93,7 +93,7 @@ def _post(world: World, body: dict[str, str]) -> str:
     """Submit by HTTP. Returns the id of the job."""
     address = re.findall(r"HTTP on (?:http://)?([0-9.:]+)", world.service.log)[-1]
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    request = Request(f"http://{address}/api/v1/conversions", json.dumps(body).encode(), headers)
+    request = Request(f"http://{address}{CONVERSIONS}", json.dumps(body).encode(), headers)
     with urlopen(request, timeout=_CALL_S) as answer:
         return str(json.loads(answer.read())["id"])
 
@@ -108,12 +108,12 @@ def _is_busy(world: World) -> bool:
     try:
         return anyio.run(count) >= _UNFINISHED_MAX
     except UnreachableError:
-        return False  # and what is asked now, the daemon finds when it is back
+        return False  # a client may ask now: the request is found when the daemon is back
 
 
-def _note(world: World, who: str, code: str, message: str) -> None:
+def _note(world: World, surface: str, code: str, message: str) -> None:
     if code not in PASSING:
-        world.wrong.append(f"{who} answered {code}: {message}")
+        world.wrong.append(f"{surface} answered {code}: {message}")
 
 
 CLIENTS: dict[str, Client] = {"label": ask_by_label, "grpc": ask_by_grpc, "http": ask_by_http}

@@ -1,5 +1,6 @@
 """The faults of a chaos run. Each is undone by itself, after a while or at the end of the run."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -43,8 +44,6 @@ def kill_child(role: str, world: World, random: Random) -> None:
 
 
 def try_kill(pid: int) -> bool:
-    import os
-
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -70,7 +69,7 @@ def fill_disk(name: str, world: World, random: Random) -> None:
 
 
 def delete_namespace(world: World, random: Random) -> None:
-    """containerd deletes a namespace that has nothing in it, so all in it goes first."""
+    """Delete a namespace, and all in it before: containerd only deletes an empty one."""
     ctr = partial(world.containerd.ctr, DOOMED)
     with world.asking:
         for ask in world.asks:
@@ -95,7 +94,7 @@ def delete_source(world: World, random: Random) -> None:
 
 
 def tag_again(world: World, random: Random) -> None:
-    """Have the name of a source point to another image, and ask for the same target."""
+    """Give the name of a source to another image, and ask for the same target."""
     with world.asking:
         ask = _latest(world, random)
         if ask:
@@ -137,7 +136,7 @@ def _reload(world: World, text: str) -> None:
 
 
 def set_clock_back(world: World, random: Random) -> None:
-    """For the daemon and its children; and forward again."""
+    """Set the clock of the daemon and its children back, and later forward again."""
     if world.clock is None:
         print("    skipped: needs libfaketime, found none (Debian: libfaketime)", flush=True)
     else:

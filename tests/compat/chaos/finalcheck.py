@@ -1,6 +1,6 @@
-"""What holds after a chaos run, with all processes healthy again.
+"""The checks after a chaos run, when all processes are healthy again.
 
-What is allowed besides the answer of a quiet run:
+Each request has the answer of a quiet run, except that:
 
 - A request whose source was deleted ends in the same way or as not found, or disappears with its image.
 - A job that was running in three deaths of the daemon waits for `jobs retry`, as its error says.
@@ -26,7 +26,7 @@ from tests.compat.serving import metrics
 from tests.compat.test_serve import labels_of
 
 ANSWER_S, REST_S = 120, 120
-"""Seconds without any progress that are too many: in answers, and in the end of what is left of the work."""
+"""Seconds to wait without progress: for answers, and for the removal of leftovers."""
 
 _INTERRUPTED = "interrupted_repeatedly"
 _INTERRUPTIONS = 3
@@ -44,7 +44,7 @@ _GROWN_MB, _GROWN_FILES = 40, 8
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a job ends: the code of its error, or the digest of its result."""
+    """The end of a job: the code of its error, or the digest of its result."""
 
     code: str
     digest: str
@@ -52,14 +52,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What a daemon takes that has nothing to do."""
+    """The memory and the open files of an idle daemon."""
 
     memory_mb: float
     files: int
 
 
 def at_rest(world: World) -> Rest:
-    """Wait until nothing is left of the work."""
+    """Wait until the daemon has no children. Returns what it uses then."""
     _until("children", lambda: list(world.service.children()), REST_S)
     return Rest(world.service.memory_mb(), world.service.counts()[1])
 
@@ -140,7 +140,7 @@ def _unfinished(world: World) -> list[str]:
 
 
 def _faults_of_jobs(world: World, answers: dict[str, Answer]) -> list[str]:
-    """Every job of a request has the right answer, those that were made twice too."""
+    """Every job of a request has the right answer, also if the request has several."""
     by_target = defaultdict(list)
     for job in _jobs(world, whole=True):
         by_target[job.request.namespace, job.request.target].append(job)
@@ -202,7 +202,7 @@ def _faults_of_images(world: World, answers: dict[str, Answer]) -> list[str]:
         asks = [ask for ask in world.asks if ask.namespace == namespace]
         known = {ask.source for ask in asks} | {ask.target for ask in asks}
         known |= {f"{world.name_of(sample)}{end}" for sample in world.samples for end in ("", "-quiet")}
-        faults += [f"{name} in {namespace} is an image of nobody" for name in images.keys() - known]
+        faults += [f"{name} in {namespace} belongs to no request" for name in images.keys() - known]
         for ask in asks:
             found, right = images.get(ask.target, ""), answers[ask.sample.name].digest
             if found != right and not (ask.may_be_lost and not found) and not _is_older(ask, found, answers):
@@ -272,7 +272,7 @@ def _growth(world: World, rest: Rest) -> list[str]:
     return found
 
 
-# The daemon knows how it is.
+# The metrics and the log are true.
 
 
 def assert_metrics_are_true(world: World) -> None:
@@ -300,7 +300,7 @@ def assert_log_is_clean(world: World) -> None:
 
 
 def _until(what: str, find: Callable[[], list[Any]], patience_s: float) -> None:
-    """Wait until nothing is found any more. What is found has to become less within the seconds given."""
+    """Wait until `find` returns nothing. Fails if the number does not fall for the given seconds."""
     least, since = sys.maxsize, time.monotonic()
     while found := find():
         if len(found) < least:

@@ -23,7 +23,7 @@ class Sample:
     """An image that requests take as their source.
 
     Attributes:
-        archive: what `ctr images import` reads.
+        archive: the file for `ctr images import`.
         tag: of the image in the archive.
         code: of the error that a conversion ends with. Empty: the image can be converted. None: random
             layers that contradict each other are refused, and a quiet run says whether these do.

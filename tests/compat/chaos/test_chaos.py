@@ -1,4 +1,4 @@
-"""All fails at once: random images and clients, while processes die, disks fill and names vanish.
+"""Everything fails at once: random images and clients, while processes die, disks fill and names vanish.
 
 `CHAOS_SECONDS` in the environment says how long, `CHAOS_SEED` which images, requests and faults, and
 `CHAOS_CONTAINERD` which version of containerd ("1.6" or "2"). A seed fixes what happens, but not its timing.
@@ -37,7 +37,7 @@ _LOG_LINES = 100
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    """All that is attacked. `tmp_path` has its logs; after a failure, pytest prints the end of them."""
+    """The processes. Their logs are copied to `tmp_path`; after a failure, pytest prints the end of them."""
     with tempfile.TemporaryDirectory(prefix="nyd") as name:
         place = Path(name)
         samples = write_samples(Random(f"images {SEED}"), place / "samples")

@@ -1,4 +1,4 @@
-"""What a chaos run attacks: a containerd and a daemon on small disks, started again whenever they end."""
+"""The targets of a chaos run: a containerd and a daemon on small disks, started again whenever they end."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ history = 100000
 nice = 0
 io_priority = "none"
 """
-"""With the priority of everything else, since a busy machine must not starve the builders."""
+"""The configuration. Builders have the normal priority, so that a busy machine does not starve them."""
 
 NO_SPACE_STATUS = 9
 MARK = "NYDUS_CHAOS"
@@ -50,7 +50,7 @@ class Ask:
 
     Attributes:
         way: "label", "grpc" or "http".
-        sample: what the source is, and at the end of the run has to be converted.
+        sample: the image that the source names now. It is the one to be converted at the end of the run.
         job: the id of the accepted job; empty for a request by label.
         may_be_lost: the source was deleted, so that the image is converted, or not found.
         was_tagged_again: the source was another sample before, which may have been converted meanwhile.
@@ -75,7 +75,7 @@ class World:
         asking: held while a request is made or a source changed.
         up: held while the daemon is being started: it takes signals without it.
         ending: set when the faults have to end.
-        wrong: what must not happen.
+        wrong: descriptions of events that must not happen.
         kills: how often the daemon was killed.
     """
 
@@ -96,7 +96,7 @@ class World:
         return f"example.com/{sample.name}:{sample.tag}"
 
     def import_sample(self, namespace: str, sample: Sample, name: str) -> None:
-        """Have a sample in containerd as `name`, an image without a tag."""
+        """Import a sample. `name` is its name without the tag."""
         words = ("images", "import", "--no-unpack", "--all-platforms", "--base-name", name)
         self.containerd.ctr(namespace, *words, str(sample.archive))
 
@@ -125,7 +125,7 @@ class World:
 
 
 def persist(action: Callable[[], _T]) -> _T:
-    """Repeat what fails while containerd is away. Raises: the error, if it does not pass."""
+    """Repeat an action that fails while containerd is down. Raises: the last error, after some minutes."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -137,7 +137,7 @@ def persist(action: Callable[[], _T]) -> _T:
 
 
 def try_once(action: Callable[[], object]) -> bool:
-    """Do what may fail, since containerd may be away. Returns whether it was done."""
+    """Do an action that fails while containerd is down. Returns whether it succeeded."""
     try:
         action()
     except (AssertionError, subprocess.TimeoutExpired):
@@ -191,7 +191,7 @@ def _end(service: Service) -> None:
 
 
 def _faketime(library: Path, clock: Path) -> dict[str, str]:
-    """Variables that set a process's clock to what a file says, but not its monotonic one."""
+    """Environment variables that move the clock of a process, but not its monotonic clock, as a file says."""
     return {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),

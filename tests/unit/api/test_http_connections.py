@@ -1,4 +1,4 @@
-"""How many connections an HTTP server has, and whose it closes."""
+"""The limit of HTTP connections, and which connections the server closes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -76,7 +76,7 @@ async def test_one_more_without_the_token_closes_the_oldest(tmp_path: Path) -> N
         assert [await ask(each) for each in strangers[1:]] == [200] * (LIMIT // 2 - 1)
 
 
-async def test_who_has_shown_the_token_stays(tmp_path: Path) -> None:
+async def test_a_client_that_has_shown_the_token_stays(tmp_path: Path) -> None:
     token = f"Authorization: Bearer {TOKEN}"
     async with clients(tmp_path) as at:
         ours = [await at.connect() for _ in range(3)]

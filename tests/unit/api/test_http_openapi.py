@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the server does. The client of `served` checks all answers against it."""
+"""The OpenAPI document matches the server. The client of `served` checks all answers against it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs commands on a terminal of a given width: a pseudo-terminal, and what it would show."""
+"""Runs commands on a pseudo-terminal of a given width."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a command has written to its terminal, on stdout and stderr.
+    """The output of a command on its terminal: stdout and stderr.
 
     Attributes:
         lines: without colours; each frame of a progress display has lines of its own.

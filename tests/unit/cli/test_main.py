@@ -88,7 +88,7 @@ def test_a_full_disk_behind_stdout_is_told() -> None:
 )
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
 def test_closed_streams(words: list[str], status: int, closed: str) -> None:
-    """What is printed is discarded; an error is one line, if it has a place to be shown."""
+    """Output to a closed stream is discarded. An error is one line on stderr, if that is open."""
     done = subprocess.run(
         ["sh", "-c", f"{shlex.join([*ARGV, *words])} {closed}"],
         capture_output=True,

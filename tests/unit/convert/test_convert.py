@@ -562,7 +562,7 @@ class TestTakenName:
 
     @pytest.fixture
     async def other(self, run: Run) -> Descriptor:
-        """The image of somebody else that has the target's name."""
+        """An image that no conversion made, and that has the target's name."""
         make = Maker(run.source)
         await make.name("app", await make.image(BASE))
         return await make.name("app-nydus", await make.image(TOP), {"vendor/label": "other"})
@@ -661,7 +661,7 @@ class TestTakenName:
             await Run(run.source, layout.target, tmp_path).convert(to="app")
 
     async def test_of_an_image_that_needed_nothing(self, layout: Run) -> None:
-        """It got its name by a conversion, so the next one replaces it; somebody else's stays."""
+        """It got its name by a conversion, so the next one replaces it; other images stay."""
         make = Maker(layout.source)
         await make.name("app", await make.image())
         await layout.convert()

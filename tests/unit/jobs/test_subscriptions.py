@@ -1,4 +1,4 @@
-"""What a watcher gets that reads late or never."""
+"""Watchers that read late or never."""
 
 from msgspec.structs import replace
 
@@ -35,7 +35,7 @@ async def test_a_job_that_is_retried_is_not_dropped_as_finished() -> None:
         assert await anext(values) == a_job(0, JobState.QUEUED)
 
 
-async def test_who_follows_one_job_gets_its_last_value() -> None:
+async def test_a_watcher_of_one_job_gets_its_last_value() -> None:
     subscriptions = Subscriptions()
     with subscriptions.follow(a_job(7)) as values:
         for number in range(2 * FINISHED_MAX):

@@ -90,7 +90,7 @@ KINDS = st.sampled_from(["directory", "file", "symlink", "hardlink", "fifo"])
 
 @st.composite
 def entries_of_one_layer(draw: st.DrawFn) -> list[bytes]:
-    """Entries after what they name, that replace nothing but directories: few other layers stand alone."""
+    """Entries that come after the ones they name, and replace directories only: most others need a merge."""
     entries: list[bytes] = []
     directories, files, others = [""], [], []
     for kind in draw(st.lists(KINDS, max_size=8)):

@@ -1,4 +1,4 @@
-"""Random access to gzip layers: contexts of any gzip stream give back what is there."""
+"""Random access to gzip layers: contexts of any gzip stream decode to the right bytes."""
 
 import gzip
 import random

@@ -164,7 +164,7 @@ def test_no_result_is_converted_again(image: str, templates: list[str]) -> None:
         (RuleEntry("docker.io/*", "{name!r}"), "no placeholder"),
         (RuleEntry("docker.io/*", "{}"), "no placeholder {}"),
         (RuleEntry("docker.io/*", "one:name"), "one name for all images"),
-        (RuleEntry("docker.io/*", "oci:/tmp/{repository}:{tag}"), "no name of an image in containerd"),
+        (RuleEntry("docker.io/*", "oci:/tmp/{repository}:{tag}"), "not the name of an image in containerd"),
         (RuleEntry("docker.io/*", "{name}:{tag} nydus"), "white space"),
         (RuleEntry("quay.io/*", "quay.io/{repository}:{tag}"), "results are never converted"),
         (
