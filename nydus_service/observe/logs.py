@@ -28,7 +28,6 @@ from nydus_service.oci.visible import visible
 from nydus_service.redaction import redact
 
 LEVELS: Final = ("debug", "info", "warning", "error")
-FORMATS: Final = ("auto", "json", "console")
 CONTEXT_FIELDS: Final = ("job", "image", "layer")
 """The fields that come first, in this order."""
 

@@ -60,6 +60,7 @@ GC_SNAPSHOT_PREFIX: Final = "containerd.io/gc.ref.snapshot."
 GC_CONTENT: Final = "containerd.io/gc.ref.content"
 GC_CONFIG: Final = f"{GC_CONTENT}.config"
 GC_REF: Final = f"{GC_CONTENT}.nydus-ref."
+"""Prefix of labels on a manifest: digests of the gzip layers to which its nydus blobs refer."""
 
 
 def gc_labels(children: Sequence[Descriptor]) -> dict[str, str]:
