@@ -272,12 +272,14 @@ class ImageOrBootstrap(Kind[str]):
         return text
 
     def check(self, name: str, value: str) -> None:
-        # Imported here, since a builder does not need them to print its help.
+        if not value:
+            return
+        # Imported here, since most runs of a builder do without.
         from nydus_service.oci.names import REFERENCE_SIZE_MAX, check_size
         from nydus_service.oci.reference import ImageReference
 
         check_size(spoken(name), value, REFERENCE_SIZE_MAX)
-        if value and bootstrap_of(value) is None:
+        if bootstrap_of(value) is None:
             ImageReference.parse(value)
 
 
