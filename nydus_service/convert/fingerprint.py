@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.oci.mediatypes import NYDUS_ARTIFACT
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
 from nydus_service.version import VERSION
@@ -32,7 +33,7 @@ def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
             "converter": VERSION,  # the rules by which documents are rewritten
             "oci": options.oci,
             "platforms": platforms or None,
-            "with_referrer": options.with_referrer,
+            "with_referrer": NYDUS_ARTIFACT if options.with_referrer else False,
         }
     )
 

@@ -127,7 +127,8 @@ def rewrite_manifest(
         source: descriptor of the old manifest.
         config: the new config, of `rewrite_config`.
         oci: convert Docker's media types to OCI's.
-        with_referrer: set the old manifest as the `subject` of the new one.
+        with_referrer: set the old manifest as the `subject` of the new one, and an artifact type, by which
+            registries select it among the referrers.
     """
     media_type = _new_type(source.media_type, oci)
     bootstrap = bootstrap_descriptor(
@@ -142,7 +143,8 @@ def rewrite_manifest(
         [*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.all_blobs), bootstrap]
     )
     if with_referrer:
-        new = new.with_subject(source.with_platform(None))  # some registries refuse a subject with a platform
+        # Some registries refuse a subject with a platform, and other fields depend on the source's store.
+        new = new.with_artifact_type(mediatypes.NYDUS_ARTIFACT).with_subject(source.without_place())
     return describe_document(new, like=source, oci=oci), new
 
 

@@ -134,6 +134,10 @@ class Descriptor:
         gone = set(before if keys is None else keys)
         return self._with({"annotations": {k: v for k, v in before.items() if k not in gone} or None})
 
+    def without_place(self) -> Self:
+        """Keep only what identifies the content, not what depends on where it is listed."""
+        return self.of(self.media_type, self.digest, self.size)
+
     def with_platform(self, platform: Platform | None) -> Self:
         """Set the platform; unknown fields of the old platform stay. None: remove it."""
         if platform is None:

@@ -201,6 +201,9 @@ class TypedDocument(Document):
         value = self._get("subject")
         return None if value is None else self._descriptor(value, "subject")
 
+    def with_artifact_type(self, artifact_type: str) -> Self:
+        return self._with({"artifactType": artifact_type})
+
     def with_subject(self, subject: Descriptor | None) -> Self:
         return self._with({"subject": subject and subject.to_json()})
 

@@ -191,11 +191,17 @@ class TestManifest:
         assert "mediaType" not in document.to_json()
         assert new.media_type == OCI.manifest
 
-    def test_a_referrer_names_its_source_without_the_platform(self) -> None:
+    def test_a_referrer_names_its_source_without_the_place_where_it_is_listed(self) -> None:
         old = source_manifest()
-        _, new = rewritten(old, platform=AMD64, with_referrer=True)
+        _, new = rewritten(old, platform=AMD64, annotations={"k": "v"}, with_referrer=True)
         assert new.subject == described(old, OCI.manifest)
         assert rewritten(old)[1].subject is None
+
+    @pytest.mark.parametrize("before", [{}, {"artifactType": "application/vnd.example+json"}])
+    def test_a_referrer_is_found_by_its_artifact_type(self, before: dict[str, Any]) -> None:
+        _, new = rewritten(source_manifest(**before), with_referrer=True)
+        assert new.artifact_type == "application/vnd.nydus.image.manifest.v1+json"
+        assert rewritten(source_manifest(**before))[1].artifact_type == before.get("artifactType", "")
 
     def test_equal_input_gives_equal_bytes(self) -> None:
         assert rewritten(source_manifest())[1].encode() == rewritten(source_manifest())[1].encode()
