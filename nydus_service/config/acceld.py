@@ -192,7 +192,6 @@ _GONE: Final[dict[str, tuple[frozenset[str], str]]] = {
     "provider.containerd.snapshotter": (frozenset(), "not needed: layers are not unpacked"),
     "converter.harbor_annotation": (_OFF, "no counterpart: the job and the labels say what was converted"),
     f"{_DRIVER}fs_version": (frozenset(("6",)), "only RAFS 6 is written"),
-    f"{_DRIVER}merge_manifest": (_OFF, "no counterpart yet"),
     f"{_DRIVER}chunk_dict_ref": (_OFF, "no counterpart yet: the dictionary is in a registry"),
     f"{_DRIVER}fs_align_chunk": (_OFF, "of RAFS 5 alone"),
     f"{_DRIVER}backend_type": (_OFF, _BACKEND),

@@ -26,6 +26,7 @@ def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
     It is recorded with the result's name: a conversion with the same source and fingerprint is skipped. The
     mode of verification is recorded separately, since it changes no byte.
     """
+    later = [name for name in ("os_features", "merge_platform") if getattr(options, name)]
     platforms = sorted(str(platform.normalised()) for platform in options.platforms)
     return _digest(
         _layer_fields(options.build, builder)
@@ -35,6 +36,7 @@ def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
             "platforms": platforms or None,
             "with_referrer": NYDUS_ARTIFACT if options.with_referrer else False,
         }
+        | dict.fromkeys(later, True)
     )
 
 

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -43,6 +44,7 @@ from nydus_service.convert.plan import (
     has_changes,
     make_plan,
     parts,
+    staying_images,
     unchanged_parts,
 )
 from nydus_service.convert.progress import Named, Progress, silent
@@ -262,7 +264,7 @@ async def _check_copies(request: _Request, plan: Plan) -> None:
     Raises: as `transfer.check_copy`.
     """
     content, target = request.source.stores.content, request.target.stores.content
-    for desc in unchanged_parts(plan):
+    for desc in chain(unchanged_parts(plan), staying_images(plan)):
         with about(f"copy {desc.digest} of {request.source}, which passes as it is"):
             try:
                 await check_copy(content, target, desc)
@@ -335,6 +337,8 @@ class _Conversion:
         assembly = assemble(plan, layers, request.options, request.identity)
         for untouched in unchanged_parts(plan):
             await self._keep(lease, untouched)
+        for staying in staying_images(plan):
+            await self._copy(lease, staying)
         async with anyio.create_task_group() as tasks:
             for document in assembly.documents:
                 tasks.start_soon(self._write, lease, document)
@@ -378,6 +382,10 @@ class _Conversion:
             with suppress(ContentNotFound):  # it was missing before: attestations often are
                 await lease.hold(desc.digest)
             return
+        await self._copy(lease, desc)
+
+    async def _copy(self, lease: Lease, desc: Descriptor) -> None:
+        """Hold a whole image in the target store, with the labels that keep its parts; copy what lacks."""
         with about(f"copy {desc.digest} of {self._request.source}, which passes as it is"):
             await copy_image(self._request.source.stores.content, lease, desc)
 

@@ -15,7 +15,7 @@ from nydus_service.content.documents import read_document
 from nydus_service.content.store import ContentNotFound, Provider, UnexpectedContent
 from nydus_service.content.walk import Node, entries, fold
 from nydus_service.convert.bounds import DocumentBounds
-from nydus_service.convert.classify import check_layers, is_artifact, name_layer, why_kept
+from nydus_service.convert.classify import check_layers, is_artifact, is_nydus_image, name_layer, why_kept
 from nydus_service.convert.failures import about
 from nydus_service.convert.rewrite import check_diff_ids
 from nydus_service.errors import NotFoundError, UnsupportedError, UsageError
@@ -53,12 +53,18 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """A manifest to convert. `platform` is from the index or else the config; None if neither has one."""
+    """A manifest to convert.
+
+    Attributes:
+        platform: from the index or else the config; None if neither has one.
+        stays: whether the result has the manifest, too, in one index with its nydus image.
+    """
 
     descriptor: Descriptor
     manifest: Manifest
     config: Config
     platform: Platform | None
+    stays: bool = False
 
     @property
     def layers(self) -> tuple[Descriptor, ...]:
@@ -94,12 +100,17 @@ def has_changes(plan: Plan) -> bool:
 
 
 def unchanged_parts(plan: Plan) -> Iterator[Descriptor]:
-    """The outermost descriptors that the result shares with the source."""
+    """The outermost descriptors that are kept unchanged."""
     if not has_changes(plan):
         yield plan.descriptor
     elif isinstance(plan, IndexPlan):
         for entry in plan.entries:
             yield from unchanged_parts(entry)
+
+
+def staying_images(plan: Plan) -> Iterator[Descriptor]:
+    """The manifests that the result has next to their nydus images."""
+    return (image.descriptor for image in parts(plan, ImagePlan) if image.stays)
 
 
 async def make_plan(provider: Provider, root: Descriptor, options: ConvertOptions) -> Plan:
@@ -140,6 +151,7 @@ class _Planner:
         self._bounds = DocumentBounds(options.max_manifests)
         self._read = entries(provider)
         self._seen: set[Descriptor] = set()
+        self._nydus: dict[Descriptor, Platform | None] = {}
 
     async def expand(self, node: Node) -> Sequence[Descriptor]:
         """The handler of the walk: read the documents that the plan depends on."""
@@ -189,19 +201,41 @@ class _Planner:
             return Kept(node.descriptor, "it is an index without entries")
         if node.parent and all(isinstance(entry, Dropped) for entry in inner):
             return Dropped(node.descriptor, f"none of its entries is for {self._options.matcher}")
+        if self._options.merge_platform:
+            inner = self._keep_merged(inner)
+        if any(isinstance(entry, ImagePlan) for entry in inner):
+            self._check_merge(node.descriptor)
         return IndexPlan(node.descriptor, index, tuple(inner))
+
+    def _keep_merged(self, entries: list[Plan]) -> list[Plan]:
+        """Keep images for whose platform the index has a nydus image: it was merged before.
+
+        Runtimes look for the nydus image by the platform, and take the first.
+        """
+        merged = {
+            keys.unmarked(self._nydus[each.descriptor]) for each in entries if each.descriptor in self._nydus
+        }
+        return [
+            Kept(each.descriptor, f"the index has a nydus image for {each.platform} already")
+            if isinstance(each, ImagePlan) and keys.unmarked(each.platform) in merged
+            else each
+            for each in entries
+        ]
 
     async def _plan_manifest(self, node: Node, manifest: Manifest) -> Plan:
         desc = node.descriptor
         reason = why_kept(manifest)
         if reason is not None:
             await self._check_empty(desc, manifest)
+            if self._options.merge_platform and is_nydus_image(manifest):
+                config = None if desc.platform else await self._read_config(desc, manifest)
+                self._nydus[desc] = _platform_of(desc, config)
             return Kept(desc, reason)
         config = await self._read_config(desc, manifest)
         self._bounds.add(config, manifest.config.size)
         if is_artifact(manifest, config):
             return Kept(desc, f"it is no container image: its config is {manifest.config.media_type}")
-        platform = desc.platform or _platform_of(config)
+        platform = _platform_of(desc, config)
         matcher = self._options.matcher
         alone = node.parent is None
         if alone and self._options.platforms and not (platform and matcher.match(platform)):
@@ -210,8 +244,12 @@ class _Planner:
             check_layers(manifest, self._options)
             check_diff_ids(manifest, config)
             self._check_referrer(desc)
+            if alone:
+                self._check_merge(desc)
+            if self._options.merge_platform or not alone:
+                self._check_marks(platform)
             await self._check_stored(manifest)
-        return ImagePlan(desc, manifest, config, platform)
+        return ImagePlan(desc, manifest, config, platform, stays=self._options.merge_platform)
 
     async def _read_config(self, desc: Descriptor, manifest: Manifest) -> Config:
         with about(f"config of {desc.digest}"):
@@ -228,6 +266,21 @@ class _Planner:
     def _check_referrer(self, desc: Descriptor) -> None:
         if self._options.with_referrer and mediatypes.is_docker(desc.media_type) and not self._options.oci:
             raise UsageError("a manifest of Docker's type cannot refer to another; convert to OCI types, too")
+
+    def _check_merge(self, root: Descriptor) -> None:
+        """Check the type of an index to merge, or of a manifest that gets one."""
+        if self._options.merge_platform and mediatypes.is_docker(root.media_type) and not self._options.oci:
+            raise UsageError(
+                "an index of Docker's type has no artifact types, by which runtimes find nydus images; "
+                "convert to OCI types, too"
+            )
+
+    def _check_marks(self, platform: Platform | None) -> None:
+        if self._options.marks_entries and platform is None:
+            raise UsageError(
+                "neither the index nor the config has a platform, by which runtimes find the nydus image; "
+                "convert without os features and merge platform"
+            )
 
     async def _check_stored(self, manifest: Manifest) -> None:
         """Check that the store has all layers, with the sizes of the manifest."""
@@ -252,6 +305,7 @@ class _Planner:
             raise UnexpectedContent(f"the store has {info.size} bytes, the manifest says {layer.size}")
 
 
-def _platform_of(config: Config) -> Platform | None:
-    platform = config.platform
-    return platform if platform.os or platform.architecture else None
+def _platform_of(desc: Descriptor, config: Config | None) -> Platform | None:
+    """The platform of a manifest, from its descriptor or else its config; None if neither specifies one."""
+    places = [desc.platform, config.platform if config else None]
+    return next((each for each in places if each and (each.os or each.architecture)), None)

@@ -22,6 +22,7 @@ from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Config, Index, Manifest, TypedDocument
+from nydus_service.oci.platform import Platform
 
 HISTORY_ENTRY: Final = {"created_by": "Nydus Converter", "comment": "Nydus Bootstrap Layer"}
 """History entry of the bootstrap layer. It has no time, since the bytes would depend on it. Other tools find
@@ -120,6 +121,7 @@ def rewrite_manifest(
     builder: BuilderIdentity,
     oci: bool,
     with_referrer: bool = False,
+    merged: bool = False,
 ) -> tuple[Descriptor, Manifest]:
     """Make the new manifest and its descriptor.
 
@@ -129,6 +131,8 @@ def rewrite_manifest(
         oci: convert Docker's media types to OCI's.
         with_referrer: set the old manifest as the `subject` of the new one, and an artifact type, by which
             registries select it among the referrers.
+        merged: set nydus' media type for the config, since the old manifest is in the same index: containerd
+            unpacks every image of its platform whose config has a type that it knows.
     """
     media_type = _new_type(source.media_type, oci)
     bootstrap = bootstrap_descriptor(
@@ -138,7 +142,8 @@ def rewrite_manifest(
         docker=mediatypes.is_docker(media_type),
     )
     new = manifest.with_media_type(media_type)
-    new = new.with_config(describe_config(config, like=manifest.config, oci=oci))
+    described = describe_config(config, like=manifest.config, oci=oci)
+    new = new.with_config(described.replace(media_type=mediatypes.NYDUS_CONFIG) if merged else described)
     new = new.with_layers(
         [*(blob.without_annotations([keys.UNCOMPRESSED]) for blob in layers.all_blobs), bootstrap]
     )
@@ -163,6 +168,41 @@ def rewrite_index(
         return entries[0], None
     new = index.with_media_type(_new_type(source.media_type, oci)).with_manifests(entries)
     return describe_document(new, like=source, oci=oci), new
+
+
+def new_index(source: Descriptor, entries: Sequence[Descriptor]) -> tuple[Descriptor, Index]:
+    """Make an index for an image that has none, and its descriptor.
+
+    Args:
+        source: descriptor of the image's manifest; its annotations are about the whole image.
+    """
+    index = Index.new(entries, mediatypes.OCI_INDEX)
+    data = index.encode()
+    return Descriptor.of(mediatypes.OCI_INDEX, Digest.of(data), len(data), source.annotations), index
+
+
+def mark_entry(
+    entry: Descriptor, platform: Platform, *, os_features: bool, merge_platform: bool
+) -> Descriptor:
+    """Mark the entry of a nydus image in an index.
+
+    Args:
+        platform: that of the image.
+        os_features: set the feature `nydus.remoteimage.v1` in the entry's platform.
+        merge_platform: set the artifact type, by which nydus-snapshotter finds the nydus image for a manifest
+            of the same index with the same platform.
+    Source: nydus-snapshotter pkg/index/detector.go; nydusify and acceleration-service for the feature.
+    """
+    if os_features:
+        platform = keys.with_nydus_feature(platform)
+    if merge_platform:
+        entry = entry.with_artifact_type(mediatypes.NYDUS_ARTIFACT)
+    return with_known_platform(entry, platform)
+
+
+def with_known_platform(entry: Descriptor, platform: Platform) -> Descriptor:
+    """Set the platform of an entry, if it has another or none."""
+    return entry if entry.platform == platform else entry.with_platform(platform)
 
 
 def describe_config(config: Config, *, like: Descriptor, oci: bool) -> Descriptor:

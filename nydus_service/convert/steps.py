@@ -135,15 +135,18 @@ async def convert_document(
         document: the old manifest or index.
         children: new descriptors of all the manifest's layers, or of the index's entries, in their order.
             Leave out the entries that the new index is not to have.
-        options: `platforms` and `verify` are ignored.
+        options: `platforms` and `verify` are ignored. `os_features` and `merge_platform` are refused.
     Returns:
         The new document's descriptor. The old descriptor if nothing changes: for images without layers,
         nydus images, attestations, or an index without changed entries. For an index with one remaining
         entry, that entry.
     Raises:
         UsageError: the number of children differs from the manifest's layers; or as `convert_image`.
+        UnsupportedError: the options need the whole image; or as `convert_image`.
         NydusServiceError: of every kind that `convert_image` raises.
     """
+    if options.marks_entries:
+        raise UnsupportedError("os features and merge platform go with `convert_image` only")
     if mediatypes.is_index(document.media_type):
         index = await read_document(source, document, Index)
         descriptor, new = rewrite_index(document, index, children, oci=options.oci)

@@ -99,4 +99,5 @@ async def _describe(provider: Provider, desc: Descriptor, manifest: Manifest | N
 
 def _is_image(manifest: Manifest) -> bool:
     """Whether this is a container image: one that a conversion takes, or one with such a config."""
-    return mediatypes.is_config(manifest.config.media_type) or why_kept(manifest) is None
+    kind = manifest.config.media_type
+    return mediatypes.is_config(kind) or kind == mediatypes.NYDUS_CONFIG or why_kept(manifest) is None

@@ -19,7 +19,7 @@ matter: only the manifests are compared.
 
 import json
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from nydus_service.imagecheck.manifests import FoundManifest, Kind
@@ -154,7 +154,7 @@ class _Pairer:
         """Give a manifest that is listed again for the same platform the source of the first one."""
         known: dict[tuple[str, Platform | None], int] = {}
         for position, manifest in enumerate(self._manifests):
-            listed = (manifest.descriptor.digest, _plain(manifest.platform))
+            listed = (manifest.descriptor.digest, keys.unmarked(manifest.platform))
             source = self.sources_of[position]
             if source is None:
                 self.sources_of[position] = known.get(listed)
@@ -194,7 +194,7 @@ def _digest(manifest: FoundManifest) -> Hashable:
 
 
 def _platform(manifest: FoundManifest) -> Hashable:
-    return (_plain(manifest.platform),)  # pairs those without a platform, too
+    return (keys.unmarked(manifest.platform),)  # pairs those without a platform, too
 
 
 def _settings(manifest: FoundManifest) -> Hashable | None:
@@ -210,15 +210,7 @@ def _platform_and_settings(manifest: FoundManifest) -> Hashable | None:
     return None if settings is None else (_platform(manifest), settings)
 
 
-def _plain(platform: Platform | None) -> Platform | None:
-    """The normalised platform, without the feature by which older converters mark nydus images."""
-    if platform is None:
-        return None
-    features = tuple(each for each in platform.os_features if each != keys.NYDUS_OS_FEATURE)
-    return replace(platform.normalised(), os_features=features)
-
-
 def _contradict(one: Platform | None, other: Platform | None) -> bool:
     """Whether two platforms are both specified, and differ."""
     specified = all(each and each.os and each.architecture for each in (one, other))
-    return specified and _plain(one) != _plain(other)
+    return specified and keys.unmarked(one) != keys.unmarked(other)

@@ -5,11 +5,13 @@ Sources: OCI image-spec annotations.md; containerd `docs/garbage-collection.md` 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
+from nydus_service.oci.platform import Platform
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 """On an entry of a layout's index.json: its tag."""
@@ -41,7 +43,7 @@ NYDUS_CACHE: Final = "containerd.io/snapshot/nydus-cache"
 NYDUS_SIGNATURE: Final = "containerd.io/snapshot/nydus-signature"
 NYDUS_TARFS: Final = "containerd.io/snapshot/nydus-tarfs"
 NYDUS_OS_FEATURE: Final = "nydus.remoteimage.v1"
-"""An entry of a platform's `os.features` in an index, written by older converters."""
+"""An entry of a platform's `os.features` in an index: the entry is a nydus image."""
 
 DOCKER_REFERENCE_TYPE: Final = "vnd.docker.reference.type"
 ATTESTATION_MANIFEST: Final = "attestation-manifest"
@@ -121,6 +123,21 @@ def labels_to_carry(labels: Mapping[str, str]) -> dict[str, str]:
         and not key.startswith((GC_SNAPSHOT_PREFIX, DISTRIBUTION_SOURCE_PREFIX))
         and key != UNCOMPRESSED
     }
+
+
+def with_nydus_feature(platform: Platform) -> Platform:
+    """The platform with the feature that marks nydus images, once."""
+    if NYDUS_OS_FEATURE in platform.os_features:
+        return platform
+    return replace(platform, os_features=(*platform.os_features, NYDUS_OS_FEATURE))
+
+
+def unmarked(platform: Platform | None) -> Platform | None:
+    """The normalised platform, without the feature that marks nydus images; None if there is none."""
+    if platform is None:
+        return None
+    features = tuple(each for each in platform.os_features if each != NYDUS_OS_FEATURE)
+    return replace(platform.normalised(), os_features=features)
 
 
 def is_attestation(entry: Descriptor) -> bool:

@@ -134,6 +134,9 @@ class Descriptor:
         gone = set(before if keys is None else keys)
         return self._with({"annotations": {k: v for k, v in before.items() if k not in gone} or None})
 
+    def with_artifact_type(self, artifact_type: str) -> Self:
+        return self._with({"artifactType": artifact_type})
+
     def without_place(self) -> Self:
         """Keep only what identifies the content, not what depends on where it is listed."""
         return self.of(self.media_type, self.digest, self.size)

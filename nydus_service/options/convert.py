@@ -107,6 +107,25 @@ class ConvertOptions:
             group="what",
         ),
     ] = 128
+    os_features: Annotated[
+        bool,
+        Option(
+            Flag(),
+            "mark nydus images in an index by nydus.remoteimage.v1 in os.features; some registries refuse it",
+            number=19,
+            group="what",
+        ),
+    ] = False
+    merge_platform: Annotated[
+        bool,
+        Option(
+            Flag(),
+            "make one index of the images and their nydus images",
+            number=20,
+            group="what",
+            acceld="merge_manifest",
+        ),
+    ] = False
     jobs: int = field(default_factory=_cores)
 
     def __post_init__(self) -> None:
@@ -127,6 +146,11 @@ class ConvertOptions:
     def matcher(self) -> PlatformMatcher:
         """Matches the wanted entries of an index: the exact platforms, not others that they could run."""
         return match_strictly(self.platforms) if self.platforms else match_everything()
+
+    @property
+    def marks_entries(self) -> bool:
+        """Whether nydus images in an index get marks, for which their platform must be known."""
+        return self.os_features or self.merge_platform
 
     def as_json(self) -> dict[str, Any]:
         """The options that affect the result, flat, by name, without those whose required option is unset."""

@@ -223,6 +223,34 @@ def test_an_index_of_images_and_their_nydus_images(images: Images, turned: bool)
     assert check(target, "--against", alone, "--platform", "linux/amd64")["verdict"] == "equal"
 
 
+@pytest.mark.parametrize(
+    "make", [one_platform_in_three_forms, index_in_an_index, attestations_and_an_artifact]
+)
+def test_an_index_that_a_conversion_merges(images: Images, make: Callable[[Images], Json]) -> None:
+    source, target = images.name("source", make(images)), f"oci:{images.path}:target"
+    made = convert(source, target, "--merge-platform", "--os-features")
+    result = check(target, "--against", source, "--verify", "full")
+    assert result["verdict"] == "equal"
+    pairs = [(each["source"]["digest"], each["target"]["digest"]) for each in made["images"]]
+    assert [(each["source"]["digest"], each["target"]["digest"]) for each in result["images"]] == pairs
+    assert {*digests(result["kept"])} == {*digests(made["kept"]), *(source for source, _ in pairs)}
+    assert result["not_converted"] == result["without_source"] == result["not_examined"] == []
+    again = convert(target, target, "--merge-platform")
+    assert (again["status"], again["target"]["descriptor"]) == ("unchanged", made["target"]["descriptor"])
+
+
+def test_an_archive_of_a_single_image_and_its_nydus_image(images: Images, tmp_path: Path) -> None:
+    source = images.name("source", images.image("a", AMD64))
+    archive = f"oci-archive:{tmp_path}/merged.tar:1"
+    made = convert(source, archive, "--merge-platform")
+    assert (
+        convert(source, f"oci:{images.path}:merged", "--merge-platform")["target"]["descriptor"]
+        == (made["target"]["descriptor"])
+    )
+    assert check(archive, "--against", source)["verdict"] == "equal"
+    assert convert(archive, archive, "--merge-platform", "--force")["status"] == "unchanged"
+
+
 def test_alone_it_says_what_it_did_not_examine(images: Images) -> None:
     first = images.image("a", AMD64)
     nydus = images.nydus(first, platform=MARKED)

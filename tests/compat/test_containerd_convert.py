@@ -17,6 +17,7 @@ from nydus_service.content.containerd.stores import open_containerd
 from nydus_service.content.store import Stores
 from nydus_service.content.transfer import closure
 from nydus_service.oci import annotations as keys
+from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.rafs.reader import read_bootstrap
 from tests.compat.builders import Builder
@@ -179,6 +180,36 @@ async def test_gzip_layers_that_are_referred_to_outlive_the_source(node: Node, t
         node.ctr("images", "rm", "--sync", NYDUS)
         node.daemon.collect(node.namespace)
         assert node.listed("content", "ls", "-q") == []
+
+
+async def test_one_index_with_the_nydus_image_outlives_the_source(node: Node, tmp_path: Path) -> None:
+    """Even if the source's manifest has no labels of its own, as after a fetch of its parts one by one."""
+    async with open_containerd(node.daemon.address, node.namespace, tmp_path / "jobs") as stores:
+        source = {part.digest: part for part in await image_of(stores, APP)}
+        manifest = next(part for part in source.values() if mediatypes.is_manifest(part.media_type))
+        labels = (await stores.content.info(manifest.digest)).labels
+        node.ctr("content", "label", manifest.digest, *(f"{key}=" for key in labels))
+        node.convert(APP, NYDUS, "--merge-platform", "--os-features")
+        node.assert_nothing_left()
+        node.ctr("images", "rm", "--sync", APP)
+        node.daemon.collect(node.namespace)
+        parts = {part.digest for part in await image_of(stores, NYDUS)}
+        (root,) = (part for part in source.values() if mediatypes.is_index(part.media_type))
+        assert source.keys() - {root.digest} < parts
+        assert set(node.listed("content", "ls", "-q")) == parts
+    assert run("check", NYDUS, "--verify", "full", env=node.env).returncode == 0
+    assert node.convert(NYDUS, NYDUS, "--merge-platform")["status"] == "unchanged"
+
+
+def test_containerd_takes_the_image_of_one_index_with_the_nydus_image(node: Node, tmp_path: Path) -> None:
+    """containerd 2 unpacks all images of its platform, but for those whose config has a type of others."""
+    result = node.convert(APP, NYDUS, "--merge-platform")
+    node.ctr("images", "export", tmp_path / "merged.tar", NYDUS)
+    other = new_namespace()
+    node.daemon.ctr(other, "images", "import", str(tmp_path / "merged.tar"))
+    snapshots = node.daemon.ctr(other, "snapshots", "ls").splitlines()[1:]
+    assert len(snapshots) == len(result["images"][0]["layers"])
+    assert result["target"]["descriptor"]["digest"] in node.daemon.ctr(other, "images", "ls")
 
 
 async def test_labels_of_the_documents(node: Node, tmp_path: Path) -> None:

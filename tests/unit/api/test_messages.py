@@ -57,6 +57,8 @@ OPTIONS = st.builds(
     ).map(lambda build: BuildOptions.of({}, build)),
     oci=st.booleans(),
     with_referrer=st.booleans(),
+    os_features=st.booleans(),
+    merge_platform=st.booleans(),
     verify=st.sampled_from(("none", "tree", "full")),
     force=st.booleans(),
     jobs=st.just(1),

@@ -126,6 +126,7 @@ def test_acceld(tmp_path: Path) -> None:
         "convert": {
             "platforms": ["linux/amd64", "linux/arm64"],
             "with_referrer": True,
+            "merge_platform": True,
             "chunk_size": 0x200000,
             "compressor": "lz4_block",
             "oci": False,
@@ -143,7 +144,6 @@ def test_acceld(tmp_path: Path) -> None:
         "# provider.source.hub.example.webhook.auth_header",
         "# server",
         "# provider.gcpolicy.threshold",
-        "# converter.driver.config.merge_manifest",
         "# converter.driver.config.backend_config",
         "# converter.driver.config.speed",
         "# converter.rules.cache_tag",

@@ -441,6 +441,159 @@ class TestIndexes:
         assert {entry.media_type for entry in index.manifests} == {OCI.manifest}
 
 
+FEATURE = {"os.features": ["nydus.remoteimage.v1"]}
+ARTIFACT = "application/vnd.nydus.image.manifest.v1+json"
+
+
+class TestMarks:
+    async def test_the_feature_is_on_converted_entries_alone(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        entries = [
+            await make.image(BASE),
+            await make.image(BASE, platform=ARM64, in_index=True),
+            await make.attestation(),
+        ]
+        await make.name("app", await make.index(*entries))
+        result = await layout.convert(os_features=True)
+        index = await read_document(layout.target.content, result.target.descriptor, Index)
+        assert [entry.to_json().get("platform") for entry in index.manifests] == [
+            AMD64 | FEATURE,
+            ARM64 | FEATURE,
+            entries[2]["platform"],
+        ]
+        assert [image.target for image in result.images] == list(index.manifests[:2])
+        plain = await layout.convert(to="plain")
+        assert [image.target.digest for image in plain.images] == [
+            image.target.digest for image in result.images
+        ]
+        assert (await layout.convert(os_features=True)).status == "unchanged"
+
+    async def test_the_feature_is_on_an_entry_that_stands_for_the_index(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        amd = await make.image(BASE, in_index=True)
+        await make.name("app", await make.index(amd, await make.image(TOP, platform=ARM64, in_index=True)))
+        result = await layout.convert(platforms=(Platform("linux", "amd64"),), os_features=True)
+        assert result.target.descriptor.to_json()["platform"] == AMD64 | FEATURE
+
+
+class TestMergedIndex:
+    """One index of images and their nydus images."""
+
+    async def index(self, run: Run, result: ConvertResult) -> Index:
+        return await read_document(run.target.content, result.target.descriptor, Index)
+
+    async def test_nydus_images_come_after_the_entries_of_the_source(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        amd, arm = await make.image(BASE, in_index=True), await make.image(BASE, platform=ARM64)
+        attestation = await make.attestation()
+        source = await make.name("app", await make.index(amd, attestation, arm, annotations={"k": "v"}))
+        result = await layout.convert(merge_platform=True)
+        index = await self.index(layout, result)
+        old, nydus = index.manifests[:3], index.manifests[3:]
+        assert [entry.to_json() for entry in old] == [amd, attestation, arm | {"platform": ARM64}]
+        assert [(entry.artifact_type, entry.to_json()["platform"]) for entry in nydus] == [
+            (ARTIFACT, AMD64),
+            (ARTIFACT, ARM64),
+        ]
+        plain = (await layout.convert(to="plain")).images
+        assert [(await layout.manifest(entry)).layers for entry in nydus] == [
+            (await layout.manifest(image.target)).layers for image in plain
+        ]
+        assert index.annotations == {"k": "v"}
+        assert [(image.source, image.target) for image in result.images] == [
+            (Descriptor(amd), index.manifests[3]),
+            (Descriptor(arm), index.manifests[4]),
+        ]
+        assert [kept.descriptor for kept in result.kept] == [Descriptor(attestation)]
+        assert result.source.descriptor == source
+
+    @pytest.mark.parametrize("platforms", [(), (Platform("linux", "amd64"),)])
+    async def test_one_image_gets_an_index(self, layout: Run, platforms: tuple[Platform, ...]) -> None:
+        """Its entries say nothing of the place where the image is listed."""
+        make = Maker(layout.source)
+        image = await make.image(BASE)
+        await make.name("app", image | {"annotations": {"org.example": "x"}})
+        result = await layout.convert(merge_platform=True, os_features=True, platforms=platforms)
+        index = await self.index(layout, result)
+        assert index.media_type == result.target.descriptor.media_type == OCI.index
+        assert result.target.descriptor.platform is None
+        nydus = index.manifests[1].to_json()
+        assert index.manifests[0].to_json() == image | {"platform": AMD64}
+        assert nydus == {key: nydus[key] for key in ("mediaType", "digest", "size")} | {
+            "platform": AMD64 | FEATURE,
+            "artifactType": ARTIFACT,
+        }
+        assert len((await layout.manifest(index.manifests[1])).layers) == 2
+
+    async def test_one_platform_of_several_gets_an_index_too(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        amd, arm = await make.image(BASE, in_index=True), await make.image(TOP, platform=ARM64, in_index=True)
+        await make.name("app", await make.index(amd, arm, await make.attestation()))
+        result = await layout.convert(merge_platform=True, platforms=(Platform("linux", "amd64"),))
+        index = await self.index(layout, result)
+        assert [entry.to_json()["platform"] for entry in index.manifests] == [AMD64, AMD64]
+        assert index.manifests[0] == Descriptor(amd)
+
+    async def test_of_docker_s_types(self, layout: Run) -> None:
+        """The nydus image has OCI's types, the image keeps its digest."""
+        make = Maker(layout.source, DOCKER)
+        image = await make.image(BASE)
+        await make.name("app", image)
+        index = await self.index(layout, await layout.convert(merge_platform=True, oci=True))
+        assert [entry.media_type for entry in index.manifests] == [DOCKER.manifest, OCI.manifest]
+        assert index.manifests[0].digest == image["digest"]
+
+    async def test_again_it_is_unchanged(self, layout: Run) -> None:
+        make = Maker(layout.source)
+        entries = [await make.image(BASE, in_index=True), await make.image(TOP, platform=ARM64)]
+        await make.name("app", await make.index(*entries))
+        first = await layout.convert(merge_platform=True)
+        packed = len(layout.builder.packed)
+        again = [
+            await layout.convert(merge_platform=True),
+            await layout.convert("app-nydus", "app-nydus", merge_platform=True),
+            await layout.convert("app-nydus", "other", merge_platform=True, os_features=True),
+        ]
+        assert {(each.status, each.target.digest) for each in again} == {("unchanged", first.target.digest)}
+        assert len(layout.builder.packed) == packed
+
+    async def test_it_is_kept_from_garbage_collection(self, run: Run, memory: Memory) -> None:
+        """Even if the image's own documents lack the labels of their parts."""
+        make = Maker(run.source)
+        image = await make.image(BASE)
+        await make.name("app", image)
+        memory.labels.clear()
+        result = await run.convert(merge_platform=True)
+        index = await self.index(run, result)
+        assert memory.labels[result.target.digest] == {
+            "containerd.io/gc.ref.content.m.0": image["digest"],
+            "containerd.io/gc.ref.content.m.1": index.manifests[1].digest,
+        }
+        for entry in index.manifests:
+            manifest = await run.manifest(entry)
+            config = "config" if entry.digest == image["digest"] else "0"  # of a type that containerd lacks
+            assert memory.labels[entry.digest] == {
+                f"containerd.io/gc.ref.content.{config}": manifest.config.digest,
+                **{
+                    f"containerd.io/gc.ref.content.l.{i}": each.digest
+                    for i, each in enumerate(manifest.layers)
+                },
+            }
+        assert {each.digest for each in (await run.manifest(index.manifests[0])).layers} <= {*memory.held}
+
+    async def test_into_another_store(self, run: Run, layout: Run, tmp_path: Path) -> None:
+        make = Maker(run.source)
+        image = await make.image(BASE, TOP)
+        await make.name("app", image)
+        here = await run.convert(merge_platform=True)
+        there = Run(run.source, layout.target, tmp_path)
+        result = await there.convert(merge_platform=True)
+        assert result.target.descriptor == here.target.descriptor
+        for layer_ in (await there.manifest(Descriptor(image))).layers:
+            assert (await layout.target.content.info(layer_.digest)).size == layer_.size
+        assert (await there.convert(merge_platform=True)).status == "unchanged"
+
+
 class TestSameBytes:
     async def test_jobs_stores_streams_and_compressions_do_not_count(
         self, layout: Run, run: Run, tmp_path: Path

@@ -40,7 +40,14 @@ def test_what_decides_a_blob_s_bytes_is_in_both_fingerprints(other: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "other", [{"oci": True}, {"with_referrer": True}, {"platforms": (Platform("linux", "386"),)}]
+    "other",
+    [
+        {"oci": True},
+        {"with_referrer": True},
+        {"platforms": (Platform("linux", "386"),)},
+        {"os_features": True},
+        {"merge_platform": True},
+    ],
 )
 def test_what_decides_documents_alone_is_in_the_image_s_fingerprint(other: dict[str, Any]) -> None:
     options = ConvertOptions()

@@ -17,6 +17,7 @@ from nydus_service.convert.plan import (
     has_changes,
     make_plan,
     parts,
+    staying_images,
     unchanged_parts,
 )
 from nydus_service.convert.result import describe_plan
@@ -250,6 +251,67 @@ class TestManifests:
         with pytest.raises(UsageError, match="Docker's type"):
             await plan(make, image, with_referrer=True)
         assert isinstance(await plan(make, image, with_referrer=True, oci=True), ImagePlan)
+
+
+class TestMarks:
+    """Of nydus images in an index, and of the index of an image and its nydus image."""
+
+    MARKS = pytest.mark.parametrize("options", [{"os_features": True}, {"merge_platform": True}])
+
+    async def test_an_image_stays_in_one_index_with_its_nydus_image(self, make: Maker) -> None:
+        amd, arm = await make.image(BASE, in_index=True), await make.image(TOP, platform=ARM64)
+        image = await make.index(amd, arm, await make.attestation())
+        planned = await plan(make, image, merge_platform=True)
+        assert list(staying_images(planned)) == [Descriptor(amd), Descriptor(arm)]
+        assert list(staying_images(await plan(make, image))) == []
+
+    @MARKS
+    async def test_an_entry_needs_a_platform(self, make: Maker, options: dict[str, bool]) -> None:
+        image = await make.image(BASE, platform={})
+        with pytest.raises(UsageError, match="neither the index nor the config has a platform") as caught:
+            await plan(make, await make.index(image, await make.image(TOP)), **options)
+        assert image["digest"] in str(caught.value)
+        listed = image | {"platform": AMD64}
+        assert isinstance(await plan(make, await make.index(listed), **options), IndexPlan)
+
+    async def test_an_empty_platform_comes_from_the_config_too(self, make: Maker) -> None:
+        image = await make.image(BASE) | {"platform": {"os": "", "architecture": ""}}
+        (planned,) = parts(await plan(make, await make.index(image), os_features=True), ImagePlan)
+        assert planned.platform == Platform("linux", "amd64")
+
+    async def test_an_image_without_an_index_needs_none_for_the_feature(self, make: Maker) -> None:
+        image = await make.image(BASE, platform={})
+        assert isinstance(await plan(make, image, os_features=True), ImagePlan)
+        with pytest.raises(UsageError, match="neither the index nor the config has a platform"):
+            await plan(make, image, merge_platform=True)
+
+    async def test_docker_s_types_have_no_artifact_type(self, memory: Memory) -> None:
+        make = Maker(memory.stores(), DOCKER)
+        image = await make.image(BASE)
+        for root in (image, await make.index(image)):
+            with pytest.raises(UsageError, match="Docker's type has no artifact types"):
+                await plan(make, root, merge_platform=True)
+            assert has_changes(await plan(make, root, merge_platform=True, oci=True))
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"platform": AMD64},
+            {"platform": {**AMD64, "os.features": ["nydus.remoteimage.v1"]}},
+            {"platform": {**AMD64, "architecture": "x86_64"}},
+            {},
+        ],
+    )
+    async def test_what_is_merged_already_stays(self, make: Maker, fields: JsonMap) -> None:
+        bootstrap = await make.blob(OCI.gzip, b"boot", annotations=BOOTSTRAP_MARK)
+        nydus = await manifest_of(make, bootstrap) | fields
+        amd, arm = await make.image(BASE, in_index=True), await make.image(TOP, platform=ARM64)
+        planned = await plan(make, await make.index(amd, nydus), merge_platform=True)
+        assert not has_changes(planned)
+        reasons = ["the index has a nydus image for linux/amd64 already", "it is a nydus image already"]
+        assert [kept.reason for kept in parts(planned, Kept)] == reasons
+        planned = await plan(make, await make.index(nydus, amd, arm), merge_platform=True)
+        assert [image.descriptor for image in parts(planned, ImagePlan)] == [Descriptor(arm)]
 
 
 class TestMissingContent:

@@ -12,6 +12,8 @@ from nydus_service.convert.rewrite import (
     image_labels,
     index_labels,
     manifest_labels,
+    mark_entry,
+    new_index,
     rewrite_config,
     rewrite_index,
     rewrite_manifest,
@@ -21,6 +23,7 @@ from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Config, Document, Index, Manifest
+from nydus_service.oci.platform import Platform
 from tests.unit.convert.makers import AMD64, BASE, DOCKER, OCI, TOP, Types, config_of
 
 BUILDER = BuilderIdentity("nydus-image-py", "1.0")
@@ -50,7 +53,13 @@ def source_manifest(types: Types = OCI, **more: Any) -> Manifest:
 
 
 def rewritten(
-    manifest: Manifest, types: Types = OCI, *, oci: bool = False, with_referrer: bool = False, **fields: Any
+    manifest: Manifest,
+    types: Types = OCI,
+    *,
+    oci: bool = False,
+    with_referrer: bool = False,
+    merged: bool = False,
+    **fields: Any,
 ) -> tuple[Descriptor, Manifest]:
     return rewrite_manifest(
         described(manifest, types.manifest, **fields),
@@ -61,6 +70,7 @@ def rewritten(
         builder=BUILDER,
         oci=oci,
         with_referrer=with_referrer,
+        merged=merged,
     )
 
 
@@ -203,6 +213,14 @@ class TestManifest:
         assert new.artifact_type == "application/vnd.nydus.image.manifest.v1+json"
         assert rewritten(source_manifest(**before))[1].artifact_type == before.get("artifactType", "")
 
+    @pytest.mark.parametrize("oci", [False, True])
+    def test_the_config_in_one_index_with_the_source_has_nydus_type(self, oci: bool) -> None:
+        """containerd unpacks all images of its platform otherwise."""
+        plain, merged = (rewritten(source_manifest(), oci=oci, merged=each)[1] for each in (False, True))
+        nydus_type = "application/vnd.nydus.image.config.v1+json"
+        assert merged.config == plain.config.replace(media_type=nydus_type)
+        assert merged.layers == plain.layers
+
     def test_equal_input_gives_equal_bytes(self) -> None:
         assert rewritten(source_manifest())[1].encode() == rewritten(source_manifest())[1].encode()
 
@@ -237,6 +255,54 @@ class TestIndex:
         descriptor, new = rewrite_index(source, index, self.ENTRIES[:2], oci=oci)
         assert new is not None
         assert descriptor.media_type == new.media_type == wanted
+
+
+class TestEntries:
+    NYDUS = Descriptor.of(OCI.manifest, Digest.of(b"nydus"), 1, {"k": "v"})
+
+    def marked(
+        self,
+        entry: Descriptor,
+        platform: Platform,
+        *,
+        os_features: bool = False,
+        merge_platform: bool = False,
+    ) -> dict[str, Any]:
+        new = mark_entry(entry, platform, os_features=os_features, merge_platform=merge_platform).to_json()
+        assert {key: new[key] for key in entry.to_json() if key != "platform"} == {
+            key: value for key, value in entry.to_json().items() if key != "platform"
+        }
+        return new
+
+    def test_the_feature_is_added_to_the_platform_once(self) -> None:
+        platform = Platform("linux", "arm64", "v8", os_features=("other",))
+        new = self.marked(self.NYDUS.with_platform(platform), platform, os_features=True)
+        features = ["other", "nydus.remoteimage.v1"]
+        assert new["platform"] == {**platform.to_json(), "os.features": features}
+        assert "artifactType" not in new
+        again = Platform("linux", "arm64", "v8", os_features=tuple(features))
+        assert self.marked(Descriptor(new), again, os_features=True) == new
+
+    def test_unknown_fields_of_the_platform_survive(self) -> None:
+        entry = Descriptor(self.NYDUS.to_json() | {"platform": {**AMD64, "vendor": 1}})
+        new = self.marked(entry, Platform("linux", "amd64"), os_features=True)
+        assert new["platform"] == {**AMD64, "os.features": ["nydus.remoteimage.v1"], "vendor": 1}
+
+    def test_an_image_in_one_index_with_its_source_has_an_artifact_type_and_a_platform(self) -> None:
+        new = self.marked(self.NYDUS, Platform("linux", "amd64"), merge_platform=True)
+        assert new["artifactType"] == "application/vnd.nydus.image.manifest.v1+json"
+        assert new["platform"] == AMD64
+
+    def test_an_image_without_an_index_gets_one(self) -> None:
+        source = self.NYDUS.with_platform(Platform("linux", "amd64"))
+        entries = [Descriptor.of(OCI.manifest, Digest.of(name), 1) for name in (b"one", b"two")]
+        descriptor, index = new_index(source, entries)
+        assert descriptor == described(index, OCI.index, annotations={"k": "v"})
+        assert index.to_json() == {
+            "schemaVersion": 2,
+            "mediaType": OCI.index,
+            "manifests": [entry.to_json() for entry in entries],
+        }
 
 
 OLD_LABELS = {

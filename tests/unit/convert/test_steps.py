@@ -12,7 +12,7 @@ from nydus_service.content.store import Lease, Location, Provider
 from nydus_service.convert.image import convert_image
 from nydus_service.convert.nydusblob import unpack_entry
 from nydus_service.convert.steps import convert_document, convert_layer, merge_layers
-from nydus_service.errors import FormatError, UsageError
+from nydus_service.errors import FormatError, UnsupportedError, UsageError
 from nydus_service.oci import mediatypes
 from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.document import Index, Manifest
@@ -91,6 +91,16 @@ async def test_a_manifest_with_other_children_than_layers_is_refused() -> None:
     async with stores.leases.open_lease("steps") as lease:
         with pytest.raises(UsageError, match="2 layers, not 0"):
             await convert_document(stores.content, lease, root, [], BUILDER, ConvertOptions())
+
+
+@pytest.mark.parametrize("options", [ConvertOptions(os_features=True), ConvertOptions(merge_platform=True)])
+async def test_what_needs_the_whole_image_is_refused(options: ConvertOptions) -> None:
+    stores = Memory().stores()
+    maker = Maker(stores)
+    image = Descriptor(await maker.index(await maker.image(BASE)))
+    async with stores.leases.open_lease("job") as lease:
+        with pytest.raises(UnsupportedError, match="go with `convert_image` only"):
+            await convert_document(stores.content, lease, image, [], BUILDER, options)
 
 
 async def test_an_entry_of_a_blob_is_unpacked() -> None:

@@ -37,6 +37,8 @@ OTHERS: dict[str, Any] = {
     "max_manifests": 7,
     "oci_ref": "auto",
     "chunk_dict": "registry.example/dict:1",
+    "os_features": True,
+    "merge_platform": True,
 }
 """For each option a value, another than the default where there is one."""
 
