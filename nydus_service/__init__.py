@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Stores,
     )
     from nydus_service.content.transfer import copy_image
+    from nydus_service.convert.appended import AppendedFile
     from nydus_service.convert.classify import (
         is_nydus as is_nydus_blob,
     )
@@ -162,6 +163,7 @@ _BY_MODULE = {
         "Stores",
     ),
     "content.transfer": ("copy_image",),
+    "convert.appended": ("AppendedFile",),
     "convert.classify": (
         "is_nydus as is_nydus_blob",
         "is_nydus_image",
@@ -244,6 +246,7 @@ _PUBLIC = {
 """The module and the name in it, by public name."""
 
 __all__ = [
+    "AppendedFile",
     "Bootstrap",
     "BootstrapLayer",
     "BootstrapLayerOutcome",

@@ -125,12 +125,14 @@ class BootstrapLayerRequest:
             the order of the layers, each once.
         output: file to write the tar.gz to.
         output_json: file to which the process writes its result.
+        appended: name in the layer's directory `image` and path of files to append.
     """
 
     bootstrap: Path
     blob_metas: tuple[tuple[str, Path], ...]
     output: Path
     output_json: Path
+    appended: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,9 +86,10 @@ def promote_arguments(request: MergeRequest) -> list[str]:
 
 def bootstrap_layer_arguments(request: BootstrapLayerRequest) -> list[str]:
     """`bootstrap-layer`, an own command."""
-    metas = [f"--blob-meta={hex_digest}={os.fspath(path)}" for hex_digest, path in request.blob_metas]
+    files = [f"--blob-meta={hex_digest}={os.fspath(path)}" for hex_digest, path in request.blob_metas]
+    files += [f"--append-file={name}={os.fspath(path)}" for name, path in request.appended]
     return [
-        *("bootstrap-layer", *_QUIET, *JSON_ERRORS, "--bootstrap", os.fspath(request.bootstrap), *metas),
+        *("bootstrap-layer", *_QUIET, *JSON_ERRORS, "--bootstrap", os.fspath(request.bootstrap), *files),
         *("--output", os.fspath(request.output), "--output-json", os.fspath(request.output_json)),
     ]
 

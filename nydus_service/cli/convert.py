@@ -11,6 +11,7 @@ from nydus_service.cli.builders import choose_builder, choose_work_dir
 from nydus_service.cli.options import (
     REFERENCES,
     OptionGroups,
+    add_append_file,
     add_builder,
     add_common,
     add_containerd,
@@ -33,7 +34,7 @@ from nydus_service.options.convert import TABLE, ConvertOptions
 
 LATER = (
     "--batch-size", "--encrypt", "--encrypt-recipient", "--decryption-key",
-    "--append-file", "--keep-estargz-index",
+    "--keep-estargz-index",
     "--backend-type", "--backend-config", "--backend-config-file", "--backend-force-push",
     "--cache", "--hosts-dir", "--insecure-registry",
 )  # fmt: skip
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all-platforms", action="store_true", help="convert all of them (the default)")
     for title in ("what", "nydus blobs", "prefetch", "how"):
         groups.add(row for row in GIVEN if row.option.group == title)
+    add_append_file(groups.group("nydus blobs"))
     group = groups.group("how")
     group.add_argument("--dry-run", action="store_true", help="print what would be done, and write nothing")
     group.add_argument(
@@ -94,7 +96,9 @@ async def run(args: argparse.Namespace) -> int:
         open_chunk_dict(options.build.chunk_dict, daemon) as chunk_dict,
     ):
         if args.dry_run:
-            preview = await preview_image(*locations, builder, options, chunk_dict=chunk_dict)
+            preview = await preview_image(
+                *locations, builder, options, chunk_dict=chunk_dict, append_files=args.append_file
+            )
             tell_preview(args, preview)
             return 0
         with open_progress(args, verifies=options.verify != "none") as progress:
@@ -105,6 +109,7 @@ async def run(args: argparse.Namespace) -> int:
                 options,
                 work_root=choose_work_dir(args),
                 chunk_dict=chunk_dict,
+                append_files=args.append_file,
                 progress=progress,
             )
     tell_result(args, result)
@@ -135,6 +140,8 @@ async def _run_remote(args: argparse.Namespace, source: ImageReference, target: 
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} does not go with --remote: the daemon's configuration says it")
+    if args.append_file:
+        raise UsageError("--append-file does not go with --remote: the daemon appends no files")
     options = given_options(args)
     if args.chunk_dict:
         options["chunk_dict"] = remote.absolute_dict(args.chunk_dict)

@@ -14,6 +14,7 @@ from nydus_service.cli.builders import choose_builder, choose_work_dir
 from nydus_service.cli.files import READ_SIZE, digest_file, open_replacement
 from nydus_service.cli.options import (
     OptionGroups,
+    add_append_file,
     add_builder,
     add_common,
     add_later,
@@ -23,10 +24,11 @@ from nydus_service.cli.options import (
 )
 from nydus_service.cli.output import print_json, print_line
 from nydus_service.content.layout import LayoutReader
+from nydus_service.convert.appended import AppendedContent, read_appended
 from nydus_service.convert.failures import about
 from nydus_service.convert.nydusblob import BlobMetadata, BlobTail, extract
 from nydus_service.convert.workdir import open_work_dir
-from nydus_service.errors import UnsupportedError
+from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.oci.digest import Digest
 from nydus_service.options.arguments import build_options_of
 from nydus_service.rafs.constants import BLOB_SEPARATE
@@ -55,16 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the tar.gz that is an image's last layer, not the bare bootstrap",
     )
+    add_append_file(parser)
     OptionGroups(parser).add(build_rows(merge=True))
     add_builder(parser)
     add_work_dir(parser)
     add_common(parser)
-    add_later(parser, "--append-file", "--encrypt", "--oci-ref")
+    add_later(parser, "--encrypt", "--oci-ref")
 
 
 async def run(args: argparse.Namespace) -> int:
     build = build_options_of(args)
     check_bootstrap_file(build)
+    if args.append_file and not args.bootstrap_layer:
+        raise UsageError("--append-file goes with --bootstrap-layer only")
+    appended = await read_appended(args.append_file)
     builder = choose_builder(args)
     async with open_work_dir(choose_work_dir(args)) as work_dir:
         blobs = [await take_apart(path, work_dir) for path in args.blobs]
@@ -77,7 +83,7 @@ async def run(args: argparse.Namespace) -> int:
         )
         outcome = await builder.merge(request)
         if args.bootstrap_layer:
-            merged = await _bootstrap_layer(builder, merged, blobs, work_dir)
+            merged = await _bootstrap_layer(builder, merged, blobs, work_dir, appended)
         digest = await anyio.to_thread.run_sync(_move, merged, args.output)
     if args.format == "json":
         print_json(_report(args.output, digest, blobs, outcome))
@@ -116,12 +122,13 @@ def _require_content(bootstrap: Path) -> None:
 
 
 async def _bootstrap_layer(
-    builder: Builder, merged: Path, blobs: Sequence[LayerBlob], work_dir: Path
+    builder: Builder, merged: Path, blobs: Sequence[LayerBlob], work_dir: Path, appended: AppendedContent
 ) -> Path:
     metas = {blob.digest.hex: table for blob in blobs if (table := blob.metadata.chunk_table)}
     output = work_dir / "bootstrap-layer.tar.gz"
+    files = await appended.write(work_dir)
     await builder.bootstrap_layer(
-        BootstrapLayerRequest(merged, tuple(metas.items()), output, work_dir / "bootstrap-layer.json")
+        BootstrapLayerRequest(merged, tuple(metas.items()), output, work_dir / "bootstrap-layer.json", files)
     )
     return output
 

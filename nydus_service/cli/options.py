@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
+from nydus_service.convert.appended import AppendedFile
 from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.options.arguments import add_argument
 from nydus_service.options.build import BUILD_ROWS, BuildOptions
@@ -102,6 +103,24 @@ def check_bootstrap_file(build: BuildOptions) -> None:
         raise UsageError(
             f"this command takes a file, --chunk-dict bootstrap=PATH [chunk dictionary {build.chunk_dict!r}]"
         )
+
+
+def add_append_file(group: "argparse._ActionsContainer") -> None:
+    group.add_argument(
+        "--append-file",
+        action="append",
+        default=[],
+        type=_appended_file,
+        metavar="[NAME=]FILE",
+        help="file of this machine to append to the bootstrap layer as image/NAME, repeatable",
+    )
+
+
+def _appended_file(text: str) -> AppendedFile:
+    try:
+        return AppendedFile.parse(text)
+    except UsageError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
 
 
 def add_later(parser: argparse.ArgumentParser, *names: str) -> None:

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from nydus_service.builder.builder import BuilderIdentity
+from nydus_service.oci.digest import Digest
 from nydus_service.oci.mediatypes import NYDUS_ARTIFACT
 from nydus_service.options.build import BuildOptions
 from nydus_service.options.convert import ConvertOptions
@@ -20,11 +23,16 @@ def layer_fingerprint(options: BuildOptions, builder: BuilderIdentity) -> str:
     return _digest(_layer_fields(options, builder))
 
 
-def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
+def image_fingerprint(
+    options: ConvertOptions, builder: BuilderIdentity, appended: Mapping[str, Digest] = MappingProxyType({})
+) -> str:
     """The sha256 in hex of all that determines a whole result besides the source image.
 
     It is recorded with the result's name: a conversion with the same source and fingerprint is skipped. The
     mode of verification is recorded separately, since it changes no byte.
+
+    Args:
+        appended: digests of the files that are appended to the bootstrap layers, by name.
     """
     later = [name for name in ("os_features", "merge_platform") if getattr(options, name)]
     platforms = sorted(str(platform.normalised()) for platform in options.platforms)
@@ -37,6 +45,7 @@ def image_fingerprint(options: ConvertOptions, builder: BuilderIdentity) -> str:
             "with_referrer": NYDUS_ARTIFACT if options.with_referrer else False,
         }
         | dict.fromkeys(later, True)
+        | ({"appended": dict(appended)} if appended else {})
     )
 
 

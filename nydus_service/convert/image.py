@@ -12,7 +12,7 @@
 """
 
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -25,6 +25,7 @@ from nydus_service.builder.verification import Verifier
 from nydus_service.content.documents import write_document
 from nydus_service.content.store import ContentNotFound, Image, Lease, Location
 from nydus_service.content.transfer import check_copy, copy_image
+from nydus_service.convert.appended import AppendedContent, AppendedFile, read_appended
 from nydus_service.convert.assemble import Assembly, NewDocument, assemble
 from nydus_service.convert.chunkdict import (
     ChunkDictionary,
@@ -93,6 +94,7 @@ async def convert_image(
     job_id: str | None = None,
     turns: Turns | None = None,
     chunk_dict: Location | None = None,
+    append_files: Sequence[AppendedFile] = (),
     progress: Progress = silent,
 ) -> ConvertResult:
     """Convert an image, verify the result, and give it its name.
@@ -103,9 +105,10 @@ async def convert_image(
         job_id: unique; letters, digits, "-", "_" and "."; random by default.
         turns: of processes, shared by conversions; None for `options.jobs` of this conversion.
         chunk_dict: the image that `options.build.chunk_dict` names; None if it names none, or a bootstrap.
+        append_files: files of this machine to append to the bootstrap layer of each image.
         progress: called with each event.
     Raises:
-        NotFoundError: the image, a part of it, or a requested platform does not exist.
+        NotFoundError: the image, a part of it, a requested platform or a file to append does not exist.
         FormatError: the source is damaged.
         UnsupportedError, UsageError: the image cannot be converted, or not with these options.
         BuilderFailed: the builder failed.
@@ -114,7 +117,7 @@ async def convert_image(
         NydusServiceError: by the stores and the operating system. Every message names the image, and the
             layer if the error is about one.
     """
-    request = await _look_up(source, target, builder, options, chunk_dict)
+    request = await _look_up(source, target, builder, options, chunk_dict, append_files)
     builders = Builders(builder, request.identity, verifier, turns or Turns(options.jobs))
     conversion = _Conversion(request, builders, job_id or uuid.uuid4().hex, progress)
     try:
@@ -131,12 +134,13 @@ async def preview_image(
     options: ConvertOptions,
     *,
     chunk_dict: Location | None = None,
+    append_files: Sequence[AppendedFile] = (),
 ) -> Preview:
     """Compute what `convert_image` would do. Nothing is written.
 
     Raises: as `convert_image` does before it writes.
     """
-    request = await _look_up(source, target, builder, options, chunk_dict)
+    request = await _look_up(source, target, builder, options, chunk_dict, append_files)
     return Preview(
         status=WOULD_CHANGE_NOTHING if request.unchanged else WOULD_CONVERT,
         reason=request.unchanged,
@@ -164,7 +168,8 @@ class _Request:
     image: Image
     existing: Image | None
     plan: Plan | None
-    chunk_dict: ChunkDictionary | None = None
+    chunk_dict: ChunkDictionary | None
+    appended: AppendedContent
 
     @property
     def unchanged(self) -> str:
@@ -211,8 +216,10 @@ async def _look_up(
     builder: Builder,
     options: ConvertOptions,
     dict_location: Location | None,
+    append_files: Sequence[AppendedFile],
 ) -> _Request:
     started = anyio.current_time()
+    appended = await read_appended(append_files)
     with about(str(source)):
         image = await source.find()
     with about(str(target)):
@@ -221,7 +228,7 @@ async def _look_up(
     chunk_dict = await _find_chunk_dict(options, target, dict_location)
     if chunk_dict is not None:  # its content counts, not its name
         options = _with_chunk_dict(options, chunk_dict.identity)
-    fingerprint = image_fingerprint(options, identity)
+    fingerprint = image_fingerprint(options, identity, appended.digests)
     finished = (
         existing is not None
         and not options.force
@@ -230,7 +237,7 @@ async def _look_up(
     with about(str(source)):
         plan = None if finished else await make_plan(source.stores.content, image.target, options)
     request = _Request(
-        source, target, options, identity, fingerprint, started, image, existing, plan, chunk_dict
+        source, target, options, identity, fingerprint, started, image, existing, plan, chunk_dict, appended
     )
     if existing and plan and (has_changes(plan) or not request.is_named):
         with about(str(target)):
@@ -373,6 +380,7 @@ class _Conversion:
             source_name=str(request.source),
             work_dir=work_dir,
             progress=self._progress,
+            appended=await request.appended.write(work_dir),
         )
         return await pipeline.run(images)
 

@@ -91,11 +91,13 @@ async def commit_bootstrap_layer(
     merged: MergedImage,
     directory: Path,
     job_id: str,
+    appended: Sequence[tuple[str, Path]] = (),
 ) -> BootstrapLayer:
     """Make and commit the last layer of an image, from its bootstrap and its blobs' chunk tables.
 
     Args:
         directory: as in `merge_layers`; its name distinguishes this image from others of the job.
+        appended: name and path of each file to append to the layer.
     Raises:
         NydusServiceError: as `Builder.bootstrap_layer`, and by the store.
     """
@@ -110,6 +112,7 @@ async def commit_bootstrap_layer(
             blob_metas=tuple(tables.items()),
             output=packed,
             output_json=directory / "bootstrap-layer.json",
+            appended=tuple(appended),
         )
     )
     await _commit(store, packed, written, f"{job_id}-{directory.name}")

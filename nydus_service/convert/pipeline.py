@@ -14,7 +14,7 @@ concurrent processes. A manifest that an index lists several times, say for seve
 here, and is converted once.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,7 @@ class Pipeline:
         source_name: str,
         work_dir: Path,
         progress: Progress,
+        appended: Sequence[tuple[str, Path]] = (),
     ) -> None:
         """
         Args:
@@ -104,6 +105,7 @@ class Pipeline:
             chunk_dict: the dictionary whose bootstrap the build options name.
             source_name: the image's name, for messages.
             work_dir: the job's own.
+            appended: name and path of each file to append to the bootstrap layers.
         """
         self._builders = builders
         self._packer = packer
@@ -113,6 +115,7 @@ class Pipeline:
         self._source_name = source_name
         self._work_dir = work_dir
         self._progress = progress
+        self._appended = appended
         self._turns = builders.turns
         self._packed: dict[Digest, PackedLayer] = {}
         self._begun: dict[Digest, anyio.Event] = {}
@@ -223,7 +226,13 @@ class Pipeline:
     ) -> None:
         async with self._turn(plan):
             self._bootstrap_layers[plan.descriptor.digest] = await commit_bootstrap_layer(
-                self._builders.builder, self._lease.content, layers, merged, directory, self._lease.id
+                self._builders.builder,
+                self._lease.content,
+                layers,
+                merged,
+                directory,
+                self._lease.id,
+                self._appended,
             )
 
     async def _verify(

@@ -340,6 +340,13 @@ def _add_bootstrap_layer(commands: Any) -> None:
         metavar="HEX=PATH",
         help="chunk-info table of a blob; repeatable",
     )
+    option(
+        "--append-file",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="file to append as image/NAME; repeatable",
+    )
     option("-o", "--output", action=_Once, type=Path, required=True, metavar="PATH", help="tar.gz to write")
     option(
         "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write digests and size as JSON"

@@ -26,21 +26,26 @@ class WrittenLayer:
 
 
 def write_bootstrap_layer(
-    bootstrap: Path, blob_metas: Sequence[tuple[str, Path]], output: Path
+    bootstrap: Path,
+    blob_metas: Sequence[tuple[str, Path]],
+    output: Path,
+    appended: Sequence[tuple[str, Path]] = (),
 ) -> WrittenLayer:
-    """Write directory `image`, `image/image.boot` and one `image/HEX.blob.meta` per blob.
+    """Write directory `image`, `image/image.boot`, one `image/HEX.blob.meta` per blob, and appended files.
 
     Args:
         bootstrap: file with the merged bootstrap.
         blob_metas: hex digest of a blob, and the file with its chunk-info table as the runtime
             caches it; in the order of the layers, each once.
         output: file to write the tar.gz to.
+        appended: name in `image` and path of each file to append.
     Raises: NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
     parts = [_header("image", 0, directory=True)]
     files = [("image.boot", bootstrap)] + [
         (f"{hex_digest}.blob.meta", path) for hex_digest, path in blob_metas
     ]
+    files += appended
     for name, path in files:
         try:
             data = path.read_bytes()

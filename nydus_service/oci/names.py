@@ -17,6 +17,10 @@ REFERENCE_SIZE_MAX: Final = 4096
 LABEL_SIZE_MAX: Final = 4096
 """Maximum bytes of a label in containerd, key and value together. Source: containerd `labels/validate.go`."""
 
+APPENDED_NAME_LENGTH_MAX: Final = 94
+"""Maximum characters of the name of a file in a bootstrap layer: a tar header has 100 for `image/NAME`."""
+
+_APPENDED_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _SHOWN: Final = 60
 
@@ -46,6 +50,21 @@ def check_label(key: str, value: str) -> None:
             f"key and value of a label have {size} bytes, at most {LABEL_SIZE_MAX} are allowed "
             f"[label {excerpt(key)}]"
         )
+
+
+def check_appended_name(name: str) -> None:
+    """Check the name of a file that is appended to a bootstrap layer.
+
+    Raises:
+        UsageError: the name is no plain file name, or the layer has a file of this name already.
+    """
+    if len(name) > APPENDED_NAME_LENGTH_MAX or not _APPENDED_NAME.fullmatch(name):
+        raise UsageError(
+            f"{excerpt(name)} cannot be the name of an appended file: at most {APPENDED_NAME_LENGTH_MAX} "
+            "ASCII letters, digits, . _ and -, the first no . or -"
+        )
+    if name == "image.boot" or name.endswith(".blob.meta"):
+        raise UsageError(f"{excerpt(name)} is the name of a file that the bootstrap layer has itself")
 
 
 def check_size(what: str, text: str, size_max: int) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,20 @@ def test_a_bootstrap_as_chunk_dictionary(layout: Path, tmp_path: Path) -> None:
     done = run("convert", f"oci:{layout}:sample", f"oci:{tmp_path}/other:new", option)
     assert done.returncode == 4
     assert "chunk dictionary" in done.stderr
+
+
+def test_appended_files(layout: Path, tmp_path: Path) -> None:
+    (tmp_path / "backend.json").write_text("{}")
+    words = ("convert", f"oci:{layout}:sample", f"oci:{layout}:more", "-q")
+    appended = (*words, "--append-file", tmp_path / "backend.json")
+    made = run_json(*appended)
+    bootstrap = made["images"][0]["bootstrap"]["digest"].removeprefix("sha256:")
+    with tarfile.open(layout / "blobs/sha256" / bootstrap) as tar:
+        content = tar.extractfile("image/backend.json")
+        assert content is not None
+        assert content.read() == b"{}"
+    assert run_json(*appended)["status"] == "unchanged"
+    assert run_json("check", f"oci:{layout}:more", "--against", f"oci:{layout}:sample")["verdict"] == "equal"
+    done = run(*words, "--append-file", f"..={tmp_path}/backend.json")
+    assert done.returncode == 2
+    assert "appended file" in done.stderr

@@ -291,6 +291,7 @@ class TestConvertRemote:
         "words",
         [
             ["--remote", "--jobs", "2"],
+            ["--remote", "--append-file", "/etc/hostname"],
             ["--remote", "--work-dir", "/tmp"],
             ["--remote", "--nydus-image", "embedded"],
             ["--remote", "--builder-timeout", "3"],

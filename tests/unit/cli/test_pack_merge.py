@@ -114,6 +114,25 @@ def test_merge_writes_a_bootstrap_layer(tmp_path: Path, blobs: list[Path]) -> No
         assert boot.read() == (tmp_path / "boot").read_bytes()
 
 
+def test_merge_appends_files_to_a_bootstrap_layer(tmp_path: Path, blobs: list[Path]) -> None:
+    (tmp_path / "notes").write_text("hello\n")
+    words = ("--append-file", tmp_path / "notes", "--append-file", f"b.json={tmp_path}/notes")
+    target = tmp_path / "boot.tar.gz"
+    assert run("merge", *blobs, "-o", target, "--bootstrap-layer", *words).returncode == 0
+    with tarfile.open(target) as tar:
+        assert tar.getnames()[-2:] == ["image/notes", "image/b.json"]
+        last = tar.getmembers()[-1]
+        assert (last.mode, last.uid, last.mtime) == (0o444, 0, 0)
+        content = tar.extractfile(last)
+        assert content is not None
+        assert content.read() == b"hello\n"
+    done = run("merge", *blobs, "-o", tmp_path / "boot", *words)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "nydus-service: --append-file goes with --bootstrap-layer only\n",
+    )
+
+
 def test_merge_names_the_file_that_is_no_nydus_blob(tmp_path: Path, blobs: list[Path], lower: Path) -> None:
     done = run("merge", blobs[0], lower, "-o", tmp_path / "boot", env=environment(tmp_path))
     assert done.returncode == 6

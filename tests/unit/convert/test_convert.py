@@ -39,6 +39,7 @@ from nydus_service.builder.verifier import VerifierProcess
 from nydus_service.content.documents import read_document
 from nydus_service.content.layout import open_layout
 from nydus_service.content.store import ContentNotFound, Image, Location, Stores, UnexpectedContent
+from nydus_service.convert.appended import AppendedFile
 from nydus_service.convert.encoding import encode
 from nydus_service.convert.image import convert_image, preview_image
 from nydus_service.convert.progress import (
@@ -113,7 +114,13 @@ class Run:
         self.events: list[Event] = []
         self.made: list[Descriptor] = []
 
-    async def convert(self, name: str = "app", to: str = "app-nydus", **options: Any) -> ConvertResult:
+    async def convert(
+        self,
+        name: str = "app",
+        to: str = "app-nydus",
+        append_files: Sequence[AppendedFile] = (),
+        **options: Any,
+    ) -> ConvertResult:
         result = await convert_image(
             Location(self.source, name),
             Location(self.target, to),
@@ -121,6 +128,7 @@ class Run:
             VerifierProcess(),
             ConvertOptions(**grouped(options)),
             work_root=self.work_root,
+            append_files=append_files,
             progress=self.events.append,
         )
         assert not self.work_root.exists()
@@ -592,6 +600,29 @@ class TestMergedIndex:
         for layer_ in (await there.manifest(Descriptor(image))).layers:
             assert (await layout.target.content.info(layer_.digest)).size == layer_.size
         assert (await there.convert(merge_platform=True)).status == "unchanged"
+
+
+class TestAppendedFiles:
+    async def test_each_platform_has_them_and_again_is_unchanged(self, layout: Run, tmp_path: Path) -> None:
+        make = Maker(layout.source)
+        amd, arm = await make.image(BASE, in_index=True), await make.image(BASE, TOP, platform=ARM64)
+        await make.name("app", await make.index(amd, arm))
+        path = tmp_path / "backend.json"
+        path.write_bytes(b"{}")
+        files = [AppendedFile("backend.json", path), AppendedFile("b", path)]
+        result = await layout.convert(append_files=files)
+        plain = await layout.convert(to="plain")
+        for image, without in zip(result.images, plain.images, strict=True):
+            inside = await layout.bootstrap_files(await layout.manifest(image.target))
+            old = await layout.bootstrap_files(await layout.manifest(without.target))
+            assert list(inside.items()) == [
+                *old.items(),
+                ("image/backend.json", b"{}"),
+                ("image/b", b"{}"),
+            ]
+        assert (await layout.convert(append_files=files)).status == "unchanged"
+        path.write_bytes(b"[]")
+        assert (await layout.convert(append_files=files)).status == "converted"
 
 
 class TestSameBytes:

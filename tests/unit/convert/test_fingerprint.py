@@ -7,6 +7,7 @@ import pytest
 
 from nydus_service.builder.builder import BuilderIdentity
 from nydus_service.convert.fingerprint import image_fingerprint, layer_fingerprint
+from nydus_service.oci.digest import Digest
 from nydus_service.oci.platform import Platform
 from nydus_service.options.build import BUILD_ROWS, BuildOptions
 from nydus_service.options.convert import ConvertOptions
@@ -54,6 +55,14 @@ def test_what_decides_documents_alone_is_in_the_image_s_fingerprint(other: dict[
     changed = replace(options, **other)
     assert layer_fingerprint(changed.build, BUILDER) == layer_fingerprint(options.build, BUILDER)
     assert image_fingerprint(changed, BUILDER) != image_fingerprint(options, BUILDER)
+
+
+def test_appended_files_are_in_the_image_s_fingerprint() -> None:
+    one, two = Digest.of(b"1"), Digest.of(b"2")
+    contents: list[dict[str, Digest]] = [{}, {"a": one}, {"b": one}, {"a": two}]
+    found = [image_fingerprint(ConvertOptions(), BUILDER, each) for each in contents]
+    assert len({*found}) == 4
+    assert found[0] == image_fingerprint(ConvertOptions(), BUILDER)
 
 
 @pytest.mark.parametrize("other", [{"verify": "full"}, {"force": True}, {"jobs": 7}])
