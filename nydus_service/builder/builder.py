@@ -108,11 +108,13 @@ class MergeOutcome:
         any more may be missing; those of a chunk dictionary are included.
     duration_s: run time of the builder process.
     stderr_tail: as in `PackOutcome`.
+    unmatched: prefetch patterns that match nothing in the image, if the builder reports them.
     """
 
     blobs: tuple[str, ...]
     duration_s: float
     stderr_tail: str
+    unmatched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ from nydus_service.oci.digest import Digest
 
 _ANSWER_LIMIT = 1 << 20
 _PROBE_TIMEOUT_S = 30.0
+_ALWAYS_MATCHED = ((), ("/",))
+"""Prefetch patterns that a merge need not look for, so that the bootstrap of a single layer can be copied."""
 _BLOB_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,7 +40,7 @@ async def merge(
     program: Path | None, request: MergeRequest, limits: Limits, fork_server: ForkServer | None = None
 ) -> MergeOutcome:
     """See `Builder.merge`. `program` None: the embedded builder."""
-    if program is None and request.single_layer:
+    if program is None and request.single_layer and request.build.patterns in _ALWAYS_MATCHED:
         arguments = promote_arguments(request)
     elif program is None:
         arguments = [*merge_arguments(request), *JSON_ERRORS]
@@ -47,8 +49,11 @@ async def merge(
     with open_input(prefetch_input(request.build)) as stdin:
         spawn = Spawn(Command(program, tuple(arguments)), stdin, fork_server=fork_server)
         done = await supervise(spawn, limits=limits)
-    blobs = parse_blobs(_read(request.output_json), str(request.output_json))
-    return MergeOutcome(blobs, done.duration_s, done.stderr_tail)
+    output_json = _read(request.output_json)
+    blobs = parse_blobs(output_json, str(request.output_json))
+    # A key of the embedded builder.
+    unmatched = json.loads(output_json).get("unmatched_prefetch", ()) if program is None else ()
+    return MergeOutcome(blobs, done.duration_s, done.stderr_tail, tuple(unmatched))
 
 
 async def bootstrap_layer(

@@ -23,6 +23,7 @@ from nydus_service.cli.options import (
     check_bootstrap_file,
 )
 from nydus_service.cli.output import print_json, print_line
+from nydus_service.cli.table import print_verdict
 from nydus_service.content.layout import LayoutReader
 from nydus_service.convert.appended import AppendedContent, read_appended
 from nydus_service.convert.failures import about
@@ -88,6 +89,8 @@ async def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print_json(_report(args.output, digest, blobs, outcome))
     else:
+        for pattern in outcome.unmatched:
+            print_verdict("not prefetched", f"{pattern}: nothing has this path", "warn")
         print_line(f"{args.output}@{digest}")
     return 0
 
@@ -148,5 +151,6 @@ def _report(
         "layers": [{"path": str(blob.path), "digest": blob.digest, "size": blob.size} for blob in blobs],
         "blobs": [f"sha256:{hex_id}" for hex_id in outcome.blobs],
         "warnings": outcome.stderr_tail,
+        "unmatched_prefetch": outcome.unmatched,
         "duration_s": round(outcome.duration_s, 3),
     }

@@ -67,6 +67,8 @@ def print_image(image: ImageResult) -> None:
     print_table(columns, rows, [*total, _ratio(total_in, total_out), ""])
     if in_dict := sum(layer.dict_bytes for layer in image.layers):
         print_line(f"{format_size(in_dict)} of content not stored again: the chunk dictionary has it")
+    for pattern in image.unmatched_prefetch:
+        print_verdict("not prefetched", f"{pattern}: nothing has this path", "warn")
     _print_verification(image.verification)
 
 

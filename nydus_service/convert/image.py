@@ -462,4 +462,5 @@ def _describe(plan: ImagePlan, assembly: Assembly, image: ConvertedImage) -> Ima
         bootstrap=BootstrapDescriptor.of_layer(manifest.layers[-1], image.bootstrap_layer.diff_id),
         merge_duration_s=round(image.merged.duration_s, 3),
         verification=image.verification,
+        unmatched_prefetch=image.merged.unmatched,
     )

@@ -36,12 +36,14 @@ class MergedImage:
         duration_s: seconds that the merge took.
         warnings: the end of the builder's stderr.
         dict_blobs: the blobs of the chunk dictionary to which the bootstrap refers.
+        unmatched: prefetch patterns that match nothing.
     """
 
     bootstrap: Path
     duration_s: float
     warnings: str
     dict_blobs: tuple[Descriptor, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
 
 async def merge_layers(
@@ -81,7 +83,8 @@ async def merge_layers(
             outcome.stderr_tail,
         )
     dict_blobs = await chunk_dict.describe(foreign) if chunk_dict is not None else []
-    return MergedImage(bootstrap, anyio.current_time() - started, outcome.stderr_tail, tuple(dict_blobs))
+    duration_s = anyio.current_time() - started
+    return MergedImage(bootstrap, duration_s, outcome.stderr_tail, tuple(dict_blobs), outcome.unmatched)
 
 
 async def commit_bootstrap_layer(

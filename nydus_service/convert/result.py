@@ -72,7 +72,7 @@ class LayerResult(Struct, frozen=True, omit_defaults=True):
         return cls(layer.source, layer.blob, round(layer.duration_s, 3), layer.warnings, layer.dict_bytes)
 
 
-class ImageResult(Struct, frozen=True, kw_only=True):
+class ImageResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A converted manifest.
 
     Attributes:
@@ -81,6 +81,8 @@ class ImageResult(Struct, frozen=True, kw_only=True):
         layers: lowest first, without the bootstrap layer.
         merge_duration_s: seconds that the merge took, to the millisecond.
         verification: None with verify none.
+        unmatched_prefetch: prefetch patterns that match nothing in the image, as far as the builder reports
+            them; absent in JSON if there are none.
     """
 
     platform: str | None
@@ -91,6 +93,7 @@ class ImageResult(Struct, frozen=True, kw_only=True):
     bootstrap: BootstrapDescriptor
     merge_duration_s: float
     verification: Verification | None
+    unmatched_prefetch: tuple[str, ...] = ()
 
 
 class ConvertResult(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -176,7 +176,10 @@ def _merge(args: argparse.Namespace) -> object:
             chunk_dict=_chunk_dict(args),
         )
     )
-    _finish(args, result.blob_ids, result.bootstrap, result.compressor, started, {}, {})
+    for pattern in result.unmatched:
+        _log(args, "warn", f"the prefetch pattern {pattern!r} matches nothing")
+    more = {"unmatched_prefetch": result.unmatched} if result.unmatched else {}
+    _finish(args, result.blob_ids, result.bootstrap, result.compressor, started, {}, more)
     return result.root
 
 

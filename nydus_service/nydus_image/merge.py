@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nydus_service.errors import FormatError, UnsupportedError, UsageError, from_os_error
 from nydus_service.nydus_image.output import write_file
-from nydus_service.nydus_image.prefetch import find_inodes
+from nydus_service.nydus_image.prefetch import find_inodes, find_unmatched
 from nydus_service.rafs.chunkdict import ChunkDict
 from nydus_service.rafs.constants import BLOB_INLINED_FS_META, BLOB_SEPARATE, FLAG_EXPLICIT_UID_GID
 from nydus_service.rafs.overlay import apply_layer, empty_root
@@ -39,12 +39,16 @@ class MergeOptions:
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
-    """Blob ids in the order of the blob table, the bootstrap's path, and the root of its tree if built."""
+    """Blob ids in the order of the blob table, the bootstrap's path, and the root of its tree if built.
+
+    `unmatched` has the prefetch patterns that match nothing.
+    """
 
     blob_ids: list[str]
     bootstrap: Path
     compressor: str
     root: Inode | None = None
+    unmatched: tuple[str, ...] = ()
 
 
 def merge(options: MergeOptions) -> MergeResult:
@@ -85,7 +89,8 @@ def merge(options: MergeOptions) -> MergeResult:
     )
     data, used = write_bootstrap(root, image, None, find_inodes(root, options.prefetch))
     path = write_file(options.bootstrap, options.blob_dir, data, "bootstrap")
-    return MergeResult([blob.blob_id for blob in used], path, layer.compressor, root)
+    unmatched = tuple(find_unmatched(root, options.prefetch))
+    return MergeResult([blob.blob_id for blob in used], path, layer.compressor, root, unmatched)
 
 
 def _read(source: Path) -> bytes:

@@ -24,11 +24,17 @@ def parse_patterns(lines: Iterable[bytes]) -> list[tuple[bytes, ...]]:
 
 def find_inodes(root: Inode, patterns: Iterable[tuple[bytes, ...]]) -> list[Inode]:
     """The inodes at the paths of the patterns, in order, without empty files."""
-    found = []
-    for path in patterns:
-        inode: Inode | None = root
-        for name in path:
-            inode = inode.children.get(name) if inode is not None and inode.children is not None else None
-        if inode is not None and not (inode.is_regular() and not inode.size):
-            found.append(inode)
-    return found
+    inodes = (_find(root, path) for path in patterns)
+    return [inode for inode in inodes if inode is not None and not (inode.is_regular() and not inode.size)]
+
+
+def find_unmatched(root: Inode, patterns: Iterable[tuple[bytes, ...]]) -> list[str]:
+    """The patterns whose path does not exist, in order, as text."""
+    return [f"/{b'/'.join(path).decode(errors='replace')}" for path in patterns if _find(root, path) is None]
+
+
+def _find(root: Inode, path: tuple[bytes, ...]) -> Inode | None:
+    inode: Inode | None = root
+    for name in path:
+        inode = inode.children.get(name) if inode is not None and inode.children is not None else None
+    return inode

@@ -285,3 +285,15 @@ def test_appended_files(layout: Path, tmp_path: Path) -> None:
     done = run(*words, "--append-file", f"..={tmp_path}/backend.json")
     assert done.returncode == 2
     assert "appended file" in done.stderr
+
+
+def test_prefetch_patterns_that_match_nothing(layout: Path) -> None:
+    words = (
+        "convert",
+        f"oci:{layout}:sample",
+        f"oci:{layout}:more",
+        "-q",
+        "--prefetch-patterns",
+        "/usr,/no/such",
+    )
+    assert "not prefetched /no/such: nothing has this path\n" in run(*words).stdout

@@ -602,6 +602,20 @@ class TestMergedIndex:
         assert (await there.convert(merge_platform=True)).status == "unchanged"
 
 
+class TestPrefetch:
+    async def test_patterns_that_match_nothing_are_reported(self, layout: Run) -> None:
+        """Not those of files in another layer; a single layer is examined, too."""
+        make = Maker(layout.source)
+        amd, arm = await make.image(BASE, TOP, in_index=True), await make.image(BASE, platform=ARM64)
+        await make.name("app", await make.index(amd, arm))
+        result = await layout.convert(prefetch_patterns=("/etc/new", "/bin", "/etc/absent/x"))
+        assert [image.unmatched_prefetch for image in result.images] == [
+            ("/etc/absent/x",),
+            ("/etc/new", "/etc/absent/x"),
+        ]
+        assert "unmatched_prefetch" not in json.dumps((await layout.convert(to="plain")).as_json())
+
+
 class TestAppendedFiles:
     async def test_each_platform_has_them_and_again_is_unchanged(self, layout: Run, tmp_path: Path) -> None:
         make = Maker(layout.source)
