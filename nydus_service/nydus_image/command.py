@@ -286,7 +286,6 @@ def _feed(args: argparse.Namespace) -> None:
 
 def _bootstrap_layer(args: argparse.Namespace) -> None:
     from nydus_service.nydus_image.bootstrap_layer import write_bootstrap_layer
-    from nydus_service.oci.names import check_appended_name
 
     metas = []
     for item in args.blob_meta:
@@ -294,15 +293,19 @@ def _bootstrap_layer(args: argparse.Namespace) -> None:
         if not separator or len(hex_digest) != 64 or not _is_hex(hex_digest):
             raise UsageError(f"--blob-meta {item!r}: 64 hexadecimal digits, =, and a path are needed")
         metas.append((hex_digest, Path(path)))
-    appended = []
-    for item in args.append_file:
-        name, _, path = item.partition("=")
-        check_appended_name(name)
-        appended.append((name, Path(path)))
+    appended = [_appended_file(item) for item in args.append_file]
     layer = write_bootstrap_layer(args.bootstrap, metas, args.output, appended)
     if args.output_json is not None:
         document = {"diff_id": layer.diff_id, "digest": layer.digest, "size": layer.size}
         _write_json(args.output_json, document, indent=None)
+
+
+def _appended_file(item: str) -> tuple[str, Path]:
+    from nydus_service.oci.names import check_appended_name
+
+    name, _, path = item.partition("=")
+    check_appended_name(name)
+    return name, Path(path)
 
 
 def _print_version() -> None:
