@@ -6,7 +6,7 @@
 ARG PYTHON_IMAGE=python:3.13-slim
 
 FROM ${PYTHON_IMAGE} AS build
-# Extras: "otel" for traces, "acceld" for `config import-acceld`; with commas between.
+# Extras: "otel" for traces, "encryption" for --encrypt, "acceld" for `config import-acceld`; with commas between.
 ARG EXTRAS=otel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./

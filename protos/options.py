@@ -50,7 +50,7 @@ def _field(row: Row) -> Iterator[str]:
 
 def _key(row: Row) -> Iterator[str]:
     yield from textwrap.wrap(_sentence(row), _WIDTH, initial_indent="# ", subsequent_indent="# ")
-    is_whole = isinstance(row.option.kind, Size) and row.default % _MIB == 0
+    is_whole = isinstance(row.option.kind, Size) and row.default and row.default % _MIB == 0
     yield f"#{row.name} = {format_value(f'{row.default // _MIB}MiB' if is_whole else row.default)}"
 
 

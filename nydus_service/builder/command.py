@@ -18,16 +18,20 @@ JSON_ERRORS = ("--error-format", "json")
 
 def features_needed(request: PackRequest | MergeRequest) -> tuple[Feature, ...]:
     """The features that a request requires of a builder, the most basic first."""
-    rows = request.build.beyond_basics
     if isinstance(request, MergeRequest):
+        rows = request.build.beyond_basics
         return tuple(Feature(f"--{row.flag}") for row in rows if row.option.merges)
     basic = (TAR_RAFS, BLOB_TOC) if request.build.fs_version == "6" else (TAR_RAFS,)
-    return (*basic, *(Feature(f"--{row.flag}") for row in rows))
+    return (*basic, *(Feature(f"--{row.flag}") for row in _pack_options(request).beyond_basics))
+
+
+def _pack_options(request: PackRequest) -> BuildOptions:
+    return request.build.without_content() if request.refers else request.build
 
 
 def pack_arguments(request: PackRequest, source: str, blob: str) -> list[str]:
     """`create` as every builder accepts it. `source` and `blob` are paths as the builder sees them."""
-    options = request.build
+    options = _pack_options(request)
     first, version = ("prefetch_policy", "fs_version")
     rest = [name for name in BUILD_ROWS if name not in (first, version)]
     arguments = ["create", *_QUIET, *options.argv(first), "--blob", blob, "--whiteout-spec", "none"]

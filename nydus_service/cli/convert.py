@@ -33,7 +33,7 @@ from nydus_service.options.arguments import add_argument
 from nydus_service.options.convert import TABLE, ConvertOptions
 
 LATER = (
-    "--batch-size", "--encrypt", "--encrypt-recipient", "--decryption-key",
+    "--encrypt-recipient", "--decryption-key",
     "--keep-estargz-index",
     "--backend-type", "--backend-config", "--backend-config-file", "--backend-force-push",
     "--cache", "--hosts-dir", "--insecure-registry",

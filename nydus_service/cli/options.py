@@ -94,7 +94,7 @@ class OptionGroups:
 
 def build_rows(*, merge: bool = False) -> list[Row]:
     """The build options that a command can have. With `merge`, only those that apply to a merge."""
-    return [row for row in BUILD_ROWS.values() if row.option.number and (row.option.merges or not merge)]
+    return [row for row in BUILD_ROWS.values() if row.option.merges or not merge]
 
 
 def check_bootstrap_file(build: BuildOptions) -> None:

@@ -14,7 +14,6 @@ from nydus_service.cli.options import (
     OptionGroups,
     add_builder,
     add_common,
-    add_later,
     build_rows,
     check_bootstrap_file,
 )
@@ -34,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     OptionGroups(parser).add(build_rows())
     add_builder(parser)
     add_common(parser)
-    add_later(parser, "--batch-size", "--encrypt")
 
 
 async def run(args: argparse.Namespace) -> int:

@@ -26,6 +26,8 @@ from nydus_service.oci.descriptor import Descriptor
 from nydus_service.oci.digest import Digest
 from nydus_service.oci.document import Manifest
 from nydus_service.options.build import BuildOptions
+from nydus_service.rafs.constants import BLOB_ENCRYPTED
+from nydus_service.rafs.records import read_tables
 
 _FILE_NAME: Final = "chunk-dict"
 
@@ -59,7 +61,8 @@ class ChunkDictionary:
             if desc is None and isinstance(self.source, Path):
                 with about(f"chunk dictionary {self.name}"):
                     info = await self.provider.info(Digest.parse(f"sha256:{blob_id}"))
-                desc = blob_descriptor(info.digest, info.size)
+                    encrypted = await anyio.to_thread.run_sync(_is_encrypted, self.source, blob_id)
+                desc = blob_descriptor(info.digest, info.size, encrypted=encrypted)
             if desc is None:
                 raise ContentNotFound(
                     f"the manifest does not list blob {blob_id} [chunk dictionary {self.name}]"
@@ -126,6 +129,14 @@ async def open_chunk_dictionary(bootstrap: Path, provider: Provider) -> ChunkDic
     except OSError as exc:
         raise from_os_error(exc, f"read chunk dictionary {bootstrap}") from exc
     return ChunkDictionary(str(bootstrap), Digest.of(data), provider, bootstrap)
+
+
+def _is_encrypted(bootstrap: Path, blob_id: str) -> bool:
+    try:
+        tables = read_tables(bootstrap.read_bytes(), None)
+    except OSError as exc:
+        raise from_os_error(exc, f"read {bootstrap}") from exc
+    return any(blob.blob_id == blob_id and blob.features & BLOB_ENCRYPTED for blob in tables.blobs)
 
 
 def _check(bootstrap: Path, build: BuildOptions) -> None:

@@ -50,7 +50,8 @@ def image_fingerprint(
 
 
 def _layer_fields(options: BuildOptions, builder: BuilderIdentity) -> dict[str, Any]:
-    default = {"oci_ref": False}  # the field of all results without references
+    # The fields of all results without these options.
+    default = {"oci_ref": False, "batch_size": 0, "encrypt": False}
     return (
         default
         | options.fingerprint_fields()

@@ -141,7 +141,12 @@ class LayerPacker:
                     raise
                 refers = False
                 outcome = await self._run_builder(layer, directory, tar_split, flow, refers)
-            blob = blob_descriptor(ingest.digest, outcome.bytes_out, layer.digest if refers else None)
+            blob = blob_descriptor(
+                ingest.digest,
+                outcome.bytes_out,
+                layer.digest if refers else None,
+                encrypted=self._options.build.encrypt and not refers,
+            )
             with _blaming_builder(outcome):
                 is_in_tail = check_end(flow.tail)
             async with AsyncExitStack() as readers:
@@ -182,14 +187,11 @@ class LayerPacker:
         self, layer: Descriptor, directory: Path, tar_split: Path | None, flow: "_Flow", refers: bool
     ) -> PackOutcome:
         """Raises: as `Builder.pack`."""
-        build = self._options.build
-        if refers:  # such a blob stores no content, so a dictionary saves nothing
-            build = build._replace(chunk_dict="")
         request = PackRequest(
             source_digest=layer.digest,
             source_size=layer.size,
             output_json=directory / "create.json",
-            build=build,
+            build=self._options.build,
             tar_split=tar_split,
             refers=refers,
         )

@@ -17,7 +17,9 @@ from nydus_service.errors import FormatError, from_os_error
 from nydus_service.oci.digest import Digest
 from nydus_service.rafs import blob as sections
 from nydus_service.rafs.blob import Range, Section
-from nydus_service.rafs.constants import BLOCK_SIZE, align
+from nydus_service.rafs.cipher import Cipher, cipher_of
+from nydus_service.rafs.constants import BLOB_INLINED_FS_META, BLOCK_SIZE, FLAG_ENCRYPTION_AES_XTS, align
+from nydus_service.rafs.records import read_tables
 from nydus_service.rafs.toc import ENTRY_SIZE
 
 T = TypeVar("T")
@@ -99,7 +101,7 @@ class BlobMetadata:
         bootstrap: named by the hex digest of the blob, or of the gzip layer to which it refers, as `merge`
             requires.
         chunk_table: as the runtime caches it: `blob.meta`, padded to whole blocks of 4096 bytes, then
-            `blob.meta.header`. None for a blob without chunks.
+            `blob.meta.header`, both decrypted. None for a blob without chunks.
         toc_digest, toc_size: of the table of contents with its header, in bytes; None and 0 without one.
     """
 
@@ -119,6 +121,7 @@ async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, dire
         directory: for the files of this blob.
     Raises:
         FormatError: the blob is damaged, or not a nydus blob.
+        UnsupportedError: the blob is encrypted, and the package for this is not installed.
         NoSpaceError, NydusServiceError: the files cannot be written.
     """
     blob = _Blob(reader, tail)
@@ -128,8 +131,9 @@ async def extract(reader: ReaderAt | None, tail: BlobTail, hex_digest: str, dire
     await anyio.to_thread.run_sync(_write, bootstrap, [data])
     if any(entry.name == sections.META for entry in toc):
         table = directory / f"{hex_digest}.blob.meta"
-        chunks = await blob.search(sections.read_entry(sections.META, blob.size))
-        header = await blob.search(sections.read_entry(sections.META_HEADER, blob.size))
+        cipher = await anyio.to_thread.run_sync(_cipher_of, data)
+        chunks = await blob.search(sections.read_entry(sections.META, blob.size, cipher=cipher))
+        header = await blob.search(sections.read_entry(sections.META_HEADER, blob.size, cipher=cipher))
         padding = bytes(align(len(chunks), BLOCK_SIZE) - len(chunks))
         await anyio.to_thread.run_sync(_write, table, [chunks, padding, header])
     if not toc:
@@ -186,6 +190,15 @@ def _advance(search: Generator[Range, bytes, T], data: bytes | None) -> Range | 
         return next(search) if data is None else search.send(data)
     except StopIteration as stop:
         return _Found(stop.value)
+
+
+def _cipher_of(bootstrap: bytes) -> Cipher | None:
+    """The cipher of the blob that contains a bootstrap; None if it is not encrypted."""
+    tables = read_tables(bootstrap, None)
+    if not tables.extended.flags & FLAG_ENCRYPTION_AES_XTS:
+        return None
+    own = next((blob for blob in tables.blobs if blob.features & BLOB_INLINED_FS_META), None)
+    return None if own is None else cipher_of(own)
 
 
 def _write(path: Path, parts: list[bytes]) -> None:

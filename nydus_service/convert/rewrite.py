@@ -66,14 +66,21 @@ class NydusLayers:
         return self.blobs + self.dict_blobs
 
 
-def blob_descriptor(digest: Digest, size: int, refers_to: Digest | None = None) -> Descriptor:
+def blob_descriptor(
+    digest: Digest, size: int, refers_to: Digest | None = None, *, encrypted: bool = False
+) -> Descriptor:
     """The descriptor of a nydus blob in a manifest. It takes nothing else from the source layer's descriptor.
 
     Args:
         size: in bytes.
         refers_to: the gzip layer that has the content of the blob's files; None if the blob has it.
+        encrypted: whether the content is encrypted.
     """
-    annotations = {keys.NYDUS_BLOB: "true"} | ({keys.NYDUS_REF: refers_to} if refers_to else {})
+    annotations = {keys.NYDUS_BLOB: "true"}
+    if refers_to:
+        annotations[keys.NYDUS_REF] = refers_to
+    if encrypted:
+        annotations[keys.NYDUS_ENCRYPTED_BLOB] = "true"
     return Descriptor.of(mediatypes.NYDUS_BLOB, digest, size, annotations)
 
 

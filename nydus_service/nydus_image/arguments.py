@@ -11,6 +11,7 @@ from typing import Any
 
 from nydus_service.options.arguments import add_argument
 from nydus_service.options.build import BUILD_ROWS
+from nydus_service.options.option import Flag
 
 TAR_TYPES = ("tar-rafs", "targz-rafs", "estargz-rafs")
 REFERENCE_TYPE = "targz-ref"
@@ -25,15 +26,13 @@ _OTHER_TYPES = (
 _OF_ANOTHER_FORM = ("chunk_dict", "fs_version", "prefetch_policy")
 """Build options with other choices or defaults in `nydus-image`."""
 BUILD_OPTIONS = tuple(
-    name
-    for name, row in BUILD_ROWS.items()
-    if row.option.number and row.option.argv != "never" and name not in _OF_ANOTHER_FORM
+    name for name, row in BUILD_ROWS.items() if row.option.argv != "never" and name not in _OF_ANOTHER_FORM
 )
 """Build options that `nydus-image` has as the table declares them."""
+_SHORT = {"encrypt": ("-E",)}
 LEVELS = ("trace", "debug", "info", "warn", "error")
 _LATER_CREATE = {
     "--parent-bootstrap": 1,
-    "--encrypt": 0,
     "--config": 1,
     "--blob-data-size": 1,
     "--blob-offset": 1,
@@ -79,7 +78,7 @@ class _Later(argparse.Action):
         values: Any,
         option: str | None = None,
     ) -> None:
-        if self.nargs == 0 or (values and not (option == "--batch-size" and int(values, 0) == 0)):
+        if self.nargs == 0 or values:
             namespace.__dict__.setdefault("_later", []).append(option)
 
 
@@ -142,7 +141,7 @@ def _command(commands: Any, name: str, help_text: str) -> Any:
 
 def _add_later(parser: argparse.ArgumentParser, options: dict[str, int]) -> None:
     for name, arity in options.items():
-        names = {"--encrypt": ("-E", name), "--config": ("-C", name)}.get(name, (name,))
+        names = {"--config": ("-C", name)}.get(name, (name,))
         parser.add_argument(
             *names, action=_Later, nargs=None if arity else 0, dest="later", help=argparse.SUPPRESS
         )
@@ -189,7 +188,9 @@ def _add_create(commands: Any) -> None:
     )
     option("--blob-id", action=_Once, default="", metavar="ID", help="id of the blob, instead of its digest")
     for name in BUILD_OPTIONS:
-        add_argument(parser, BUILD_ROWS[name], action=_Once)
+        row = BUILD_ROWS[name]
+        special = {"nargs": 0} if isinstance(row.option.kind, Flag) else {}
+        add_argument(parser, row, *_SHORT.get(name, ()), action=_Once, **special)
     option("-v", "--fs-version", action=_Once, choices=("5", "6"), default="6", help="[default: 6]")
     option("--features", action=_Once, choices=("blob-toc",), help="optional parts of the format")
     option("--repeatable", action=_Once, nargs=0, default=False, help="do not record uid and gid")
@@ -210,7 +211,6 @@ def _add_create(commands: Any) -> None:
         "-J", "--output-json", action=_Once, type=Path, metavar="PATH", help="write what was built as JSON"
     )
     _add_source_check(parser)
-    option("--batch-size", action=_Later, dest="later", help=argparse.SUPPRESS)
     _add_later(parser, _LATER_CREATE)
 
 

@@ -32,6 +32,7 @@ from nydus_service.nydus_image.arguments import (
     build_parser,
 )
 from nydus_service.options.arguments import build_options_of
+from nydus_service.options.build import BUILD_ROWS, OF_CONTENT
 from nydus_service.version import VERSION
 
 
@@ -103,8 +104,10 @@ def _create(args: argparse.Namespace) -> object:
         raise UnsupportedError(f"--fs-version {args.fs_version} is not there: this builder writes version 6")
     refers = args.type == REFERENCE_TYPE
     if refers:
-        if args.chunk_dict:
-            raise UsageError(f"--chunk-dict conflicts with --type {args.type}, which stores no content")
+        for name in OF_CONTENT:
+            if getattr(args, name):
+                flag = BUILD_ROWS[name].flag
+                raise UsageError(f"--{flag} conflicts with --type {args.type}, which stores no content")
         _settle_reference(args)
     build = build_options_of(args, BUILD_OPTIONS)
     if args.blob is None and args.blob_dir is None:

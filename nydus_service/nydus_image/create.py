@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,15 @@ from nydus_service.nydus_image.recording import TarSplitOptions
 from nydus_service.nydus_image.source import LayerSource, SourceCheck, open_source
 from nydus_service.options.build import BuildOptions
 from nydus_service.rafs import blob as sections
+from nydus_service.rafs.batch import Batch, BatchPlace, pack_batches
 from nydus_service.rafs.blob import pack_header
 from nydus_service.rafs.chunkdict import ChunkDict
 from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1, pack_v2
+from nydus_service.rafs.cipher import Cipher, encrypt_blob, encryptable
 from nydus_service.rafs.codecs import open_compressor
 from nydus_service.rafs.constants import (
     BLOB_ALIGNED,
+    BLOB_BATCH,
     BLOB_CAP_TAR_TOC,
     BLOB_CHUNK_INFO_V2,
     BLOB_HAS_TAR_HEADER,
@@ -100,6 +103,7 @@ def create(options: CreateOptions) -> CreateResult:
     Raises:
         FormatError: the layer is damaged, or the format cannot represent it.
         UsageError: the chunk dictionary has another chunk size or digester.
+        UnsupportedError: the blob is to be encrypted, and the package for it is not installed.
         SourceDiffersError: its digest or size differs from `options.check`.
         NotFoundError, NotAllowedError, NoSpaceError: files cannot be read or written.
     """
@@ -133,7 +137,8 @@ def _build(
 
 
 class _Table(NamedTuple):
-    """A plain chunk-info table. `contexts` is the number of contexts at `contexts_at`, both 0 without any."""
+    """A plain chunk-info table. `contexts` is the number of contexts or batches that begin at `contexts_at`;
+    both are 0 for a blob that cannot have any."""
 
     data: bytes
     contexts_at: int = 0
@@ -146,9 +151,6 @@ class _LayerBuilder(ABC):
     Subclasses define what becomes of the content.
     """
 
-    own_features = 0
-    """Features of the blob in addition to those of all blobs."""
-
     def __init__(
         self,
         options: CreateOptions,
@@ -156,11 +158,13 @@ class _LayerBuilder(ABC):
         output: BlobOutput,
         compressor: str,
         table_compressor: str,
+        own_features: int,
     ) -> None:
         """
         Args:
             compressor: of the chunks.
             table_compressor: of the chunk-info table.
+            own_features: features of the blob in addition to those of all blobs.
         """
         self.options = options
         self.source = source
@@ -168,7 +172,7 @@ class _LayerBuilder(ABC):
         self.table_compressor = table_compressor
         self.framed = options.inline_meta or options.blob_toc
         self.toc: list[TocEntry] = []
-        features = BLOB_ALIGNED | BLOB_CAP_TAR_TOC | self.own_features
+        features = BLOB_ALIGNED | BLOB_CAP_TAR_TOC | own_features
         if options.inline_meta:
             features |= BLOB_INLINED_FS_META
         if options.blob_toc:
@@ -177,6 +181,7 @@ class _LayerBuilder(ABC):
             features |= BLOB_HAS_TAR_HEADER
         build = options.build
         self.blob = Blob("", build.chunk_size, compressor, build.digester, features)
+        self.cipher: Cipher | None = None
         self.rows: dict[Blob, None] = {}
         """The blobs in use, in the order of their first use. Filled only with a chunk dictionary."""
         self.dict_chunks: set[Chunk] = set()
@@ -249,8 +254,11 @@ class _LayerBuilder(ABC):
         blob, output = self.blob, self.output
         table = self._pack_table(chunks)
         size = len(table.data)
-        stored = open_compressor(self.table_compressor)([table.data])[0]
-        blob.ci_compressor = self.table_compressor if len(stored) < size else "none"
+        packed = open_compressor(self.table_compressor)([table.data])[0]
+        if self.cipher is not None:
+            packed = encryptable(table.data, packed)
+        blob.ci_compressor = self.table_compressor if len(packed) < size else "none"
+        stored = self._encrypt(packed)
         blob.ci_offset = output.position
         blob.ci_compressed_size, blob.ci_uncompressed_size = len(stored), size
         ci_header = ChunkInfoHeader(
@@ -266,8 +274,9 @@ class _LayerBuilder(ABC):
         ).pack()
         self._add_to_toc(sections.META, blob.ci_compressor, table.data, stored)
         output.write(stored)
-        self._add_to_toc(sections.META_HEADER, "none", ci_header, ci_header)
-        output.write(ci_header)
+        stored_header = self._encrypt(ci_header)
+        self._add_to_toc(sections.META_HEADER, "none", ci_header, stored_header)
+        output.write(stored_header)
         self._section(sections.META, len(stored) + len(ci_header))
 
         if self.options.blob_toc:
@@ -276,6 +285,10 @@ class _LayerBuilder(ABC):
             output.write(digests)
             self._section(sections.CHUNK_DIGESTS, len(digests))
 
+    def _encrypt(self, data: Data) -> Data:
+        """Encrypt data of the blob, if it is an encrypted one."""
+        return data if self.cipher is None else self.cipher.encrypt(data)
+
     def _add_to_toc(self, name: str, compressor: str, plain: Data, stored: Data) -> None:
         """Add a TOC entry for data that is about to be written at the output's position."""
         digest = hashlib.sha256(plain).digest()
@@ -283,7 +296,13 @@ class _LayerBuilder(ABC):
 
     def _bootstrap(self) -> memoryview:
         options, build = self.options, self.options.build
-        image = ImageFormat(build.chunk_size, self.blob.compressor, build.digester, not options.repeatable)
+        image = ImageFormat(
+            build.chunk_size,
+            self.blob.compressor,
+            build.digester,
+            explicit_uid_gid=not options.repeatable,
+            encrypted=build.encrypt,
+        )
         prefetch = find_inodes(self.tree.root, options.prefetch)
         data, _ = write_bootstrap(self.tree.root, image, self._table(), prefetch)
         return memoryview(data)
@@ -332,8 +351,15 @@ class _ContentBuilder(_LayerBuilder):
 
     def __init__(self, options: CreateOptions, source: LayerSource, output: BlobOutput) -> None:
         compressor = options.build.compressor
-        super().__init__(options, source, output, compressor, compressor)
+        features = BLOB_BATCH if options.build.batch_size else 0
+        if options.build.batch_size or options.build.encrypt:
+            features |= BLOB_CHUNK_INFO_V2
+        super().__init__(options, source, output, compressor, compressor, features)
+        if options.build.encrypt:
+            self.cipher = encrypt_blob(self.blob)
         self.data_digest = hashlib.sha256()
+        self._batches: list[Batch] = []
+        self._batched: Mapping[int, BatchPlace] = {}
 
     def _store_content(self) -> list[Chunk]:
         """Read the whole tar. Entries go to the tree, content to the blob."""
@@ -343,6 +369,8 @@ class _ContentBuilder(_LayerBuilder):
             self._write_data,
             level=self.options.build.compression_level,
             known=chunk_dict.chunks if chunk_dict is not None else {},
+            cipher=self.cipher,
+            batch_size=self.options.build.batch_size,
         )
         try:
             reader = LayerTarReader(self.source.read)
@@ -367,6 +395,7 @@ class _ContentBuilder(_LayerBuilder):
             pipeline.close()
         if pipeline.reused_elsewhere:
             record_file_offsets(self.tree.root, chunk_size)
+        self._batches, self._batched = pipeline.batches, pipeline.batched
         return pipeline.chunks
 
     def _add_noted(self, pipeline: ChunkPipeline, data: Data, file_offset: int) -> Chunk:
@@ -389,7 +418,12 @@ class _ContentBuilder(_LayerBuilder):
         self.toc.append(TocEntry(sections.DATA, "none", digest, 0, data_size, cache_size))
 
     def _pack_table(self, chunks: list[Chunk]) -> _Table:
-        return _Table(pack_v1(chunks))
+        if not self.blob.features & BLOB_CHUNK_INFO_V2:
+            return _Table(pack_v1(chunks))
+        rows, batches = pack_v2(chunks, batched=self._batched), self._batches
+        if not self.blob.features & BLOB_BATCH:
+            return _Table(rows)
+        return _Table(rows + pack_batches(batches), len(rows), len(batches))
 
     def _identify(self) -> None:
         self.blob.blob_id = INLINE_BLOB_ID
@@ -407,10 +441,10 @@ class _ReferenceBuilder(_LayerBuilder):
     """Refers to the content in the gzip layer: the blob has only tables."""
 
     source: "GzipSource"
-    own_features = BLOB_CHUNK_INFO_V2 | BLOB_ZRAN | BLOB_SEPARATE
 
     def __init__(self, options: CreateOptions, source: "GzipSource", output: BlobOutput) -> None:
-        super().__init__(options, source, output, compressor="gzip", table_compressor="zstd")
+        features = BLOB_CHUNK_INFO_V2 | BLOB_ZRAN | BLOB_SEPARATE
+        super().__init__(options, source, output, "gzip", table_compressor="zstd", own_features=features)
         self._places: list[tuple[int, int]] = []
 
     def _store_content(self) -> list[Chunk]:

@@ -8,7 +8,12 @@ from nydus_service.errors import FormatError, UnsupportedError, UsageError, from
 from nydus_service.nydus_image.output import write_file
 from nydus_service.nydus_image.prefetch import find_inodes, find_unmatched
 from nydus_service.rafs.chunkdict import ChunkDict
-from nydus_service.rafs.constants import BLOB_INLINED_FS_META, BLOB_SEPARATE, FLAG_EXPLICIT_UID_GID
+from nydus_service.rafs.constants import (
+    BLOB_INLINED_FS_META,
+    BLOB_SEPARATE,
+    FLAG_ENCRYPTION_AES_XTS,
+    FLAG_EXPLICIT_UID_GID,
+)
 from nydus_service.rafs.overlay import apply_layer, empty_root
 from nydus_service.rafs.reader import Bootstrap, read_bootstrap
 from nydus_service.rafs.tree import Blob, Inode
@@ -66,6 +71,7 @@ def merge(options: MergeOptions) -> MergeResult:
     root = empty_root()
     lowers: list[Inode] = []
     first: Bootstrap | None = None
+    encrypted = False
     for index, source in enumerate(options.sources):
         try:
             layer = read_bootstrap(_read(source), adopt=partial(blobs.adopt, index))
@@ -75,6 +81,7 @@ def merge(options: MergeOptions) -> MergeResult:
                 options.chunk_dict.check(layer.chunk_size, layer.digester, _explicit_uid_gid(layer))
             apply_layer(root, layer.root, lowers, layer.has_lower_links)
             lowers.append(layer.root)
+            encrypted |= bool(layer.flags & FLAG_ENCRYPTION_AES_XTS)
         except FormatError as exc:
             raise FormatError(f"layer {index + 1} of {len(options.sources)}, {source}: {exc}") from exc
         except UnsupportedError as exc:
@@ -86,6 +93,7 @@ def merge(options: MergeOptions) -> MergeResult:
         digester=layer.digester,
         explicit_uid_gid=_explicit_uid_gid(layer),
         merged=True,
+        encrypted=encrypted,
     )
     data, used = write_bootstrap(root, image, None, find_inodes(root, options.prefetch))
     path = write_file(options.bootstrap, options.blob_dir, data, "bootstrap")

@@ -9,12 +9,13 @@ from nydus_service.options.build import BUILD_ROWS, BuildOptions
 from nydus_service.options.option import Flag, Row
 
 
-def add_argument(parser: "argparse._ActionsContainer", row: Row, **special: Any) -> None:
+def add_argument(parser: "argparse._ActionsContainer", row: Row, *short: str, **special: Any) -> None:
     """Add an option to a parser, under its name, with its help. An option that is not given is None.
 
     Values are parsed here. They are checked together when the options are constructed from them.
 
     Args:
+        short: other names of it, with their dashes.
         special: arguments of `ArgumentParser.add_argument` that replace those derived from the option.
     """
     kind = row.option.kind
@@ -30,7 +31,7 @@ def add_argument(parser: "argparse._ActionsContainer", row: Row, **special: Any)
             derived["choices"] = kind.choices
         else:
             derived |= {"type": partial(_parse, row), "metavar": kind.metavar}
-    parser.add_argument(f"--{row.flag}", **(derived | special))
+    parser.add_argument(*short, f"--{row.flag}", **(derived | special))
 
 
 def with_implied_values(words: Iterable[str]) -> list[str]:

@@ -13,14 +13,17 @@ from nydus_service.options.option import (
     Option,
     PowerOfTwo,
     Row,
-    Size,
     check_needs,
     has_needs,
     rows_of,
+    spoken,
 )
 
 _LAYERS: Final = "nydus blobs"
 _PREFETCH: Final = "prefetch"
+
+OF_CONTENT: Final = ("chunk_dict", "batch_size", "encrypt")
+"""Options about the content in a blob, which a blob that refers to its layer does not have."""
 
 
 class BuildOptions(NamedTuple):
@@ -114,9 +117,24 @@ class BuildOptions(NamedTuple):
     ] = 0x100000
     batch_size: Annotated[
         int,
-        Option(Size(0, 0x1000000), "bytes up to which small chunks are compressed together", from_start=True),
+        Option(
+            PowerOfTwo(0x1000, 0x1000000, or_zero=True),
+            "compress small files together, in batches below this number of bytes, which must not exceed the "
+            "chunk size; 0: each file alone",
+            number=17,
+            group=_LAYERS,
+            acceld="batch_size",
+        ),
     ] = 0
-    encrypt: Annotated[bool, Option(Flag(), "encrypt chunks", from_start=True)] = False
+    encrypt: Annotated[
+        bool,
+        Option(
+            Flag(),
+            "encrypt the content of blobs; the keys are in the bootstraps, which are not encrypted",
+            number=18,
+            group=_LAYERS,
+        ),
+    ] = False
     compression_level: Annotated[
         int,
         Option(
@@ -159,8 +177,7 @@ class BuildOptions(NamedTuple):
         options = (base or cls())._replace(**given)
         rest = [row for name, row in BUILD_ROWS.items() if name not in given]
         lost = {row.name: row.default for row in rest if not has_needs(row, options.__getattribute__)}
-        if options.oci_ref == "yes" and "chunk_dict" not in given:
-            lost["chunk_dict"] = ""
+        lost |= {row.name: row.default for row in rest if row.name in options._conflicts()}
         options = options._replace(**lost)
         options.check()
         for name in given:
@@ -183,11 +200,28 @@ class BuildOptions(NamedTuple):
             row.option.kind.check(name, value)
             if value != row.default:
                 check_needs(row, self.__getattribute__)
-        if self.oci_ref == "yes" and self.chunk_dict:
-            raise UsageError(
-                "chunk dict does not go with oci ref yes: layers that are referred to store no content; "
-                "with oci ref auto, the other layers use it"
+        for reason in self._conflicts().values():
+            raise UsageError(reason)
+
+    def _conflicts(self) -> dict[str, str]:
+        """The options that do not go with another one, and the reason, which names both."""
+        conflicts = {}
+        if self.oci_ref == "yes":
+            conflicts = {
+                name: f"{spoken(name)} does not go with oci ref yes: layers that are referred to store no "
+                "content; with oci ref auto, the other layers use it"
+                for name in OF_CONTENT
+                if getattr(self, name) != BUILD_ROWS[name].default
+            }
+        if self.batch_size > self.chunk_size:
+            conflicts["batch_size"] = (
+                f"batch size {self.batch_size:#x} exceeds the chunk size {self.chunk_size:#x}"
             )
+        return conflicts
+
+    def without_content(self) -> "BuildOptions":
+        """The options for a layer that is referred to, whose blob stores no content."""
+        return self._replace(**{name: BUILD_ROWS[name].default for name in OF_CONTENT})
 
     @property
     def patterns(self) -> tuple[str, ...]:

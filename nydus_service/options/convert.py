@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Final, Self
 
-from nydus_service.errors import UnsupportedError, UsageError
+from nydus_service.errors import UsageError
 from nydus_service.oci.names import excerpt
 from nydus_service.oci.platform import Platform, PlatformMatcher, match_everything, match_strictly
 from nydus_service.options.build import BUILD_ROWS, BuildOptions
-from nydus_service.options.option import Choice, Flag, ListOf, Number, Option, Row, has_needs, rows_of, spoken
+from nydus_service.options.option import Choice, Flag, ListOf, Number, Option, Row, has_needs, rows_of
 
 PLATFORMS_MAX: Final = 128
 """Maximum number of platforms that a request may name; an index seldom has more than a dozen."""
@@ -131,12 +131,9 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         """Raises:
         UsageError: a value is out of bounds or contradicts another; the message names it.
-        UnsupportedError: conversions do not support that version of RAFS or that build option.
+        UnsupportedError: as for `BuildOptions.check`.
         """
         self.build.check()
-        for name, row in BUILD_ROWS.items():
-            if not row.option.number and getattr(self.build, name) != row.default:
-                raise UnsupportedError(f"{spoken(name)} is not there yet in conversions of images")
         for name, row in _OWN_ROWS.items():
             row.option.kind.check(name, getattr(self, name))
         if self.jobs < 1:
@@ -198,7 +195,7 @@ _OWN_ROWS: Final = rows_of(
 
 
 def _numbered(rows: Iterable[Row]) -> list[Row]:
-    return sorted((row for row in rows if row.option.number), key=lambda row: row.option.number)
+    return sorted(rows, key=lambda row: row.option.number)
 
 
 TABLE: Final = {row.name: row for row in _numbered([*BUILD_ROWS.values(), *_OWN_ROWS.values()])}

@@ -184,9 +184,15 @@ class Size(Number):
 
 
 class PowerOfTwo(Size):
-    """A number of bytes that is a power of two."""
+    """A number of bytes that is a power of two, or 0 if that is allowed."""
+
+    def __init__(self, least: int, most: int, *, or_zero: bool = False) -> None:
+        super().__init__(least, most)
+        self._or_zero = or_zero
 
     def check(self, name: str, value: int) -> None:
+        if self._or_zero and value == 0:
+            return
         super().check(name, value)
         if value & (value - 1):
             raise UsageError(f"{spoken(name)} {value:#x} is not {self.bounds}")
@@ -194,11 +200,12 @@ class PowerOfTwo(Size):
     @property
     def schema(self) -> dict[str, Any]:
         powers = (1 << exponent for exponent in range(self.most.bit_length()))
-        return {"type": "integer", "enum": [each for each in powers if each >= self.least]}
+        zero = [0] if self._or_zero else []
+        return {"type": "integer", "enum": [*zero, *(each for each in powers if each >= self.least)]}
 
     @property
     def bounds(self) -> str:
-        return f"a power of two {super().bounds}"
+        return f"{'0 or ' if self._or_zero else ''}a power of two {super().bounds}"
 
 
 class ListOf(Kind[tuple[T, ...]]):
@@ -296,7 +303,7 @@ class Option(NamedTuple):
         kind: the kind of its values.
         help: its meaning, as the beginning of a sentence.
         note: how the command line takes it.
-        number: the number of its field in the API's message; 0: only callers in Python can set it.
+        number: the number of its field in the API's message.
         group: the title under which help lists it.
         flag: its name on the command line and in labels, if it differs from the field's.
         acceld: its name in the driver's configuration of acceld; empty: acceld has no such option.

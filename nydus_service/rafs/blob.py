@@ -15,6 +15,7 @@ from struct import Struct
 from typing import NamedTuple, TypeVar
 
 from nydus_service.errors import FormatError
+from nydus_service.rafs.cipher import Cipher
 from nydus_service.rafs.codecs import decompress
 from nydus_service.rafs.toc import MAX_TOC_SIZE, TocEntry, unpack_toc
 
@@ -133,7 +134,10 @@ def read_toc(blob_size: int) -> Generator[Range, bytes, list[TocEntry]]:
 
 
 def read_entry(
-    name: str, blob_size: int, max_size: int = MAX_BOOTSTRAP_SIZE
+    name: str,
+    blob_size: int,
+    max_size: int = MAX_BOOTSTRAP_SIZE,
+    cipher: Cipher | None = None,
 ) -> Generator[Range, bytes, bytes]:
     """Read one entry completely, by the TOC or, without a TOC, by the headers; decompress and check it.
 
@@ -142,6 +146,7 @@ def read_entry(
             entry has the size of the runtime's cache instead of its own.
         blob_size: bytes of the whole blob.
         max_size: maximum bytes of the entry.
+        cipher: decrypts the entry, whose digest in the TOC is that of the plain bytes.
     Raises:
         FormatError: the entry is missing, damaged, or larger than `max_size`.
     """
@@ -158,7 +163,8 @@ def read_entry(
         raise FormatError(f"entry {name!r} has {entry.uncompressed_size} bytes, more than {max_size}")
     stored = (yield Range(entry.compressed_offset, entry.compressed_size)) if entry.compressed_size else b""
     try:
-        data = decompress(entry.compressor, stored, entry.uncompressed_size)
+        packed = cipher.decrypt(stored) if cipher else stored
+        data = decompress(entry.compressor, packed, entry.uncompressed_size)
     except FormatError as exc:
         raise FormatError(f"entry {name!r} of the blob: {exc}") from exc
     if any(entry.uncompressed_digest) and hashlib.sha256(data).digest() != entry.uncompressed_digest:

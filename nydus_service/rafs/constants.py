@@ -74,6 +74,8 @@ BLOB_FEATURE_NAMES = {
     BLOB_CAP_TAR_TOC: "cap_toc",
 }
 
+CIPHER_AES_128_XTS = 1
+
 # Chunk flags, in the chunk table and (CHUNK_V2_*) in version 2 of the chunk-info table.
 CHUNK_COMPRESSED = 0x1
 CHUNK_ENCRYPTED = 0x4

@@ -80,7 +80,8 @@ _DIGEST_OF_ENTRY = itemgetter(slice(32))
 class ImageFormat:
     """Properties of a whole image: chunk size in bytes, default algorithms, explicit owners of files.
 
-    `merged` images always have the flag for extended attributes.
+    `merged` images always have the flag for extended attributes. `encrypted` is about the layers' own blobs,
+    even those without chunks, and not about those of a chunk dictionary.
     """
 
     chunk_size: int
@@ -88,6 +89,7 @@ class ImageFormat:
     digester: str
     explicit_uid_gid: bool = True
     merged: bool = False
+    encrypted: bool = False
 
 
 class _PlacedDirectory(NamedTuple):
@@ -189,8 +191,7 @@ def _flags(image: ImageFormat, blobs: Sequence[Blob], has_xattrs: bool) -> int:
         flags |= FLAG_HAS_XATTR
     if all(blob.features & BLOB_INLINED_CHUNK_DIGEST for blob in blobs):
         flags |= FLAG_INLINED_CHUNK_DIGEST
-    encrypted = any(blob.cipher for blob in blobs)
-    return flags | (FLAG_ENCRYPTION_AES_XTS if encrypted else FLAG_ENCRYPTION_NONE)
+    return flags | (FLAG_ENCRYPTION_AES_XTS if image.encrypted else FLAG_ENCRYPTION_NONE)
 
 
 def directory_size(names: Sequence[bytes]) -> int:

@@ -20,13 +20,7 @@ from typing import Final, NamedTuple
 
 from nydus_service.errors import FormatError
 from nydus_service.oci.compression import gzip_header_size
-from nydus_service.rafs.chunkinfo import (
-    HEADER_SIZE,
-    ChunkInfoHeader,
-    unpack_places,
-    unpack_table,
-)
-from nydus_service.rafs.codecs import decompress
+from nydus_service.rafs.chunkinfo import read_table, unpack_places
 from nydus_service.rafs.libz import RAW, WINDOW_SIZE, Inflater
 from nydus_service.rafs.tree import Blob, Chunk
 
@@ -126,19 +120,7 @@ def read_zran_table(blob: Blob, read: Callable[[int, int], bytes]) -> ZranTable:
     Raises:
         FormatError: the table is damaged, or differs from the row.
     """
-    header = ChunkInfoHeader.unpack(read(blob.ci_offset + blob.ci_compressed_size, HEADER_SIZE))
-    row = (blob.ci_compressor, blob.chunk_count, blob.ci_offset, blob.ci_compressed_size)
-    if (*row, blob.ci_uncompressed_size) != (
-        header.ci_compressor,
-        header.chunk_count,
-        header.ci_offset,
-        header.ci_compressed_size,
-        header.ci_uncompressed_size,
-    ):
-        raise FormatError(f"the chunk-info table of blob {blob.blob_id} is not the one of its row")
-    stored = read(blob.ci_offset, blob.ci_compressed_size)
-    table = decompress(blob.ci_compressor, stored, blob.ci_uncompressed_size)
-    unpack_table(table, header, blob)
+    header, table, _ = read_table(blob, read)
     contexts_end = header.contexts_offset + header.contexts_size
     rows = memoryview(table)[header.contexts_offset : contexts_end]
     contexts = unpack_contexts(rows, header.contexts_count, blob.compressed_size)

@@ -1,20 +1,23 @@
 """Reads the chunks of an image back from its blobs, decompresses them and checks their digests.
 
-A blob is read once, front to back, so that it may be a pipe. Only a blob that refers to a gzip layer, and
-that layer, must be files: the ranges of contexts overlap. Threads decompress and digest: both release the GIL
-for large chunks, and small chunks are batched.
+A blob is read once, front to back, so that it may be a pipe. These must be files: a blob with batches, since
+the places of its chunks are only in the table at its end; a blob that refers to a gzip layer, and that layer,
+since the ranges of contexts overlap. Threads decompress and digest: both release the GIL for large chunks,
+and small pieces are bundled.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from os import cpu_count
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from nydus_service.errors import DiffersError, FormatError, NotFoundError, UnsupportedError, from_os_error
+from nydus_service.rafs.chunkinfo import StoredTable, read_table, unpack_batched
+from nydus_service.rafs.cipher import PADDED_SIZE, Cipher, cipher_of
 from nydus_service.rafs.codecs import decompress
 from nydus_service.rafs.constants import (
     BLOB_BATCH,
@@ -32,11 +35,28 @@ from nydus_service.rafs.zran import Context, ZranTable, cut_chunk, decode_contex
 from nydus_service.tarsplit.chunkdigests import Hasher, open_hasher
 from nydus_service.treeverify.report import Difference, Report
 
-_BATCH_SIZE: Final = 2 << 20
+if TYPE_CHECKING:
+    from nydus_service.rafs.batch import Batch
+
+_BUNDLE_SIZE: Final = 2 << 20
 _SKIP_SIZE: Final = 1 << 20
 
-Batch = list[tuple[Chunk, bytes]]
-"""Chunks with their stored bytes."""
+
+class _Piece(NamedTuple):
+    """A stored piece of a blob: a chunk, or a batch. Offsets and sizes are in bytes.
+
+    `chunks` are the chunks to check that are in it, with their offsets in its plain bytes.
+    """
+
+    offset: int
+    size: int
+    plain_size: int
+    is_compressed: bool
+    chunks: list[tuple[Chunk, int]]
+
+
+Bundle = list[tuple[_Piece, bytes]]
+"""Pieces with their stored bytes."""
 Problem = tuple[Chunk, str, str, str]
 """A damaged chunk, with the field, the wanted and the found value."""
 
@@ -50,28 +70,89 @@ def check_stored(bootstrap: Bootstrap, paths: Mapping[str, str], report: Report)
         report: receives the damaged chunks.
     Raises:
         NotFoundError: `paths` does not have a blob, or its file does not exist.
-        DiffersError: the table about a gzip layer is damaged.
-        UnsupportedError: the chunks of a blob are encrypted, batched or in a tar.
+        DiffersError: the table about a gzip layer, or of a blob with batches, is damaged.
+        UnsupportedError: the chunks of a blob are in a tar, or encrypted while the package for this is not
+            installed.
     """
     problems: list[Problem] = []
     for blob, chunks in _used_chunks(bootstrap).items():
         reader: _BlobReader | _ReferenceReader
         if blob.features & BLOB_ZRAN:
-            reader = _ReferenceReader(_read_table(blob, paths), blob, chunks)
+            reader = _ReferenceReader(_read_zran(blob, paths), blob, chunks)
         else:
-            reader = _BlobReader(blob, chunks, bootstrap.digester)
+            reader = _BlobReader(blob, _pieces_of(blob, chunks, paths), bootstrap.digester)
         with _open_blob(paths, blob.blob_id) as file:
             problems += reader.read(file)
         report.read_bytes += reader.read_bytes
     _report(bootstrap, problems, report)
 
 
-def _read_table(blob: Blob, paths: Mapping[str, str]) -> ZranTable:
+def _pieces_of(blob: Blob, chunks: list[Chunk], paths: Mapping[str, str]) -> Iterable[_Piece]:
+    """The pieces in which chunks of a blob are stored, by offset.
+
+    Raises:
+        DiffersError: the blob's table is damaged, or contradicts the bootstrap.
+        UnsupportedError: the chunks are in a tar.
+    """
+    unread = CHUNK_BATCH if blob.features & BLOB_ENCRYPTED else CHUNK_BATCH | CHUNK_ENCRYPTED
+    if blob.features & BLOB_TARFS or any(chunk.flags & unread for chunk in chunks):
+        raise UnsupportedError(
+            f"cannot read the chunks of blob {blob.blob_id}: in a tar, or of a kind that its row lacks"
+        )
+    if blob.features & BLOB_BATCH:
+        with _open_table(paths, blob.blob_id) as read:
+            return _pieces_in(read_table(blob, read), chunks)
+    return (
+        _Piece(
+            chunk.compressed_offset,
+            chunk.compressed_size,
+            chunk.uncompressed_size,
+            bool(chunk.flags & CHUNK_COMPRESSED),
+            [(chunk, 0)],
+        )
+        for chunk in chunks
+    )
+
+
+def _pieces_in(table: StoredTable, chunks: list[Chunk]) -> list[_Piece]:
+    """The pieces of a blob whose places are only in its table. Raises: FormatError: it is damaged."""
+    batched = unpack_batched(table.data, table.header, table.chunks)
+    batches: dict[Batch, _Piece] = {}
+    pieces: list[_Piece] = []
+    for chunk in chunks:
+        stored = table.chunks[chunk.index]
+        if (stored.uncompressed_offset, stored.uncompressed_size) != (
+            chunk.uncompressed_offset,
+            chunk.uncompressed_size,
+        ):
+            raise FormatError(f"chunk {chunk.index} is not the one of the bootstrap")
+        place = batched.get(chunk.index)
+        if place is None:
+            is_compressed = bool(stored.flags & CHUNK_COMPRESSED)
+            sizes = stored.compressed_size, chunk.uncompressed_size
+            pieces.append(_Piece(stored.compressed_offset, *sizes, is_compressed, [(chunk, 0)]))
+            continue
+        batch, offset = place
+        if batch not in batches:
+            sizes = batch.compressed_size, batch.uncompressed_size
+            batches[batch] = _Piece(batch.compressed_offset, *sizes, sizes[0] != sizes[1], [])
+            pieces.append(batches[batch])
+        batches[batch].chunks.append((chunk, offset))
+    return sorted(pieces, key=lambda piece: piece.offset)
+
+
+def _read_zran(blob: Blob, paths: Mapping[str, str]) -> ZranTable:
     """Read the table about a gzip layer. Raises: DiffersError: it is damaged."""
-    blob_id = blob.meta_digest.hex()
+    with _open_table(paths, blob.meta_digest.hex()) as read:
+        return read_zran_table(blob, read)
+
+
+@contextmanager
+def _open_table(paths: Mapping[str, str], blob_id: str) -> Iterator[Callable[[int, int], bytes]]:
+    """Open a blob to read its table by ranges. Raises: DiffersError: for a FormatError inside."""
     with _open_blob(paths, blob_id) as file:
         try:
-            return read_zran_table(blob, partial(_read_at, file))
+            yield partial(_read_at, file)
         except FormatError as exc:
             raise DiffersError(f"damaged: blob {blob_id}: {exc}") from exc
 
@@ -129,16 +210,15 @@ def _report(bootstrap: Bootstrap, problems: list[Problem], report: Report) -> No
 
 
 class _BlobReader:
-    def __init__(self, blob: Blob, chunks: list[Chunk], digester: str) -> None:
-        """Raises: UnsupportedError: the chunks are encrypted, batched or in a tar."""
-        special = BLOB_BATCH | BLOB_ENCRYPTED | BLOB_TARFS
-        if blob.features & special or any(chunk.flags & (CHUNK_BATCH | CHUNK_ENCRYPTED) for chunk in chunks):
-            raise UnsupportedError(
-                f"cannot read the chunks of blob {blob.blob_id}: encrypted, batched or in a tar"
-            )
+    def __init__(self, blob: Blob, pieces: Iterable[_Piece], digester: str) -> None:
+        """
+        Args:
+            pieces: by offset.
+        """
         self.read_bytes = 0
         self._blob = blob
-        self._chunks = chunks
+        self._pieces = pieces
+        self._cipher = _cipher_of(blob)
         self._hasher = open_hasher(digester)
 
     def read(self, file: IO[bytes]) -> list[Problem]:
@@ -147,54 +227,67 @@ class _BlobReader:
         problems: list[Problem] = []
         waiting: deque[Future[list[Problem]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
-            for batch in self._batches(file, problems):
-                waiting.append(pool.submit(self._check, batch))
+            for bundle in self._bundles(file, problems):
+                waiting.append(pool.submit(self._check, bundle))
                 if len(waiting) > 2 * threads:
                     problems += waiting.popleft().result()
             while waiting:
                 problems += waiting.popleft().result()
         return problems
 
-    def _batches(self, file: IO[bytes], problems: list[Problem]) -> Iterator[Batch]:
-        batch: Batch = []
+    def _bundles(self, file: IO[bytes], problems: list[Problem]) -> Iterator[Bundle]:
+        bundle: Bundle = []
         size = position = 0
         seekable = file.seekable()
-        for chunk in self._chunks:
-            wanted = f"{chunk.compressed_size} bytes at {chunk.compressed_offset}"
-            if chunk.compressed_size > chunk.uncompressed_size:  # builders store such a chunk plain
-                problems.append((chunk, "stored bytes", f"at most {chunk.uncompressed_size} bytes", wanted))
+        for piece in self._pieces:
+            wanted = f"{piece.size} bytes at {piece.offset}"
+            most = max(piece.plain_size, PADDED_SIZE if self._cipher else 0)
+            if piece.size > most:  # builders store a piece plain that compression does not make smaller
+                problems += _fault(piece, f"at most {most} bytes", wanted)
                 continue
-            if chunk.compressed_offset != position:
-                position = _go_to(file, position, chunk.compressed_offset, seekable)
-            stored = (
-                _read_exactly(file, chunk.compressed_size) if position == chunk.compressed_offset else b""
-            )
+            if piece.offset != position:
+                position = _go_to(file, position, piece.offset, seekable)
+            stored = _read_exactly(file, piece.size) if position == piece.offset else b""
             position += len(stored)
             self.read_bytes += len(stored)
-            if len(stored) != chunk.compressed_size:
-                problems.append((chunk, "stored bytes", wanted, f"{len(stored)} bytes"))
+            if len(stored) != piece.size:
+                problems += _fault(piece, wanted, f"{len(stored)} bytes")
                 continue
-            batch.append((chunk, stored))
+            bundle.append((piece, stored))
             size += len(stored)
-            if size >= _BATCH_SIZE:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
+            if size >= _BUNDLE_SIZE:
+                yield bundle
+                bundle, size = [], 0
+        if bundle:
+            yield bundle
 
-    def _check(self, batch: Batch) -> list[Problem]:
+    def _check(self, bundle: Bundle) -> list[Problem]:
         problems: list[Problem] = []
-        for chunk, stored in batch:
+        for piece, stored in bundle:
             try:
-                compressor = self._blob.compressor if chunk.flags & CHUNK_COMPRESSED else "none"
-                plain = decompress(compressor, stored, chunk.uncompressed_size)
+                packed = self._cipher.decrypt(stored) if self._cipher else stored
+                compressor = self._blob.compressor if piece.is_compressed else "none"
+                plain = decompress(compressor, packed, piece.plain_size)
             except FormatError as exc:
-                problems.append(
-                    (chunk, "stored bytes", f"{chunk.uncompressed_size} bytes when plain", str(exc))
-                )
+                problems += _fault(piece, f"{piece.plain_size} bytes when plain", str(exc))
                 continue
-            problems += _compare(chunk, plain, self._hasher)
+            for chunk, offset in piece.chunks:
+                content = plain[offset : offset + chunk.uncompressed_size]
+                problems += _compare(chunk, content, self._hasher)
         return problems
+
+
+def _cipher_of(blob: Blob) -> Cipher | None:
+    """Raises: DiffersError: the blob's row has an invalid key. UnsupportedError: as for `cipher_of`."""
+    try:
+        return cipher_of(blob)
+    except FormatError as exc:
+        raise DiffersError(f"damaged: blob {blob.blob_id}: {exc}") from exc
+
+
+def _fault(piece: _Piece, wanted: str, found: str) -> list[Problem]:
+    """The problem of all chunks of a piece that cannot be read."""
+    return [(chunk, "stored bytes", wanted, found) for chunk, _ in piece.chunks]
 
 
 class _ReferenceReader:
@@ -271,7 +364,7 @@ def _go_to(file: IO[bytes], position: int, wanted: int, seekable: bool) -> int:
 def _read_exactly(file: IO[bytes], size: int) -> bytes:
     """Read the next `size` bytes; fewer only at the end of the file."""
     parts = []
-    while size and (part := file.read(min(size, _BATCH_SIZE * 8))):
+    while size and (part := file.read(min(size, _BUNDLE_SIZE * 8))):
         parts.append(part)
         size -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)

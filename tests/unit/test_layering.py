@@ -67,7 +67,7 @@ MAY_IMPORT = {
 }
 """Room: what it may import of ours beside itself, as rooms or as single modules."""
 
-CODECS = {"blake3", "deflate", "google_crc32c", "isal", "lz4", "zstandard"}
+CODECS = {"blake3", "cryptography", "deflate", "google_crc32c", "isal", "lz4", "zstandard"}
 PROCESS_AND_NETWORK = {
     "http",
     "multiprocessing",

@@ -66,7 +66,7 @@ class ConvertRequest(_message.Message):
     def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., namespace: _Optional[str] = ..., options: _Optional[_Union[ConvertOptions, _Mapping]] = ...) -> None: ...
 
 class ConvertOptions(_message.Message):
-    __slots__ = ("platforms", "fs_version", "compressor", "chunk_size", "digester", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer", "verify", "force", "compression_level", "replace", "max_manifests", "oci_ref", "chunk_dict", "os_features", "merge_platform")
+    __slots__ = ("platforms", "fs_version", "compressor", "chunk_size", "digester", "prefetch_policy", "prefetch_patterns", "oci", "with_referrer", "verify", "force", "compression_level", "replace", "max_manifests", "oci_ref", "chunk_dict", "batch_size", "encrypt", "os_features", "merge_platform")
     PLATFORMS_FIELD_NUMBER: _ClassVar[int]
     FS_VERSION_FIELD_NUMBER: _ClassVar[int]
     COMPRESSOR_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,8 @@ class ConvertOptions(_message.Message):
     MAX_MANIFESTS_FIELD_NUMBER: _ClassVar[int]
     OCI_REF_FIELD_NUMBER: _ClassVar[int]
     CHUNK_DICT_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ENCRYPT_FIELD_NUMBER: _ClassVar[int]
     OS_FEATURES_FIELD_NUMBER: _ClassVar[int]
     MERGE_PLATFORM_FIELD_NUMBER: _ClassVar[int]
     platforms: Strings
@@ -101,9 +103,11 @@ class ConvertOptions(_message.Message):
     max_manifests: int
     oci_ref: str
     chunk_dict: str
+    batch_size: int
+    encrypt: bool
     os_features: bool
     merge_platform: bool
-    def __init__(self, platforms: _Optional[_Union[Strings, _Mapping]] = ..., fs_version: _Optional[str] = ..., compressor: _Optional[str] = ..., chunk_size: _Optional[int] = ..., digester: _Optional[str] = ..., prefetch_policy: _Optional[str] = ..., prefetch_patterns: _Optional[_Union[Strings, _Mapping]] = ..., oci: _Optional[bool] = ..., with_referrer: _Optional[bool] = ..., verify: _Optional[str] = ..., force: _Optional[bool] = ..., compression_level: _Optional[int] = ..., replace: _Optional[bool] = ..., max_manifests: _Optional[int] = ..., oci_ref: _Optional[str] = ..., chunk_dict: _Optional[str] = ..., os_features: _Optional[bool] = ..., merge_platform: _Optional[bool] = ...) -> None: ...
+    def __init__(self, platforms: _Optional[_Union[Strings, _Mapping]] = ..., fs_version: _Optional[str] = ..., compressor: _Optional[str] = ..., chunk_size: _Optional[int] = ..., digester: _Optional[str] = ..., prefetch_policy: _Optional[str] = ..., prefetch_patterns: _Optional[_Union[Strings, _Mapping]] = ..., oci: _Optional[bool] = ..., with_referrer: _Optional[bool] = ..., verify: _Optional[str] = ..., force: _Optional[bool] = ..., compression_level: _Optional[int] = ..., replace: _Optional[bool] = ..., max_manifests: _Optional[int] = ..., oci_ref: _Optional[str] = ..., chunk_dict: _Optional[str] = ..., batch_size: _Optional[int] = ..., encrypt: _Optional[bool] = ..., os_features: _Optional[bool] = ..., merge_platform: _Optional[bool] = ...) -> None: ...
 
 class Strings(_message.Message):
     __slots__ = ("values",)

@@ -142,8 +142,6 @@ async def test_notes_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"encrypt": True}, "--encrypt"),
-        ({"batch_size": 0x100000}, "--batch-size"),
         ({"fs_version": "5"}, "--fs-version 5"),
     ],
 )

@@ -11,6 +11,8 @@ from tests.processes import killed_at_the_end
 from tests.unit.cli.command import ARGV, environment, run, run_json
 from tests.unit.cli.layouts import blob_path, flip_byte, manifest_of, names, state
 
+ENCRYPTED = "containerd.io/snapshot/nydus-encrypted-blob"
+
 
 def test_the_result_in_words(layout: Path) -> None:
     done = run("convert", f"oci:{layout}:sample", f"oci:{layout}:again", "--force")
@@ -257,6 +259,22 @@ def test_a_chunk_dictionary(layout: Path, tmp_path: Path) -> None:
     assert again["status"] == "unchanged"
     without = run_json("convert", source, f"oci:{tmp_path}/other:new")
     assert without["status"] == "converted"
+
+
+def test_the_bootstrap_of_an_encrypted_image_as_chunk_dictionary(layout: Path, tmp_path: Path) -> None:
+    """Its blobs are marked as encrypted in the new manifest, too, and they are read by its keys."""
+    made = ("convert", f"oci:{layout}:sample")
+    assert run(*made, f"oci:{layout}:hidden", "--encrypt").returncode == 0
+    blobs = [blob_path(layout, each["digest"]) for each in manifest_of(layout, "hidden")["layers"][:-1]]
+    assert run("merge", *blobs, "-o", tmp_path / "image.boot").returncode == 0
+    option = f"--chunk-dict=bootstrap={tmp_path / 'image.boot'}"
+    assert run(*made, f"oci:{layout}:referring", option, "--verify", "full").returncode == 0
+    hidden, referring = (
+        {each["digest"] for each in manifest_of(layout, name)["layers"] if ENCRYPTED in each["annotations"]}
+        for name in ("hidden", "referring")
+    )
+    assert referring
+    assert referring <= hidden
 
 
 def test_a_bootstrap_as_chunk_dictionary(layout: Path, tmp_path: Path) -> None:

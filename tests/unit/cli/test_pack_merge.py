@@ -87,13 +87,16 @@ def test_pack_failures(
     assert [path.name for path in tmp_path.iterdir()] == ["lower.tar.gz"]
 
 
-@pytest.mark.parametrize("option", ["--batch-size=0x100000", "--encrypt"])
-def test_options_of_later_versions_fail_by_name(tmp_path: Path, lower: Path, option: str) -> None:
-    done = run("pack", lower, tmp_path / "out", option)
-    assert (done.returncode, done.stderr) == (
-        5,
-        f"nydus-service: {option.partition('=')[0]} is not there yet\n",
-    )
+def test_pack_encrypts_in_batches(tmp_path: Path, lower: Path) -> None:
+    done = run("pack", lower, tmp_path / "out", "--encrypt", "--batch-size=0x100000")
+    assert (done.returncode, done.stderr) == (0, "")
+    (blob,) = run_json("inspect", tmp_path / "out")["bootstrap"]["blobs"]
+    assert {"batch", "encrypted"} <= {*blob["features"]}
+
+
+def test_options_of_later_versions_fail_by_name(tmp_path: Path, blobs: list[Path]) -> None:
+    done = run("merge", *blobs, "-o", tmp_path / "out", "--append-file", "x")
+    assert (done.returncode, done.stderr) == (5, "nydus-service: --append-file is not there yet\n")
 
 
 def test_merge_writes_a_bootstrap(tmp_path: Path, blobs: list[Path]) -> None:

@@ -118,7 +118,7 @@ def test_older_results_keep_their_fingerprints(options: ConvertOptions, layer: s
 def test_a_later_option_is_left_out_at_its_default() -> None:
     fields = BuildOptions().fingerprint_fields()
     later = {name for name, row in BUILD_ROWS.items() if not row.option.from_start}
-    assert later == {"compression_level", "oci_ref", "chunk_dict"}
+    assert later == {"compression_level", "oci_ref", "chunk_dict", "batch_size", "encrypt"}
     assert later & fields.keys() == {"chunk_dict"}  # a field that fingerprints have had from the start
     assert fields["chunk_dict"] is None
     assert BuildOptions(compression_level=9).fingerprint_fields() == fields | {"compression_level": 9}

@@ -14,8 +14,9 @@ from nydus_service.errors import UnsupportedError, UsageError
 from nydus_service.nydus_image import arguments
 from nydus_service.oci.platform import Platform
 from nydus_service.options.arguments import build_options_of
-from nydus_service.options.build import BUILD_ROWS, BuildOptions
+from nydus_service.options.build import BUILD_ROWS, OF_CONTENT, BuildOptions
 from nydus_service.options.convert import TABLE, ConvertOptions
+from nydus_service.options.option import spoken
 from nydus_service.triggers.labels import parse_options
 from protos.options import updated_configuration, updated_proto
 
@@ -39,6 +40,8 @@ OTHERS: dict[str, Any] = {
     "chunk_dict": "registry.example/dict:1",
     "os_features": True,
     "merge_platform": True,
+    "batch_size": 0x1000,
+    "encrypt": True,
 }
 """For each option a value, another than the default where there is one."""
 
@@ -140,12 +143,6 @@ def test_levels_are_bounded(level: int) -> None:
         ConvertOptions.from_json({"compression_level": level}, ConvertOptions())
 
 
-@pytest.mark.parametrize("build", [BuildOptions(batch_size=0x1000), BuildOptions(encrypt=True)])
-def test_what_only_builders_know_is_refused_for_images(build: BuildOptions) -> None:
-    with pytest.raises(UnsupportedError, match="is not there yet in conversions of images"):
-        ConvertOptions(build)
-
-
 def test_a_later_option_at_its_default_changes_no_request() -> None:
     """The key of a request in a journal, and the id of a wish in labels, are made of this."""
     assert "compression_level" not in ConvertOptions().identity()
@@ -156,13 +153,31 @@ def _words(flag: str, text: str) -> list[str]:
     return [f"--{flag}"] if text == "true" else [f"--{flag}", text]
 
 
-def test_a_chunk_dictionary_does_not_go_with_references_alone() -> None:
-    dictionary = {"chunk_dict": "registry.example/dict:1"}
-    with pytest.raises(UsageError, match="chunk dict does not go with oci ref yes"):
-        BuildOptions.of(dictionary | {"oci_ref": "yes"})
-    base = BuildOptions.of(dictionary)
-    assert BuildOptions.of({"oci_ref": "yes"}, base).chunk_dict == ""
-    assert BuildOptions.of({"oci_ref": "auto"}, base).chunk_dict == "registry.example/dict:1"
+@pytest.mark.parametrize("name", OF_CONTENT)
+def test_what_is_about_content_does_not_go_with_references_alone(name: str) -> None:
+    given = {name: OTHERS[name]}
+    with pytest.raises(UsageError, match=f"{spoken(name)} does not go with oci ref yes"):
+        BuildOptions.of(given | {"oci_ref": "yes"})
+    base = BuildOptions.of(given)
+    assert getattr(BuildOptions.of({"oci_ref": "yes"}, base), name) == BUILD_ROWS[name].default
+    auto = BuildOptions.of({"oci_ref": "auto"}, base)
+    assert getattr(auto, name) == OTHERS[name]
+    assert getattr(auto.without_content(), name) == BUILD_ROWS[name].default
+
+
+def test_a_batch_is_not_larger_than_a_chunk() -> None:
+    with pytest.raises(UsageError, match="batch size 0x2000 exceeds the chunk size 0x1000"):
+        BuildOptions.of({"batch_size": 0x2000, "chunk_size": 0x1000})
+    with pytest.raises(UsageError, match="batch size 0x2000 exceeds the chunk size 0x1000"):
+        BuildOptions.of({"batch_size": 0x2000}, BuildOptions(chunk_size=0x1000))
+    configured = BuildOptions(batch_size=0x2000)
+    assert BuildOptions.of({"chunk_size": 0x1000}, configured) == BuildOptions(chunk_size=0x1000)
+
+
+@pytest.mark.parametrize("size", [1, 0x800, 0x1001, 0x2000000])
+def test_batch_sizes_are_0_or_powers_of_two(size: int) -> None:
+    with pytest.raises(UsageError, match=f"batch size {size:#x} is not 0 or a power of two from 0x1000"):
+        BuildOptions.of({"batch_size": size})
 
 
 @pytest.mark.parametrize("named", ["docker-daemon:x", "a b", "oci:", "x" * 5000])

@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nydus_service.errors import FormatError, UnsupportedError
+from nydus_service.errors import FormatError
 from nydus_service.rafs import blob as sections
-from nydus_service.rafs.chunkinfo import ChunkInfoHeader, pack_v1, pack_v2, unpack_table
+from nydus_service.rafs.batch import BATCH_ENTRY_SIZE, Batch, BatchPlace, pack_batches
+from nydus_service.rafs.chunkinfo import (
+    ENTRY_V2_SIZE,
+    ChunkInfoHeader,
+    pack_v1,
+    pack_v2,
+    unpack_batched,
+    unpack_table,
+)
 from nydus_service.rafs.codecs import WRITABLE, decompress, open_compressor
 from nydus_service.rafs.constants import BLOB_ALIGNED, BLOB_CHUNK_INFO_V2
 from nydus_service.rafs.toc import TocEntry, unpack_toc
@@ -133,12 +141,34 @@ def test_chunk_info_is_read_as_it_was_written(version: int) -> None:
         assert not found[0].flags & 0x10
 
 
-def test_batch_tables_are_refused_by_name() -> None:
-    chunks, size = chunks_of((10, 20))
-    table = pack_v2(chunks)
-    header = ChunkInfoHeader(0x85, "none", 1, size, len(table), len(table))
-    with pytest.raises(UnsupportedError, match="batch"):
-        unpack_table(table, header, chunks[0].blob)
+def test_places_in_batches_are_read_as_they_were_written() -> None:
+    chunks, size = chunks_of((0, 20), (30, 40), (0, 7))
+    chunks[0].flags = chunks[2].flags = 0x10  # such chunks have no size and flag of their own
+    batches = [Batch(0, 27)]
+    batches[0].compressed_offset, batches[0].compressed_size = 30, 25
+    batched = {0: BatchPlace(batches[0], 0), 2: BatchPlace(batches[0], 20)}
+    rows = pack_v2(chunks, batched=batched)
+    table = rows + pack_batches(batches)
+    sizes = (len(table), len(table), len(rows), len(table) - len(rows))
+    header = ChunkInfoHeader(0x85, "none", 3, size + 25, *sizes, 1)
+    assert ChunkInfoHeader.unpack(header.pack()) == header
+    found = unpack_table(table, header, chunks[0].blob)
+    assert [(c.compressed_offset, c.compressed_size) for c in found] == [(30, 0), (0, 30), (30, 0)]
+    places = unpack_batched(table, header, found)
+    assert {index: (place.batch.index, place.offset) for index, place in places.items()} == {
+        0: (0, 0),
+        2: (0, 20),
+    }
+    batch = places[0].batch
+    assert (batch.compressed_offset, batch.compressed_size, batch.uncompressed_size) == (30, 25, 27)
+
+
+@pytest.mark.parametrize("contexts", [4, 65])
+def test_a_table_has_not_more_batches_than_chunks(contexts: int) -> None:
+    size = 3 * ENTRY_V2_SIZE + contexts * BATCH_ENTRY_SIZE
+    header = ChunkInfoHeader(0x85, "none", 3, 100, size, size, 72, contexts * BATCH_ENTRY_SIZE, contexts)
+    with pytest.raises(FormatError, match=r"chunk-info table of \d+ bytes for 3 chunks"):
+        ChunkInfoHeader.unpack(header.pack())
 
 
 @given(st.integers(0, 4095), st.integers(0, 255))
@@ -150,7 +180,7 @@ def test_a_changed_chunk_info_header_gives_itself_or_an_error(at: int, value: in
     raw[at] = value
     try:
         unpack_table(table, ChunkInfoHeader.unpack(bytes(raw)), chunks[0].blob)
-    except (FormatError, UnsupportedError):
+    except FormatError:
         pass
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nydus_service.errors import NotFoundError, UnsupportedError
-from nydus_service.rafs.constants import BLOB_BATCH, CHUNK_COMPRESSED, CHUNK_ENCRYPTED
+from nydus_service.rafs.constants import CHUNK_COMPRESSED, CHUNK_ENCRYPTED
 from nydus_service.rafs.reader import Bootstrap
 from nydus_service.treeverify.report import Report
 from nydus_service.treeverify.stored import check_stored
@@ -136,11 +136,6 @@ def test_a_blob_that_no_file_uses_need_not_be_there() -> None:
 
 def test_blobs_that_need_more_than_themselves_are_refused(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"")
-    image = Image({"a": b"1"})
-    bootstrap = image.read()
-    bootstrap.blobs[0].features |= BLOB_BATCH
-    with pytest.raises(UnsupportedError, match=BLOB_ID):
-        checked(bootstrap, tmp_path / "blob")
     image = Image({"a": b"1"})
     image.chunks[0].flags |= CHUNK_ENCRYPTED
     with pytest.raises(UnsupportedError, match=BLOB_ID):
