@@ -158,7 +158,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     found = difflib.get_close_matches(name, names, n=1)
     if found:
         return f", did you mean {found[0]!r}?"
-    return f"; there are {', '.join(names)}" if len(names) <= 20 else ""
+    return f"; there are {', '.join(names)}" if len(names) <= 30 else ""
 
 
 def _contradictions(config: DaemonConfig) -> list[str]:

@@ -188,8 +188,11 @@ async def test_one_index_with_the_nydus_image_outlives_the_source(node: Node, tm
         source = {part.digest: part for part in await image_of(stores, APP)}
         manifest = next(part for part in source.values() if mediatypes.is_manifest(part.media_type))
         labels = (await stores.content.info(manifest.digest)).labels
-        node.ctr("content", "label", manifest.digest, *(f"{key}=" for key in labels))
-        node.convert(APP, NYDUS, "--merge-platform", "--os-features")
+        async with stores.leases.open_lease("held-by-the-test") as lease:
+            for digest in source:
+                await lease.hold(digest)
+            node.ctr("content", "label", manifest.digest, *(f"{key}=" for key in labels))
+            node.convert(APP, NYDUS, "--merge-platform", "--os-features")
         node.assert_nothing_left()
         node.ctr("images", "rm", "--sync", APP)
         node.daemon.collect(node.namespace)

@@ -72,7 +72,7 @@ def test_content_of_others_without_an_index_stays_an_error(tmp_path: Path) -> No
     (tmp_path / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (tmp_path / "precious").touch()
     for use in (named, create):
-        with pytest.raises(FormatError, match=r"it has no index\.json"):
+        with pytest.raises(FormatError, match=r"index\.json is missing"):
             use(tmp_path)
     assert not (tmp_path / "index.json").exists()
 

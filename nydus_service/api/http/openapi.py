@@ -253,9 +253,10 @@ def _open_paths() -> _Json:
 
 
 def _schemas() -> _Json:
-    _, schemas = msgspec.json.schema_components(
+    _, described = msgspec.json.schema_components(
         _STRUCTS, schema_hook=_hook, ref_template="#/components/schemas/{name}"
     )
+    schemas: _Json = msgspec.json.decode(msgspec.json.encode(described))  # defaults are tuples there
     for schema in schemas.values():
         if "description" in schema:
             schema["description"] = cleandoc(schema["description"])

@@ -94,11 +94,6 @@ def test_pack_encrypts_in_batches(tmp_path: Path, lower: Path) -> None:
     assert {"batch", "encrypted"} <= {*blob["features"]}
 
 
-def test_options_of_later_versions_fail_by_name(tmp_path: Path, blobs: list[Path]) -> None:
-    done = run("merge", *blobs, "-o", tmp_path / "out", "--append-file", "x")
-    assert (done.returncode, done.stderr) == (5, "nydus-service: --append-file is not there yet\n")
-
-
 def test_merge_writes_a_bootstrap(tmp_path: Path, blobs: list[Path]) -> None:
     result = run_json("merge", *blobs, "-o", tmp_path / "image.boot")
     assert result["output"]["digest"] == sha256(tmp_path / "image.boot")

@@ -65,7 +65,8 @@ class TestRecord:
         again = pack(ended).data
         expected = data.replace(
             b'"force":false}',
-            b'"force":false,"compression_level":3,"replace":false,"max_manifests":128,"chunk_dict":""}',
+            b'"force":false,"compression_level":3,"replace":false,"max_manifests":128,"chunk_dict":"",'
+            b'"batch_size":0,"encrypt":false,"os_features":false,"merge_platform":false}',
         )
         assert json.loads(again) == json.loads(expected)
         # A whole number of seconds was read as a float.
