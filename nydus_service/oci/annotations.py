@@ -133,7 +133,7 @@ def with_nydus_feature(platform: Platform) -> Platform:
 
 
 def unmarked(platform: Platform | None) -> Platform | None:
-    """The normalised platform, without the feature that marks nydus images; None if there is none."""
+    """The normalised platform, without the feature that marks nydus images; None stays None."""
     if platform is None:
         return None
     features = tuple(each for each in platform.os_features if each != NYDUS_OS_FEATURE)

@@ -22,7 +22,6 @@ RAW: Final = -15
 _Z_BLOCK: Final = 5
 _Z_OK: Final = 0
 _Z_STREAM_END: Final = 1
-_Z_DATA_ERROR: Final = -3
 _Z_MEM_ERROR: Final = -4
 _Z_BUF_ERROR: Final = -5
 _AT_BLOCK: Final = 0x80

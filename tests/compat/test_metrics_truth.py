@@ -40,18 +40,18 @@ def steady(service: Service) -> tuple[dict[str, float], Counter[str]]:
     """The metrics, and the states of the jobs, which are the same before and after."""
     while True:
         before = states(service)
-        told = metrics(service)
+        reported = metrics(service)
         if before == states(service):
-            return told, before
+            return reported, before
 
 
 def assert_gauges_are_true(service: Service) -> None:
-    told, real = steady(service)
-    assert {state: told[f"jobs {state}"] for state in STATES} == {state: real[state] for state in STATES}
-    assert told["queue_depth"] == real["queued"]
-    assert told["builders_running"] <= told["builders_limit"] == 2
-    assert told["verifiers_running"] <= 2
-    assert told["queue_limit"] == 77
+    reported, real = steady(service)
+    assert {state: reported[f"jobs {state}"] for state in STATES} == {state: real[state] for state in STATES}
+    assert reported["queue_depth"] == real["queued"]
+    assert reported["builders_running"] <= reported["builders_limit"] == 2
+    assert reported["verifiers_running"] <= 2
+    assert reported["queue_limit"] == 77
 
 
 def until_ended(service: Service) -> None:
@@ -60,11 +60,11 @@ def until_ended(service: Service) -> None:
         time.sleep(0.1)
 
 
-def counts(told: dict[str, float], name: str) -> dict[str, float]:
+def counts(reported: dict[str, float], name: str) -> dict[str, float]:
     """The series of a metric that are not zero, by their label."""
     return {
         key.removeprefix(name).strip(): value
-        for key, value in told.items()
+        for key, value in reported.items()
         if value and key.partition(" ")[0] == name
     }
 
@@ -78,22 +78,22 @@ def test_each_metric(place: Path) -> None:
     with serving(place, NOWHERE, config=config("100TiB"), **settings) as service:
         ids = submit_all(service, pairs)
         assert_gauges_are_true(service)
-        told = metrics(service)
-        assert (told["jobs queued"], told["dependency_up space"]) == (8, 0)
-        assert counts(told, "trigger_requests_total") == {"grpc": 8}
+        reported = metrics(service)
+        assert (reported["jobs queued"], reported["dependency_up space"]) == (8, 0)
+        assert counts(reported, "trigger_requests_total") == {"grpc": 8}
 
         service.kill()
         service.start()
         assert_gauges_are_true(service)
-        told = metrics(service)
-        assert told["jobs queued"] == 8
-        assert counts(told, "trigger_requests_total") == {}, "counted from the start of the process"
+        reported = metrics(service)
+        assert reported["jobs queued"] == 8
+        assert counts(reported, "trigger_requests_total") == {}, "counted from the start of the process"
 
         service.jobs("cancel", *ids[:2])
         assert_gauges_are_true(service)
-        told = metrics(service)
-        assert told["jobs queued"] == 6
-        assert counts(told, "job_duration_seconds_count") == {"cancelled": 2}
+        reported = metrics(service)
+        assert reported["jobs queued"] == 6
+        assert counts(reported, "job_duration_seconds_count") == {"cancelled": 2}
 
         assert service.stop() == 0
         service.config = config("1MiB")
@@ -104,43 +104,43 @@ def test_each_metric(place: Path) -> None:
 
         submit_all(service, pairs[2:3])
         until_ended(service)
-        told = metrics(service)
-        assert counts(told, "job_duration_seconds_count") == {"done": 6, "unchanged": 1}
-        assert counts(told, "cache_hits_total") == {"result": 1}
-        assert counts(told, "trigger_requests_total") == {"grpc": 1}
+        reported = metrics(service)
+        assert counts(reported, "job_duration_seconds_count") == {"done": 6, "unchanged": 1}
+        assert counts(reported, "cache_hits_total") == {"result": 1}
+        assert counts(reported, "trigger_requests_total") == {"grpc": 1}
 
         missing = f"oci:{place}/layout:no-such-image"
         submit_all(service, [(missing, f"{missing}-n")])
         until_ended(service)
-        told = metrics(service)
-        assert counts(told, "job_duration_seconds_count") == {"done": 6, "unchanged": 1, "failed": 1}
+        reported = metrics(service)
+        assert counts(reported, "job_duration_seconds_count") == {"done": 6, "unchanged": 1, "failed": 1}
         assert_at_rest(service)
         assert service.stop() == 0
 
 
 def assert_the_work_is_counted(service: Service, ids: list[str]) -> None:
     """Bytes and stages are those of the jobs' results."""
-    told = metrics(service)
+    reported = metrics(service)
     jobs = [service.jobs("show", job) for job in ids]
     images = [image for job in jobs for image in job["result"]["images"]]
     layers = [layer for image in images for layer in image["layers"]]
-    assert counts(told, "job_duration_seconds_count") == {"done": len(jobs)}
-    assert counts(told, "bytes_total") == {
+    assert counts(reported, "job_duration_seconds_count") == {"done": len(jobs)}
+    assert counts(reported, "bytes_total") == {
         "in": sum(layer["source"]["size"] for layer in layers),
         "out": sum(layer["blob"]["size"] for layer in layers),
     }
     stages = {"pack": len(layers), "merge": len(images), "verify": len(images)}
-    assert counts(told, "stage_duration_seconds_count") == stages
-    assert counts(told, "retries_total") == {}
-    assert told["verification_failures_total"] == 0
-    assert told["event_stream_restarts_total"] == 0
+    assert counts(reported, "stage_duration_seconds_count") == stages
+    assert counts(reported, "retries_total") == {}
+    assert reported["verification_failures_total"] == 0
+    assert reported["event_stream_restarts_total"] == 0
 
 
 def assert_at_rest(service: Service) -> None:
-    told = metrics(service)
-    assert {told[name] for name in ("builders_running", "verifiers_running", "queue_depth")} == {0}
+    reported = metrics(service)
+    assert {reported[name] for name in ("builders_running", "verifiers_running", "queue_depth")} == {0}
     assert service.children() == set()
-    assert told["builder_peak_memory_bytes"] > 1 << 20
-    assert counts(told, "dependency_up") == {"space": 1, "journal": 1}
-    assert abs(told["process_open_fds"] - len(os.listdir(f"/proc/{service.pid}/fd"))) <= 3
-    assert abs(told["process_resident_memory_bytes"] / (1 << 20) - service.memory_mb()) < 20
+    assert reported["builder_peak_memory_bytes"] > 1 << 20
+    assert counts(reported, "dependency_up") == {"space": 1, "journal": 1}
+    assert abs(reported["process_open_fds"] - len(os.listdir(f"/proc/{service.pid}/fd"))) <= 3
+    assert abs(reported["process_resident_memory_bytes"] / (1 << 20) - service.memory_mb()) < 20

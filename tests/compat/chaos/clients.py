@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.client import HTTPException
 from random import Random
 from typing import TypeAlias
@@ -19,7 +20,7 @@ from nydus_service.api.client import open_client
 from nydus_service.errors import NydusServiceError, UnreachableError
 from nydus_service.jobs.job import UNDER_WAY, JobState
 from tests.compat.chaos.images import Sample
-from tests.compat.chaos.world import DOOMED, STABLE, Ask, World, persist
+from tests.compat.chaos.world import DOOMED, STABLE, Ask, World, in_threads, persist
 from tests.compat.requests import CONVERT
 from tests.compat.serving import CONVERSIONS, TOKEN
 
@@ -137,12 +138,5 @@ def asking(world: World, seed: str) -> Iterator[None]:
                 world.wrong.append(f"client {way}: {exc!r}")
                 raise
 
-    threads = [threading.Thread(target=run, args=(way,)) for way in CLIENTS]
-    for thread in threads:
-        thread.start()
-    try:
+    with in_threads(over, [partial(run, way) for way in CLIENTS]):
         yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()

@@ -5,9 +5,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -205,9 +206,14 @@ def _faketime(library: Path, clock: Path) -> dict[str, str]:
 def kept_up(world: World) -> Iterator[None]:
     """Start the daemon and containerd again whenever they end, as systemd does."""
     over = threading.Event()
-    threads = [
-        threading.Thread(target=keep, args=(world, over)) for keep in (_keep_service, _keep_containerd)
-    ]
+    with in_threads(over, [partial(keep, world, over) for keep in (_keep_service, _keep_containerd)]):
+        yield
+
+
+@contextmanager
+def in_threads(over: threading.Event, functions: Sequence[Callable[[], None]]) -> Iterator[None]:
+    """Run functions during the block. They must return soon after `over` is set."""
+    threads = [threading.Thread(target=function) for function in functions]
     for thread in threads:
         thread.start()
     try:
